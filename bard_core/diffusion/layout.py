@@ -1,0 +1,160 @@
+"""One layout and one mask rule for block-diffusion training and decoding (paper section 3; DESIGN decisions 2 and 3).
+
+A row is ``[clean conversation | noisy copies of every assistant turn]``; the prefix and its images are never doubled. Every
+token has (sample, position, block, role). For a query q and a key k of the same sample:
+
+    clean q -> clean k   k.block <= q.block ("block", the paper)   or   k.position <= q.position ("causal")
+    noisy q -> clean k   k.block <  q.block
+    noisy q -> noisy k   k.block == q.block
+    clean q -> noisy k   never
+
+Shape suffixes: B rows, L row length, N clean tokens of a sample, R noisy tokens of a sample.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import BoolTensor, LongTensor, Tensor
+
+CleanAttention = Literal["block", "causal"]
+CLEAN, NOISY, PADDING = 0, 1, -1
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """What the mask rule needs to know of every token; four integer tensors of one shape [..., L]."""
+
+    sample: Tensor
+    position: Tensor
+    block: Tensor
+    role: Tensor
+
+    def to(self, device: torch.device | str) -> "TokenTable":
+        return TokenTable(*(t.to(device) for t in (self.sample, self.position, self.block, self.role)))
+
+
+@dataclass(frozen=True)
+class SampleLayout:
+    """Where the tokens of one sample go.
+
+    ``clean_block_N``: block of every clean token. ``source_R``: the clean index that a noisy token copies; past the end of
+    a turn it runs on, so that the last block is as long as it is when decoding (``tail_R`` marks those tokens, whose target
+    is the end token). ``block_R``: block of every noisy token. ``turn_R``: index of its assistant turn.
+    """
+
+    clean_block_N: LongTensor
+    source_R: LongTensor
+    block_R: LongTensor
+    turn_R: LongTensor
+    tail_R: BoolTensor
+
+
+def sample_layout(length: int, turns: Sequence[tuple[int, int]], block_size: int) -> SampleLayout:
+    """Lay out one conversation of ``length`` clean tokens whose assistant turns are the spans ``[start, end)``.
+
+    Blocks count from position 0, and start afresh where a turn starts and where it ends, so blocks before a turn may be short.
+
+    Raises:
+        ValueError: a turn is empty, out of range, or overlaps the one before; or ``block_size`` < 1.
+    """
+    if block_size < 1:
+        raise ValueError(f"block_size must be at least 1, got {block_size}")
+    clean_block = torch.empty(length, dtype=torch.long)
+    source, block, turn, tail = [], [], [], []
+    cursor, next_block = 0, 0
+    for index, (start, end) in enumerate(turns):
+        if not cursor <= start < end <= length:
+            raise ValueError(f"turn {index} is [{start}, {end}) in a conversation of {length} tokens, after position {cursor}")
+        next_block = _fill_blocks(clean_block, cursor, start, next_block, block_size)
+        padded = -(-(end - start) // block_size) * block_size
+        offsets = torch.arange(padded)
+        source.append(start + offsets)
+        block.append(next_block + offsets // block_size)
+        turn.append(torch.full((padded,), index))
+        tail.append(start + offsets >= end)
+        next_block = _fill_blocks(clean_block, start, end, next_block, block_size)
+        cursor = end
+    _fill_blocks(clean_block, cursor, length, next_block, block_size)
+    empty = torch.empty(0, dtype=torch.long)
+    return SampleLayout(
+        clean_block_N=clean_block,
+        source_R=torch.cat([empty, *source]),
+        block_R=torch.cat([empty, *block]),
+        turn_R=torch.cat([empty, *turn]),
+        tail_R=torch.cat([empty.bool(), *tail]),
+    )
+
+
+def _fill_blocks(block_N: Tensor, start: int, end: int, first_block: int, block_size: int) -> int:
+    """Number the blocks of ``block_N[start:end]`` from ``first_block``; returns the next free number."""
+    if end > start:
+        block_N[start:end] = first_block + torch.arange(end - start) // block_size
+    return first_block + -(-(end - start) // block_size)
+
+
+def prefix_blocks(length: int, block_size: int) -> Tensor:
+    """Blocks of a prompt's tokens [length]: counted from position 0, the last may be short."""
+    return torch.arange(length) // block_size
+
+
+def clean_to_clean(query: TokenTable, key: TokenTable, clean_attention: CleanAttention) -> Tensor:
+    """Sub-mask [..., Lq, Lk] of the clean stream on itself."""
+    if clean_attention == "causal":
+        order = key.position[..., None, :] <= query.position[..., :, None]
+    else:
+        order = key.block[..., None, :] <= query.block[..., :, None]
+    return order & (query.role[..., :, None] == CLEAN) & (key.role[..., None, :] == CLEAN)
+
+
+def noisy_to_clean(query: TokenTable, key: TokenTable) -> Tensor:
+    """Sub-mask [..., Lq, Lk]: a noisy block sees the clean blocks before it."""
+    order = key.block[..., None, :] < query.block[..., :, None]
+    return order & (query.role[..., :, None] == NOISY) & (key.role[..., None, :] == CLEAN)
+
+
+def noisy_to_noisy(query: TokenTable, key: TokenTable) -> Tensor:
+    """Sub-mask [..., Lq, Lk]: a noisy block sees itself, both ways."""
+    same = key.block[..., None, :] == query.block[..., :, None]
+    return same & (query.role[..., :, None] == NOISY) & (key.role[..., None, :] == NOISY)
+
+
+def attention_mask(query: TokenTable, key: TokenTable, clean_attention: CleanAttention = "block") -> Tensor:
+    """The whole rule, dense: boolean [..., Lq, Lk], True where the query may look."""
+    same_sample = key.sample[..., None, :] == query.sample[..., :, None]
+    visible = clean_to_clean(query, key, clean_attention) | noisy_to_clean(query, key) | noisy_to_noisy(query, key)
+    return visible & same_sample
+
+
+def training_mask(
+    prefix_len: int,
+    response_len: int,
+    block_size: int,
+    total_len: int | None = None,
+    clean_attention: CleanAttention = "block",
+) -> Tensor:
+    """The paper's mask for one turn, ``[prefix | clean response | noisy response]`` (figure 2).
+
+    Returns:
+        Boolean [L, L] with L = ``total_len`` or prefix + 2 x response; rows and columns past that are all False.
+
+    Raises:
+        ValueError: ``total_len`` is too short, or a length is negative.
+    """
+    used = prefix_len + 2 * response_len
+    size = used if total_len is None else total_len
+    if min(prefix_len, response_len) < 0 or size < used:
+        raise ValueError(f"prefix {prefix_len} + 2 x response {response_len} needs total_len >= {used}, got {total_len}")
+    clean_len = prefix_len + response_len
+    layout = sample_layout(clean_len, [(prefix_len, clean_len)] if response_len else [], block_size)
+    mask = torch.zeros(size, size, dtype=torch.bool)
+    noisy = ~layout.tail_R
+    table = TokenTable(
+        sample=torch.zeros(used, dtype=torch.long),
+        position=torch.cat([torch.arange(clean_len), layout.source_R[noisy]]),
+        block=torch.cat([layout.clean_block_N, layout.block_R[noisy]]),
+        role=torch.cat([torch.full((clean_len,), CLEAN), torch.full((response_len,), NOISY)]),
+    )
+    mask[:used, :used] = attention_mask(table, table, clean_attention)
+    return mask

@@ -1,0 +1,135 @@
+"""Noise on response blocks: mask, uniform, edit and mix, vectorised, with one noise level t a block (paper section 3.2).
+
+t is stratified over the blocks of a sample: with n blocks, a random permutation of the n equal slices of [min_t, max_t], one
+draw in each, so that bounds hold after stratification and every sample sees light and heavy noise.
+
+    mask      a token becomes the mask token with probability t
+    uniform   a token becomes a random other token with probability t
+    edit      a share of 5-20 % of the tokens (growing with t) is deleted : inserted : substituted = 1 : 1 : 3, inside its block
+    mix       mask with 1 - cos(pi t / 2), uniform with sin(pi t / 2) + cos(pi t / 2) - 1, clean with 1 - sin(pi t / 2)
+
+Draws come from a generator seeded by (seed, sample id, epoch), so any step can be replayed.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+NoiseName = Literal["mask", "uniform", "edit", "mix"]
+EDIT_SHARE = (0.05, 0.20)
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """Noisy tokens [R]; t of every token's block [R]; where the loss is taken [R]."""
+
+    noisy_R: Tensor
+    t_R: Tensor
+    loss_mask_R: Tensor
+
+
+def generator_for(seed: int, sample_id: str, epoch: int) -> torch.Generator:
+    """A CPU generator that depends on (seed, sample id, epoch) alone."""
+    key = hashlib.blake2b(f"{seed}\0{sample_id}\0{epoch}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
+
+
+def stratified_t(num_blocks: int, min_t: float, max_t: float, generator: torch.Generator) -> Tensor:
+    """One t a block [num_blocks], a draw in each of ``num_blocks`` equal slices of [min_t, max_t], in random order."""
+    slots = torch.randperm(num_blocks, generator=generator)
+    within = torch.rand(num_blocks, generator=generator)
+    return min_t + (max_t - min_t) * (slots + within) / max(num_blocks, 1)
+
+
+def mix_probabilities(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(mask, uniform, clean) probabilities of the mixed scheduler at noise level t; they sum to 1."""
+    angle = t * (math.pi / 2)
+    return 1 - torch.cos(angle), torch.sin(angle) + torch.cos(angle) - 1, 1 - torch.sin(angle)
+
+
+def corrupt(
+    target_R: Tensor,
+    block_R: Tensor,
+    *,
+    name: NoiseName,
+    min_t: float,
+    max_t: float,
+    mask_token_id: int,
+    replacements_W: Tensor,
+    generator: torch.Generator,
+) -> Corruption:
+    """Corrupt the noisy stream of one sample.
+
+    Args:
+        target_R: clean tokens [R]. block_R: their blocks [R], non-decreasing.
+        replacements_W: token ids that random noise may draw (no special or image tokens) [W].
+        generator: source of every draw, on the CPU.
+
+    Returns:
+        A :class:`Corruption`. The loss is on masked tokens for ``mask``; on every token for the others, where the model must
+        also tell which tokens are wrong.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    _, index_R = torch.unique_consecutive(block_R, return_inverse=True)
+    num_blocks = int(index_R[-1]) + 1 if index_R.numel() else 0
+    t_R = stratified_t(num_blocks, min_t, max_t, generator)[index_R]
+    draw_R = torch.rand(target_R.shape, generator=generator)
+    everywhere = torch.ones_like(target_R, dtype=torch.bool)
+    if name == "mask":
+        masked = draw_R < t_R
+        return Corruption(torch.where(masked, mask_token_id, target_R), t_R, masked)
+    if name == "uniform":
+        noisy = torch.where(draw_R < t_R, _random_other(target_R, replacements_W, generator), target_R)
+        return Corruption(noisy, t_R, everywhere)
+    if name == "mix":
+        p_mask, p_uniform, _ = mix_probabilities(t_R)
+        noisy = torch.where(draw_R < p_mask + p_uniform, _random_other(target_R, replacements_W, generator), target_R)
+        return Corruption(torch.where(draw_R < p_mask, mask_token_id, noisy), t_R, everywhere)
+    if name == "edit":
+        return Corruption(_edit(target_R, index_R, t_R, replacements_W, generator), t_R, everywhere)
+    raise ValueError(f"noise must be one of mask, uniform, edit, mix; got {name!r}")
+
+
+def complement(corruption: Corruption, target_R: Tensor, mask_token_id: int) -> Corruption:
+    """The complementary mask: what was masked is shown and what was shown is masked, at noise level 1 - t."""
+    masked = ~corruption.loss_mask_R
+    return Corruption(torch.where(masked, mask_token_id, target_R), (1 - corruption.t_R).clamp(min=1e-3), masked)
+
+
+def _random_other(target_R: Tensor, replacements_W: Tensor, generator: torch.Generator) -> Tensor:
+    """A uniform draw from the replacements, never the token itself."""
+    pick = torch.randint(len(replacements_W), target_R.shape, generator=generator)
+    drawn = replacements_W[pick]
+    return torch.where(drawn == target_R, replacements_W[(pick + 1) % len(replacements_W)], drawn)
+
+
+def _edit(target_R: Tensor, index_R: Tensor, t_R: Tensor, replacements_W: Tensor, generator: torch.Generator) -> Tensor:
+    """Delete, insert and substitute inside blocks: deletion pulls the rest of the block left, insertion pushes it right."""
+    length = target_R.numel()
+    share = EDIT_SHARE[0] + (EDIT_SHARE[1] - EDIT_SHARE[0]) * t_R
+    draw = torch.rand(length, generator=generator)
+    delete, insert, substitute = draw < share / 5, (draw >= share / 5) & (draw < share * 2 / 5), (draw >= share * 2 / 5) & (draw < share)
+    fresh = _random_other(target_R, replacements_W, generator)
+    # Each token's copies: 0 when deleted, 2 (a random one, then itself) when inserted before, else 1.
+    copies = torch.ones(length, dtype=torch.long) - delete.long() + insert.long()
+    emitted = torch.where(substitute, fresh, target_R).repeat_interleave(copies)
+    owner = torch.arange(length).repeat_interleave(copies)
+    first = torch.ones_like(owner, dtype=torch.bool)
+    first[1:] = owner[1:] != owner[:-1]
+    emitted = torch.where(first & insert[owner], fresh[owner], emitted)
+    # Put what each block emitted into its own slots: surplus falls off its end, gaps are filled with random tokens.
+    noisy, block_of = fresh.clone(), index_R[owner]
+    num_blocks = int(index_R[-1]) + 1 if length else 0
+    sizes = torch.bincount(index_R, minlength=num_blocks)
+    starts = sizes.cumsum(0) - sizes
+    emitted_sizes = torch.bincount(block_of, minlength=num_blocks)
+    rank = torch.arange(len(owner)) - (emitted_sizes.cumsum(0) - emitted_sizes)[block_of]
+    fits = rank < sizes[block_of]
+    noisy[(starts[block_of] + rank)[fits]] = emitted[fits]
+    return noisy
