@@ -8,6 +8,8 @@ token has (sample, position, block, role). For a query q and a key k of the same
     noisy q -> noisy k   k.block == q.block
     clean q -> noisy k   never
 
+A sample may carry several noisy copies (complementary masks): role 1, 2, ...; a copy sees itself only.
+
 Shape suffixes: B rows, L row length, N clean tokens of a sample, R noisy tokens of a sample.
 """
 
@@ -111,13 +113,14 @@ def clean_to_clean(query: TokenTable, key: TokenTable, clean_attention: CleanAtt
 def noisy_to_clean(query: TokenTable, key: TokenTable) -> Tensor:
     """Sub-mask [..., Lq, Lk]: a noisy block sees the clean blocks before it."""
     order = key.block[..., None, :] < query.block[..., :, None]
-    return order & (query.role[..., :, None] == NOISY) & (key.role[..., None, :] == CLEAN)
+    return order & (query.role[..., :, None] >= NOISY) & (key.role[..., None, :] == CLEAN)
 
 
 def noisy_to_noisy(query: TokenTable, key: TokenTable) -> Tensor:
-    """Sub-mask [..., Lq, Lk]: a noisy block sees itself, both ways."""
-    same = key.block[..., None, :] == query.block[..., :, None]
-    return same & (query.role[..., :, None] == NOISY) & (key.role[..., None, :] == NOISY)
+    """Sub-mask [..., Lq, Lk]: a noisy block sees itself, both ways, and no other copy of itself."""
+    same_block = key.block[..., None, :] == query.block[..., :, None]
+    same_copy = key.role[..., None, :] == query.role[..., :, None]
+    return same_block & same_copy & (query.role[..., :, None] >= NOISY)
 
 
 def attention_mask(query: TokenTable, key: TokenTable, clean_attention: CleanAttention = "block") -> Tensor:

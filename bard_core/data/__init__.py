@@ -1,0 +1,1 @@
+"""Data: raw shards to tokenised ``messages`` samples, and samples to batches."""

@@ -1,0 +1,307 @@
+"""Prepared samples to training batches: which samples a step takes, their noise, and one packed layout.
+
+A step's samples depend on (seed, step) alone, and a sample's noise on (seed, sample id, epoch), so any step can be replayed
+and resuming needs no state but the step number. Ranks take strided shares of the same global batch.
+
+Shape suffixes: B rows, L row length, C position channels (3 for multimodal rope, else 1), P supervised positions, N clean
+tokens, R noisy tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bard_core.config import NoiseConfig
+from bard_core.diffusion.layout import CLEAN, NOISY, PADDING, SampleLayout, TokenTable, sample_layout
+from bard_core.diffusion.noise import complement, corrupt, generator_for
+
+
+@dataclass
+class Example:
+    """One prepared conversation. ``turns`` are assistant spans [start, end) with their end token."""
+
+    id: str
+    input_ids_N: Tensor
+    turns: list[tuple[int, int]]
+    images: list[bytes]
+    grid_thw: list[list[int]]
+    position_ids_CN: Tensor | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """Where a stream is supervised: flat indices into [B x L], targets, what stood there, noise level, weight; all [P].
+
+    ``weight_P`` is 1 (token mean) or 1 / response length (sample mean); ``sample_P`` indexes ``Batch.sample_ids``.
+    """
+
+    index_P: Tensor
+    target_P: Tensor
+    noisy_P: Tensor
+    t_P: Tensor
+    weight_P: Tensor
+    sample_P: Tensor
+
+    def to(self, device: torch.device | str) -> "Supervision":
+        return Supervision(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows ready for the model. ``teacher_table`` is the same tokens under the teacher's block size (distillation only)."""
+
+    input_ids_BL: Tensor
+    position_ids_CBL: Tensor
+    table_BL: TokenTable
+    noisy: Supervision
+    clean: Supervision
+    images: list[bytes]
+    grid_thw: list[list[int]]
+    sample_ids: list[str]
+    teacher_table_BL: TokenTable | None = None
+    teacher_knows_P: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "Batch":
+        moved = {
+            name: value.to(device) if isinstance(value, Tensor | TokenTable | Supervision) else value
+            for name, value in ((name, getattr(self, name)) for name in self.__dataclass_fields__)
+        }
+        return Batch(**moved)
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """What a stage asks of its batches. ``block_size`` None: no noisy stream (autoregressive training)."""
+
+    block_size: int | None
+    noise: NoiseConfig
+    mask_token_id: int
+    end_token_id: int
+    pad_token_id: int
+    replacements_W: Tensor
+    sample_mean: bool = False
+    teacher_block_size: int | None = None
+    seed: int = 0
+    max_tokens_per_row: int = 8192
+
+
+def load_examples(folder: Path, split: str) -> list[Example]:
+    """Read ``folder/<split>/*.parquet`` (see data.prepare for the columns).
+
+    Raises:
+        FileNotFoundError: the split has no shards.
+    """
+    import pyarrow.parquet as pq
+
+    shards = sorted((folder / split).glob("*.parquet"))
+    if not shards:
+        raise FileNotFoundError(f"{folder / split} has no *.parquet: is this a prepared dataset? Run the prepare stage first")
+    columns = ["id", "input_ids", "turns", "images", "image_grid_thw"]
+    examples = []
+    for shard in shards:
+        for row in pq.read_table(shard, columns=columns).to_pylist():
+            turns = [(start, end) for start, end in row["turns"]]
+            ids = torch.tensor(row["input_ids"], dtype=torch.long)
+            examples.append(Example(row["id"], ids, turns, row["images"], row["image_grid_thw"]))
+    return examples
+
+
+def step_samples(num_examples: int, step: int, batch_size: int, seed: int) -> list[tuple[int, int]]:
+    """The global batch of a step as (example index, epoch) pairs: a walk over per-epoch permutations."""
+    chosen = []
+    permutations: dict[int, Tensor] = {}
+    for cursor in range(step * batch_size, (step + 1) * batch_size):
+        epoch, place = divmod(cursor, num_examples)
+        if epoch not in permutations:
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            permutations[epoch] = torch.randperm(num_examples, generator=generator)
+        chosen.append((int(permutations[epoch][place]), epoch))
+    return chosen
+
+
+def replacement_tokens(vocabulary_size: int, special_ids: Sequence[int]) -> Tensor:
+    """Ids that random noise may draw: the vocabulary without special and image tokens [W]."""
+    allowed = torch.ones(vocabulary_size, dtype=torch.bool)
+    allowed[[i for i in special_ids if i < vocabulary_size]] = False
+    return allowed.nonzero().squeeze(-1)
+
+
+@dataclass
+class _Row:
+    """Tokens of the samples packed so far, as lists of tensors to concatenate."""
+
+    length: int = 0
+    ids: list[Tensor] = field(default_factory=list)
+    positions: list[Tensor] = field(default_factory=list)
+    tables: list[Tensor] = field(default_factory=list)  # each [5, n]: sample, position, block, role, teacher block
+
+
+def collate(examples: Sequence[tuple[Example, int]], spec: BatchSpec) -> Batch:
+    """Lay out, corrupt and pack (example, epoch) pairs into one batch. Rows are filled first-fit, in order."""
+    rows: list[_Row] = []
+    placed: list[tuple[int, int]] = []  # (row, offset) of each sample
+    pieces = [_assemble(example, epoch, spec) for example, epoch in examples]
+    for index, piece in enumerate(pieces):
+        size = piece.ids.numel()
+        where = next((r for r, row in enumerate(rows) if row.length + size <= spec.max_tokens_per_row), None)
+        if where is None:
+            rows.append(_Row())
+            where = len(rows) - 1
+        row = rows[where]
+        placed.append((where, row.length))
+        row.ids.append(piece.ids)
+        row.positions.append(piece.positions)
+        piece.table[0] = index
+        row.tables.append(piece.table)
+        row.length += size
+    length = max(row.length for row in rows)
+    table = torch.full((5, len(rows), length), PADDING)
+    ids = torch.full((len(rows), length), spec.pad_token_id)
+    channels = pieces[0].positions.shape[0]
+    positions = torch.zeros(channels, len(rows), length, dtype=torch.long)
+    for r, row in enumerate(rows):
+        ids[r, : row.length] = torch.cat(row.ids)
+        positions[:, r, : row.length] = torch.cat(row.positions, dim=1)
+        table[:, r, : row.length] = torch.cat(row.tables, dim=1)
+    order = sorted(range(len(pieces)), key=lambda i: placed[i])  # images follow the tokens' order
+    offsets = [row * length + start for row, start in placed]
+    teacher = TokenTable(table[0], table[1], table[4], table[3]) if spec.teacher_block_size else None
+    return Batch(
+        input_ids_BL=ids,
+        position_ids_CBL=positions,
+        table_BL=TokenTable(table[0], table[1], table[2], table[3]),
+        noisy=_join([piece.noisy for piece in pieces], offsets),
+        clean=_join([piece.clean for piece in pieces], offsets),
+        images=[image for i in order for image in examples[i][0].images],
+        grid_thw=[grid for i in order for grid in examples[i][0].grid_thw],
+        sample_ids=[example.id for example, _ in examples],
+        teacher_table_BL=teacher,
+        teacher_knows_P=torch.cat([piece.teacher_knows for piece in pieces]) if teacher else None,
+    )
+
+
+@dataclass
+class _Piece:
+    ids: Tensor
+    positions: Tensor
+    table: Tensor
+    noisy: Supervision
+    clean: Supervision
+    teacher_knows: Tensor
+
+
+def _assemble(example: Example, epoch: int, spec: BatchSpec) -> _Piece:
+    """One sample: clean tokens, then the noisy copies of its turns, with supervision indices relative to the sample."""
+    ids_N, clean_len = example.input_ids_N, example.input_ids_N.numel()
+    positions_CN = example.position_ids_CN
+    if positions_CN is None:
+        raise ValueError(f"{example.id}: positions were not computed; call attach_positions(examples, model) first")
+    layout = sample_layout(clean_len, example.turns, spec.block_size or clean_len)
+    copies = 0 if spec.block_size is None else (2 if spec.noise.complementary else 1)
+    target_R = ids_N[layout.source_R.clamp(max=clean_len - 1)].where(~layout.tail_R, torch.tensor(spec.end_token_id))
+    response_len = sum(end - start for start, end in example.turns)
+    weight = 1.0 / max(response_len, 1) if spec.sample_mean else 1.0
+    noisy_streams, supervisions = [], []
+    if copies:
+        noise = spec.noise
+        first = corrupt(
+            target_R,
+            layout.block_R,
+            name=noise.name,
+            min_t=noise.min_t,
+            max_t=noise.max_t,
+            mask_token_id=spec.mask_token_id,
+            replacements_W=spec.replacements_W,
+            generator=generator_for(spec.seed, example.id, epoch),
+        )
+        streams = [first, complement(first, target_R, spec.mask_token_id)][:copies]
+        for number, corruption in enumerate(streams):
+            start = clean_len + number * target_R.numel()
+            where = corruption.loss_mask_R.nonzero().squeeze(-1)
+            supervisions.append(
+                _supervision(start + where, target_R[where], corruption.noisy_R[where], corruption.t_R[where], weight)
+            )
+            noisy_streams.append(corruption.noisy_R)
+    noisy = _join(supervisions, [0] * len(supervisions))
+    taught = torch.cat([torch.arange(start, end) for start, end in example.turns]) if example.turns else torch.empty(0).long()
+    clean = _supervision(taught - 1, ids_N[taught], ids_N[taught], torch.ones(taught.shape), weight)
+    noisy_positions = _positions_of(layout, example.turns, positions_CN).repeat(1, copies)
+    teacher = sample_layout(clean_len, example.turns, spec.teacher_block_size) if spec.teacher_block_size else None
+    return _Piece(
+        ids=torch.cat([ids_N, *noisy_streams]),
+        positions=torch.cat([positions_CN, noisy_positions], dim=1),
+        table=_table(layout, copies, teacher, spec.teacher_block_size),
+        noisy=noisy,
+        clean=clean,
+        teacher_knows=_teacher_knows(layout, teacher, noisy.index_P - clean_len, example),
+    )
+
+
+def _supervision(index: Tensor, target: Tensor, noisy: Tensor, t: Tensor, weight: float) -> Supervision:
+    return Supervision(index, target, noisy, t, torch.full(t.shape, weight), torch.zeros_like(index))
+
+
+def _join(parts: Sequence[Supervision], offsets: Sequence[int]) -> Supervision:
+    """Concatenate supervisions, moving each one's indices by its sample's offset and naming its sample."""
+    if not parts:
+        empty = torch.empty(0, dtype=torch.long)
+        return Supervision(empty, empty, empty, torch.empty(0), torch.empty(0), empty)
+    return Supervision(
+        torch.cat([part.index_P + offset for part, offset in zip(parts, offsets, strict=True)]),
+        torch.cat([part.target_P for part in parts]),
+        torch.cat([part.noisy_P for part in parts]),
+        torch.cat([part.t_P for part in parts]),
+        torch.cat([part.weight_P for part in parts]),
+        torch.cat([torch.full_like(part.index_P, i) for i, part in enumerate(parts)]),
+    )
+
+
+def _positions_of(layout: SampleLayout, turns: Sequence[tuple[int, int]], positions_CN: Tensor) -> Tensor:
+    """Positions [C, R] of noisy tokens: those of the clean tokens they copy; a tail runs on from its turn's last token."""
+    if not turns:
+        return positions_CN[:, :0]
+    last_R = torch.tensor([end - 1 for _, end in turns])[layout.turn_R]
+    beyond_R = (layout.source_R - last_R).clamp(min=0)
+    return positions_CN[:, torch.minimum(layout.source_R, last_R)] + beyond_R
+
+
+def _table(layout: SampleLayout, copies: int, teacher: SampleLayout | None, teacher_block_size: int | None) -> Tensor:
+    """Rows [5, N + copies x R]: sample (filled by the packer), position, block, role, teacher's block."""
+    clean_len, noisy_len = layout.clean_block_N.numel(), layout.source_R.numel()
+    role = torch.cat([torch.full((clean_len,), CLEAN), torch.arange(copies).repeat_interleave(noisy_len) + NOISY])
+    block = torch.cat([layout.clean_block_N, layout.block_R.repeat(copies)])
+    teacher_block = block
+    if teacher is not None and teacher_block_size:
+        teacher_block = torch.cat([teacher.clean_block_N, _teacher_blocks(layout, teacher, teacher_block_size).repeat(copies)])
+    position = torch.cat([torch.arange(clean_len), layout.source_R.repeat(copies)])
+    return torch.stack([torch.zeros_like(role), position, block, role, teacher_block])
+
+
+def _teacher_blocks(student: SampleLayout, teacher: SampleLayout, block_size: int) -> Tensor:
+    """Teacher's block [R] of each of the student's noisy tokens (its tail may be longer than the teacher's)."""
+    blocks = torch.empty_like(student.block_R)
+    for turn in student.turn_R.unique():
+        mine, theirs = student.turn_R == turn, teacher.turn_R == turn
+        blocks[mine] = teacher.block_R[theirs][0] + torch.arange(int(mine.sum())) // block_size
+    return blocks
+
+
+def _teacher_knows(student: SampleLayout, teacher: SampleLayout | None, noisy_index_P: Tensor, example: Example) -> Tensor:
+    """Whether the teacher has a block at these noisy positions [P]: past its last block it was never trained."""
+    if teacher is None:
+        return torch.zeros_like(noisy_index_P, dtype=torch.bool)
+    last = torch.stack([teacher.source_R[teacher.turn_R == turn].max() for turn in range(len(example.turns))])
+    return (student.source_R <= last[student.turn_R])[noisy_index_P % student.source_R.numel()]
+
+
+def attach_positions(examples: Sequence[Example], model: Any) -> None:
+    """Compute every example's position ids once, with the model's own rope index."""
+    from bard_core.models.vlm import position_ids
+
+    for example in examples:
+        grid = torch.tensor(example.grid_thw) if example.grid_thw else None
+        example.position_ids_CN = position_ids(model, example.input_ids_N, grid)

@@ -1,0 +1,188 @@
+"""Messages to token ids, spans of assistant turns, image grids and lengths, without touching a pixel.
+
+The chat template is rendered, tokenised, and every image placeholder is repeated as often as its grid has visual tokens;
+the grid follows from the image size by the resize arithmetic of transformers' Qwen2-VL image processor (which all of
+Qwen2-VL, Qwen2.5-VL and Qwen3-VL use). The result is what the processor itself yields for the same messages.
+
+A sample longer than the limit loses whole turns at its end, never a part of a supervised turn; one whose first turn does
+not fit is refused. Both are counted by the caller.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bard_core.config import DataConfig
+from bard_core.data.lab_processor import MASK_TOKEN, build_lab_processor
+from bard_core.data.messages import RowRefused, Sample
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """A sample ready to train on.
+
+    ``input_ids``: the whole conversation, N tokens. ``turns``: [start, end) of each assistant turn, its end token included
+    and its header excluded. ``image_grid_thw``: (1, height, width) in patches for each image. ``was_cut``: turns were lost.
+    """
+
+    sample: Sample
+    input_ids: list[int]
+    turns: list[tuple[int, int]]
+    image_grid_thw: list[tuple[int, int, int]]
+    num_visual_tokens: int
+    was_cut: bool
+
+    @property
+    def num_supervised_tokens(self) -> int:
+        """Tokens that carry loss: all assistant turns with their end tokens."""
+        return sum(end - start for start, end in self.turns)
+
+
+def load_processor(config: DataConfig) -> Any:
+    """The processor that ``config.processor`` names, holding the mask token and the configured pixel limits.
+
+    "lab" is built in code (its images may be as small as one visual token, so ``min_pixels`` does not apply to it);
+    anything else goes through ``AutoProcessor.from_pretrained``.
+
+    Raises:
+        ValueError: the processor has no Qwen2-VL style image processor, whose sizes we can compute.
+    """
+    if config.processor == "lab":
+        return build_lab_processor(config.max_pixels)
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(config.processor)
+    image_processor = getattr(processor, "image_processor", None)
+    if not hasattr(image_processor, "merge_size") or not hasattr(image_processor, "patch_size"):
+        raise ValueError(
+            f"processor {config.processor!r} has a {type(image_processor).__name__}; prepare computes lengths for Qwen2-VL "
+            "style image processors (patch_size, merge_size): name a Qwen2-VL, Qwen2.5-VL or Qwen3-VL processor"
+        )
+    image_processor.size = {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels}
+    if MASK_TOKEN not in processor.tokenizer.get_vocab():
+        processor.tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
+    return processor
+
+
+def image_grid(image_processor: Any, height: int, width: int) -> tuple[int, int, int]:
+    """(1, height, width) in patches of an image of ``height`` x ``width`` pixels after the processor's resize."""
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    size, patch = image_processor.size, image_processor.patch_size
+    factor = patch * image_processor.merge_size
+    resized = smart_resize(height, width, factor, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
+    return 1, resized[0] // patch, resized[1] // patch
+
+
+class SampleTokenizer:
+    """Tokenises samples for one processor and one length limit (in tokens)."""
+
+    def __init__(self, processor: Any, max_tokens: int) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.max_tokens = max_tokens
+        self.image_token_id = int(processor.image_token_id)
+        self.header, self.end_token_id = self._turn_markers()
+        # plain added tokens such as <think> may occur in text; these may not: they would forge turns or images
+        self.forbidden = sorted(set(self.tokenizer.all_special_tokens) | {MASK_TOKEN})
+
+    def _turn_markers(self) -> tuple[list[int], int]:
+        """Token ids that open an assistant turn, and the id that ends it, read off the chat template."""
+        probe = "A"
+        asked = [{"role": "user", "content": [{"type": "text", "text": "Q"}]}]
+        answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": probe}]}]
+        question = self._render(asked)
+        prompt = self.processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        rest = self._render(answered)[len(question) :]
+        header = os.path.commonprefix([prompt[len(question) :], rest])
+        tail = self._ids([rest[rest.rindex(probe) + len(probe) :]])[0]
+        if not header or not tail:
+            raise ValueError(
+                f"the chat template of {type(self.processor).__name__} does not mark where an assistant turn starts and ends; "
+                "set processor.chat_template to one with a header and an end token"
+            )
+        return self._ids([header])[0], tail[0]
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:
+        return str(self.processor.apply_chat_template(messages, tokenize=False))
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        return ids
+
+    def __call__(self, samples: Sequence[Sample]) -> list["Tokenized | RowRefused"]:
+        """Tokenise a batch; each result stands at its sample's place and is a sample or the refusal of it."""
+        forged = [self._forged(sample) for sample in samples]
+        texts = ["" if token else self._render(sample.messages) for sample, token in zip(samples, forged, strict=True)]
+        results: list[Tokenized | RowRefused] = []
+        for sample, token, ids in zip(samples, forged, self._ids(texts) if texts else [], strict=True):
+            try:
+                if token:
+                    raise RowRefused("special token in text", token)
+                results.append(self._finish(sample, ids))
+            except RowRefused as refusal:
+                results.append(refusal)
+        return results
+
+    def _forged(self, sample: Sample) -> str:
+        """The first special token written out in the sample's texts; empty if there is none."""
+        texts = [item["text"] for message in sample.messages for item in message["content"] if item["type"] == "text"]
+        return next((token for token in self.forbidden for text in texts if token in text), "")
+
+    def _finish(self, sample: Sample, ids: list[int]) -> Tokenized:
+        """Expand the images, find the turns, and cut to the limit."""
+        merged = self.processor.image_processor.merge_size**2
+        grids = [image_grid(self.processor.image_processor, *size) for size in sample.image_sizes]
+        visual = [grid[1] * grid[2] // merged for grid in grids]
+        input_ids = self._expand(ids, visual)
+        turns = self._turns(input_ids)
+        expected = sum(message["role"] == "assistant" for message in sample.messages)
+        if len(turns) != expected:
+            raise RowRefused("chat template loses turns", f"found {len(turns)} assistant turns of {expected}")
+        if len(input_ids) > self.max_tokens:
+            return self._cut(sample, len(input_ids), turns)
+        return Tokenized(sample, input_ids, turns, grids, sum(visual), was_cut=False)
+
+    def _expand(self, ids: list[int], visual: list[int]) -> list[int]:
+        """Repeat the i-th image placeholder ``visual[i]`` times."""
+        places = [index for index, token in enumerate(ids) if token == self.image_token_id]
+        if len(places) != len(visual):
+            raise RowRefused("image placeholders do not match", f"template shows {len(places)} of {len(visual)} images")
+        expanded: list[int] = []
+        start = 0
+        for place, count in zip(places, visual, strict=True):
+            expanded += ids[start:place]
+            expanded += [self.image_token_id] * count
+            start = place + 1
+        return expanded + ids[start:]
+
+    def _turns(self, ids: list[int]) -> list[tuple[int, int]]:
+        """[start, end) of every assistant turn: from after its header to its end token, included."""
+        turns = []
+        position, width = 0, len(self.header)
+        while position <= len(ids) - width:
+            if ids[position] != self.header[0] or ids[position : position + width] != self.header:
+                position += 1
+                continue
+            start = position + width
+            try:
+                end = ids.index(self.end_token_id, start) + 1
+            except ValueError:
+                break  # a header without an end: the count of turns will not match
+            turns.append((start, end))
+            position = end
+        return turns
+
+    def _cut(self, sample: Sample, length: int, turns: list[tuple[int, int]]) -> Tokenized:
+        """Keep the turns that fit, with the images they show; refuse the sample if not even the first does."""
+        tail = length - turns[-1][1]
+        kept = sum(end + tail <= self.max_tokens for _, end in turns)
+        if kept == 0:
+            raise RowRefused("first turn too long", f"ends at token {turns[0][1]}, max_tokens is {self.max_tokens}")
+        answers = [index for index, message in enumerate(sample.messages) if message["role"] == "assistant"]
+        messages = sample.messages[: answers[kept - 1] + 1]
+        shown = sum(item["type"] == "image" for message in messages for item in message["content"])
+        shorter = replace(sample, messages=messages, images=sample.images[:shown], image_sizes=sample.image_sizes[:shown])
+        done = self._finish(shorter, self._ids([self._render(messages)])[0])
+        return replace(done, was_cut=True)

@@ -1,0 +1,135 @@
+"""Load a stock Hugging Face model and record what makes it a block-diffusion one: block size, mask token, clean attention.
+
+BARD is the stock model under another mask and another objective, so everything here is a switch: the settings travel as a
+plain ``bard`` entry of ``config.json`` and any tool that ignores it still loads the checkpoint.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bard_core.config import CleanAttention
+
+MASK_TOKEN = "<|mask|>"
+
+
+@dataclass(frozen=True)
+class BardSettings:
+    """``block_size`` 1 is an autoregressive model; ``mask_token_id`` is the token a noisy position starts from."""
+
+    block_size: int
+    mask_token_id: int | None
+    clean_attention: CleanAttention = "block"
+
+
+def bard_settings(model: nn.Module) -> BardSettings:
+    """The settings in the model's config; a stock model without any is autoregressive."""
+    recorded = getattr(model.config, "bard", None)
+    return BardSettings(**recorded) if recorded else BardSettings(block_size=1, mask_token_id=None)
+
+
+def record_settings(model: nn.Module, settings: BardSettings) -> None:
+    """Write the settings into the model's config, from where ``save_pretrained`` carries them along."""
+    if settings.mask_token_id is not None and not 0 <= settings.mask_token_id < embedding_rows(model):
+        raise ValueError(
+            f"mask_token_id {settings.mask_token_id} is outside the embedding of {embedding_rows(model)} rows: "
+            "add the token with bard_core.models.vlm.add_mask_token(model, tokenizer)"
+        )
+    model.config.bard = asdict(settings)
+
+
+def load(
+    path_or_id: str | Path,
+    block_size: int | None = None,
+    mask_token_id: int | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """Load any image-text or text-only causal model, in eval mode, with its Bard settings recorded.
+
+    Args:
+        path_or_id: Hugging Face folder or hub id.
+        block_size, mask_token_id: override what ``config.json`` records; needed for a model that was never converted.
+
+    Raises:
+        ValueError: the architecture is neither image-text-to-text nor causal, or the mask token is outside the embedding.
+        OSError: nothing to load there (from transformers).
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    config = AutoConfig.from_pretrained(path_or_id)
+    if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        auto = AutoModelForImageTextToText
+    elif config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        auto = AutoModelForCausalLM
+    else:
+        raise ValueError(f"{path_or_id}: model type {config.model_type!r} is neither image-text-to-text nor a causal language model")
+    model = auto.from_pretrained(path_or_id, dtype=dtype or torch.float32, attn_implementation="sdpa")
+    recorded = bard_settings(model)
+    record_settings(
+        model,
+        BardSettings(
+            block_size=recorded.block_size if block_size is None else block_size,
+            mask_token_id=recorded.mask_token_id if mask_token_id is None else mask_token_id,
+            clean_attention=recorded.clean_attention,
+        ),
+    )
+    return model.to(device or "cpu").eval()
+
+
+def embedding_rows(model: nn.Module) -> int:
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def add_mask_token(model: Any, tokenizer: Any) -> int:
+    """Make sure ``<|mask|>`` has an id and an embedding; returns the id.
+
+    Rows that the model already keeps spare (vocabularies padded for speed) are used before the embedding grows. The row
+    starts as the mean of the embedding, where an unseen token does least harm.
+    """
+    if MASK_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_special_tokens({"additional_special_tokens": [MASK_TOKEN]}, replace_extra_special_tokens=False)
+    mask_id = int(tokenizer.convert_tokens_to_ids(MASK_TOKEN))
+    if mask_id >= embedding_rows(model):
+        model.resize_token_embeddings(mask_id + 1, mean_resizing=False)
+    with torch.no_grad():
+        weight = model.get_input_embeddings().weight
+        weight[mask_id] = weight[:mask_id].float().mean(0).to(weight.dtype)
+    return mask_id
+
+
+def backbone(model: Any) -> Any:
+    """The part that maps tokens (and images) to hidden states, without the head."""
+    return model.model
+
+
+def vision_tower(model: Any) -> nn.Module | None:
+    """The vision encoder, or None for a text-only model."""
+    body = backbone(model)
+    for name in ("visual", "vision_tower", "vision_model"):
+        tower = getattr(body, name, None)
+        if isinstance(tower, nn.Module):
+            return tower
+    return None
+
+
+def position_ids(model: Any, input_ids_N: Tensor, image_grid_thw: Tensor | None = None) -> Tensor:
+    """Positions of one conversation: [3, N] for multimodal rope (temporal, height, width), else [1, N]."""
+    body = backbone(model)
+    if not hasattr(body, "get_rope_index"):
+        return torch.arange(len(input_ids_N))[None]
+    types = torch.zeros_like(input_ids_N)
+    types[input_ids_N == model.config.image_token_id] = 1
+    if (video_id := getattr(model.config, "video_token_id", None)) is not None:
+        types[input_ids_N == video_id] = 2
+    positions, _ = body.get_rope_index(
+        input_ids_N[None], image_grid_thw=image_grid_thw, mm_token_type_ids=types[None].int(), attention_mask=None
+    )
+    return positions[:, 0]

@@ -1,0 +1,1 @@
+"""Training: one loop, three objectives, FSDP2, checkpoints that can be trusted, consolidation to Hugging Face folders."""

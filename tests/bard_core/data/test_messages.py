@@ -1,0 +1,115 @@
+"""Converters against rows in the exact public schemas, good and bad."""
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from bard_core.config import RawSchema
+from bard_core.data.messages import RowRefused, check_image, convert, open_image
+
+
+def encode(width: int = 40, height: int = 20, format: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((width, height), 50).convert("RGB").save(buffer, format=format, **options)
+    return buffer.getvalue()
+
+
+def cell(data: bytes | None) -> dict[str, Any]:
+    return {"bytes": data, "path": "x.png"}
+
+
+def turned_jpeg() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encode(40, 20, "JPEG", exif=exif)
+
+
+def bomb(side: int) -> bytes:
+    """A few dozen bytes that claim side x side pixels."""
+    chunks = [b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b"")]
+    framed = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+A, B = encode(), encode(10, 30, "JPEG")
+
+
+def texts_of(messages: list[dict[str, Any]]) -> list[Any]:
+    return [[message["role"], *(item.get("text", item.get("image")) for item in message["content"])] for message in messages]
+
+
+def test_finevision_multi_turn_with_two_images() -> None:
+    row = {"images": [cell(A), cell(B)], "texts": [{"user": "Q1", "assistant": "A1"}, {"user": " Q2\n", "assistant": "A2 "}]}
+    sample = convert(row, "finevision", "s/0/0", "s")
+    assert texts_of(sample.messages) == [["user", 0, 1, "Q1"], ["assistant", "A1"], ["user", "Q2"], ["assistant", "A2"]]
+    assert sample.images == [A, B] and sample.image_sizes == [(20, 40), (30, 10)]
+
+
+def test_llava_onevision_places_the_image_where_it_is_named() -> None:
+    turns = [("system", "Be brief."), ("human", "Look: <image>\nWhat?"), ("gpt", "This."), ("human", "Sure?"), ("gpt", "Yes.")]
+    row = {"id": "7", "image": cell(A), "conversations": [{"from": name, "value": text} for name, text in turns]}
+    assert texts_of(convert(row, "llava_onevision", "s/0/0", "s").messages) == [
+        ["system", "Be brief."], ["user", "Look:", 0, "What?"], ["assistant", "This."], ["user", "Sure?"], ["assistant", "Yes."],
+    ]  # fmt: skip
+
+
+def test_mmfinereason_and_its_missing_opening_tag() -> None:
+    row = {"question": "Q", "image": cell(A), "qwen3vl_235b_thinking_response": "why</think>\n4", "original_answer": "4"}
+    assert texts_of(convert(row, "mmfinereason", "i", "s").messages) == [["user", 0, "Q"], ["assistant", "<think>why</think>\n4"]]
+
+
+def test_text_only_rows_are_samples() -> None:
+    sample = convert({"images": [], "texts": [{"user": "Q", "assistant": "A"}]}, "finevision", "i", "s")
+    assert sample.images == [] and texts_of(sample.messages) == [["user", "Q"], ["assistant", "A"]]
+
+
+def test_image_sizes_are_those_of_the_upright_image() -> None:
+    data = turned_jpeg()
+    assert check_image(data) == (40, 20) == open_image(data).size[::-1]
+
+
+def fine(images: list[Any], *turns: Any) -> tuple[RawSchema, dict[str, Any]]:
+    return "finevision", {"images": images, "texts": list(turns)}
+
+
+def llava(image: Any, *turns: tuple[Any, Any]) -> tuple[RawSchema, dict[str, Any]]:
+    return "llava_onevision", {"id": "0", "image": image, "conversations": [{"from": a, "value": b} for a, b in turns]}
+
+
+def reason(question: Any, response: Any) -> tuple[RawSchema, dict[str, Any]]:
+    answer = {"qwen3vl_235b_thinking_response": response, "original_answer": "4"}
+    return "mmfinereason", {"question": question, "image": cell(A), **answer}
+
+
+TURN = {"user": "Q", "assistant": "A"}
+BAD_ROWS = {
+    "column missing": [("finevision", {"images": [cell(A)]}), reason(None, "A"), reason("Q", None)],
+    "malformed turn": [fine([cell(A)], {"user": "Q"}), fine([cell(A)], None)],
+    "text missing": [fine([cell(A)], {"user": "Q", "assistant": None}), llava(cell(A), ("human", 3), ("gpt", "A"))],
+    "empty question": [fine([cell(A)], {"user": " \n", "assistant": "A"}), llava(cell(A), ("human", "<image>"), ("gpt", "A"))],
+    "empty answer": [fine([cell(A)], {"user": "Q", "assistant": ""}), reason("Q", "  ")],
+    "unknown speaker": [llava(cell(A), ("narrator", "Q"), ("gpt", "A"))],
+    "turns do not alternate": [
+        fine([cell(A)]), llava(cell(A)), llava(cell(A), ("human", "Q")), llava(cell(A), ("gpt", "A"), ("human", "Q")),
+        llava(cell(A), ("human", "Q"), ("gpt", "A"), ("human", "Q")),
+    ],
+    "image placeholders do not match": [
+        llava(None, ("human", "<image>\nQ"), ("gpt", "A")), llava(cell(A), ("human", "<image> <image> Q"), ("gpt", "A")),
+    ],
+    "image bytes missing": [fine([cell(None)], TURN), fine([None], TURN), fine([cell(b"")], TURN)],
+    "image does not decode": [fine([cell(b"not an image")], TURN), fine([cell(A[:-400])], TURN), fine([cell(B[: len(B) // 2])], TURN)],
+    "image too large": [fine([cell(bomb(10_000))], TURN), fine([cell(bomb(20_000))], TURN)],
+    "image too long and thin": [fine([cell(encode(500, 2))], TURN)],
+    "thinking does not close": [reason("Q", "<think>on and on")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("reason", "case"), [(reason, case) for reason, cases in BAD_ROWS.items() for case in cases])
+def test_bad_rows_are_refused_with_their_reason(reason: str, case: tuple[RawSchema, dict[str, Any]]) -> None:
+    with pytest.raises(RowRefused) as refusal:
+        convert(case[1], case[0], "i", "s")
+    assert refusal.value.reason == reason
