@@ -36,8 +36,9 @@ class LabWorldConfig(StrictModel):
     """The generated world: grids of labelled cells, questions that name cells, answers that list and then derive."""
 
     seed: int = Field(0, ge=0)
-    rows: int = Field(3, ge=1, le=5, description="Grid rows; rows x columns <= 26 distinct letters")
+    rows: int = Field(3, ge=1, le=5, description="Grid rows; rows x columns <= alphabet")
     columns: int = Field(3, ge=1, le=5)
+    alphabet: int = Field(26, ge=1, le=26, description="How many letters the world uses; an image shows distinct ones")
     cell_px: int = Field(32, ge=16, le=128, description="Side of a cell in pixels; 32 is one visual token of the lab model")
     min_cells: int = Field(3, ge=1, le=9, description="Fewest cells a question names")
     max_cells: int = Field(4, ge=1, le=9, description="Most cells a question names")
@@ -47,8 +48,8 @@ class LabWorldConfig(StrictModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "LabWorldConfig":
-        if self.rows * self.columns > 26:
-            raise ValueError(f"rows x columns is {self.rows * self.columns}; at most 26 cells have distinct letters")
+        if self.rows * self.columns > self.alphabet:
+            raise ValueError(f"rows x columns is {self.rows * self.columns}, more cells than the alphabet's {self.alphabet} letters")
         if not self.min_cells <= self.max_cells <= self.rows * self.columns:
             raise ValueError("needs min_cells <= max_cells <= rows x columns")
         return self

@@ -76,7 +76,8 @@ def build_lab_tokenizer() -> Any:
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in THINK_TOKENS])
-    fast = PreTrainedTokenizerFast(
+    wrap: Any = PreTrainedTokenizerFast
+    fast = wrap(
         tokenizer_object=tokenizer,
         eos_token=END_TOKEN,
         pad_token=PAD_TOKEN,
@@ -96,12 +97,13 @@ def build_lab_processor(max_pixels: int = 2048 * 2048) -> Any:
     """
     from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
-    sizes = {"patch_size": PATCH_PX, "merge_size": MERGE, "temporal_patch_size": 2}
-    statistics = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
-    size = {"shortest_edge": TOKEN_PX * TOKEN_PX, "longest_edge": max_pixels}
-    image_processor = Qwen2VLImageProcessor(size=size, **sizes, **statistics)
-    video_processor = Qwen3VLVideoProcessor(size=dict(size), **sizes, **statistics)
-    tokenizer = build_lab_tokenizer()
-    return Qwen3VLProcessor(
-        image_processor=image_processor, tokenizer=tokenizer, video_processor=video_processor, chat_template=CHAT_TEMPLATE
+    settings: dict[str, Any] = {"patch_size": PATCH_PX, "merge_size": MERGE, "temporal_patch_size": 2}
+    settings |= {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    settings |= {"size": {"shortest_edge": TOKEN_PX * TOKEN_PX, "longest_edge": max_pixels}}
+    build: Any = Qwen3VLProcessor
+    return build(
+        image_processor=Qwen2VLImageProcessor(**settings),
+        tokenizer=build_lab_tokenizer(),
+        video_processor=Qwen3VLVideoProcessor(**settings),
+        chat_template=CHAT_TEMPLATE,
     )

@@ -14,7 +14,7 @@ import io
 import random
 import string
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +51,7 @@ def answer(schema: RawSchema, letters: list[str], digits: list[int]) -> str:
     return f"{listing}; {total}; {most}; {least}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _tile(letter: str, digit: int, background: tuple[int, int, int], cell_px: int) -> Image.Image:
     """One cell: the letter centred in its left half, the digit in its right half."""
     tile = Image.new("RGB", (cell_px, cell_px), background)
@@ -65,7 +65,7 @@ def _tile(letter: str, digit: int, background: tuple[int, int, int], cell_px: in
 
 def _draw(world: LabWorldConfig, rng: random.Random) -> tuple[bytes, dict[str, int]]:
     """PNG bytes of a random grid, and the digit of each of its letters."""
-    letters = rng.sample(string.ascii_uppercase, world.rows * world.columns)
+    letters = rng.sample(string.ascii_uppercase[: world.alphabet], world.rows * world.columns)
     digits = {letter: rng.randrange(10) for letter in letters}
     background = BACKGROUNDS[rng.randrange(len(BACKGROUNDS))]
     image = Image.new("RGB", (world.columns * world.cell_px, world.rows * world.cell_px))
@@ -77,7 +77,9 @@ def _draw(world: LabWorldConfig, rng: random.Random) -> tuple[bytes, dict[str, i
     return buffer.getvalue(), digits
 
 
-def _turns(world: LabWorldConfig, schema: RawSchema, split: Split, digits: dict[str, int], rng: random.Random) -> list[tuple[str, str]]:
+def _turns(
+    world: LabWorldConfig, schema: RawSchema, split: Split, digits: dict[str, int], rng: random.Random
+) -> list[tuple[str, str]]:
     """Question-answer pairs about one image: many in FineVision, one or two in LLaVA-OneVision, one elsewhere."""
     most = {"finevision": world.turns_per_image, "llava_onevision": min(world.turns_per_image, rng.randint(1, 2))}
     turns = []

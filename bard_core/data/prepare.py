@@ -22,8 +22,8 @@ from typing import Any
 from bard_core import artifacts, storage
 from bard_core.config import DataConfig, RawSource
 from bard_core.data import lab_world
-from bard_core.data.ledger import Ledger
 from bard_core.data.lab_world import Split
+from bard_core.data.ledger import Ledger
 from bard_core.data.messages import RowRefused, Sample, convert
 from bard_core.data.sources import RawRow, read_rows
 from bard_core.data.tokenize import SampleTokenizer, Tokenized, load_processor

@@ -8,13 +8,12 @@ A sample longer than the limit loses whole turns at its end, never a part of a s
 not fit is refused. Both are counted by the caller.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bard_core.config import DataConfig
-from bard_core.data.lab_processor import MASK_TOKEN, build_lab_processor
+from bard_core.data.lab_processor import MASK_TOKEN, TOKEN_PX, build_lab_processor
 from bard_core.data.messages import RowRefused, Sample
 
 
@@ -46,14 +45,18 @@ def load_processor(config: DataConfig) -> Any:
     anything else goes through ``AutoProcessor.from_pretrained``.
 
     Raises:
-        ValueError: the processor has no Qwen2-VL style image processor, whose sizes we can compute.
+        ValueError: the processor has no Qwen2-VL style image processor, whose sizes we can compute, or the lab's cells are
+            not whole visual tokens.
     """
     if config.processor == "lab":
+        if config.lab is not None and config.lab.cell_px % TOKEN_PX:
+            raise ValueError(f"data.lab.cell_px is {config.lab.cell_px}; the lab processor needs a multiple of {TOKEN_PX} pixels")
         return build_lab_processor(config.max_pixels)
     from transformers import AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(config.processor)
-    image_processor = getattr(processor, "image_processor", None)
+    auto: Any = AutoProcessor
+    processor = auto.from_pretrained(config.processor)
+    image_processor: Any = getattr(processor, "image_processor", None)
     if not hasattr(image_processor, "merge_size") or not hasattr(image_processor, "patch_size"):
         raise ValueError(
             f"processor {config.processor!r} has a {type(image_processor).__name__}; prepare computes lengths for Qwen2-VL "
@@ -73,6 +76,12 @@ def image_grid(image_processor: Any, height: int, width: int) -> tuple[int, int,
     factor = patch * image_processor.merge_size
     resized = smart_resize(height, width, factor, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
     return 1, resized[0] // patch, resized[1] // patch
+
+
+def _common_start(first: str, second: str) -> str:
+    """The longest text that both begin with."""
+    same = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+    return first[:same]
 
 
 class SampleTokenizer:
@@ -95,7 +104,7 @@ class SampleTokenizer:
         question = self._render(asked)
         prompt = self.processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
         rest = self._render(answered)[len(question) :]
-        header = os.path.commonprefix([prompt[len(question) :], rest])
+        header = _common_start(prompt[len(question) :], rest)
         tail = self._ids([rest[rest.rindex(probe) + len(probe) :]])[0]
         if not header or not tail:
             raise ValueError(

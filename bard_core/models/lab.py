@@ -38,6 +38,7 @@ def build_lab_model(config: LabModelConfig, processor: Any, max_image_side_px: i
                 "mrope_interleaved": True,
             },
             "max_position_embeddings": 4096,
+            "initializer_range": config.hidden_size**-0.5,
             "tie_word_embeddings": True,
             "pad_token_id": tokenizer.pad_token_id,
         },

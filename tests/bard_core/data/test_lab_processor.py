@@ -7,7 +7,9 @@ from transformers import AutoProcessor, Qwen3VLProcessor
 
 from bard_core.data.lab_processor import MASK_TOKEN, SPECIAL_TOKENS, VOCAB_SIZE, build_lab_processor
 
-PROMPT = [{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (96, 96))}, {"type": "text", "text": "Read K B."}]}]
+PROMPT = [
+    {"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (96, 96))}, {"type": "text", "text": "Read K B."}]}
+]
 
 
 def test_round_trip_keeps_every_behaviour(tmp_path: Path) -> None:

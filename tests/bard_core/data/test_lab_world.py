@@ -67,5 +67,5 @@ def test_a_world_that_is_used_up_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
             return True
 
     monkeypatch.setattr(lab_world, "_MAX_REDRAWS", 3)
-    with pytest.raises(ValueError, match="fewer data.lab.train_images"):
+    with pytest.raises(ValueError, match=r"fewer data.lab.train_images"):
         list(lab_world.generate(SMALL, "eval", Everything(), set()))

@@ -101,7 +101,9 @@ BAD_ROWS = {
         llava(None, ("human", "<image>\nQ"), ("gpt", "A")), llava(cell(A), ("human", "<image> <image> Q"), ("gpt", "A")),
     ],
     "image bytes missing": [fine([cell(None)], TURN), fine([None], TURN), fine([cell(b"")], TURN)],
-    "image does not decode": [fine([cell(b"not an image")], TURN), fine([cell(A[:-400])], TURN), fine([cell(B[: len(B) // 2])], TURN)],
+    "image does not decode": [
+        fine([cell(b"not an image")], TURN), fine([cell(A[:-400])], TURN), fine([cell(B[: len(B) // 2])], TURN),
+    ],
     "image too large": [fine([cell(bomb(10_000))], TURN), fine([cell(bomb(20_000))], TURN)],
     "image too long and thin": [fine([cell(encode(500, 2))], TURN)],
     "thinking does not close": [reason("Q", "<think>on and on")],

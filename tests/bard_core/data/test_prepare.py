@@ -1,4 +1,4 @@
-"""prepare, end to end: raw shards to a verified dataset; nothing leaks, nothing vanishes, the same config gives the same bytes."""
+"""prepare, end to end: raw shards to a verified dataset; nothing leaks or vanishes, one config gives one set of bytes."""
 
 import hashlib
 import io
@@ -65,7 +65,9 @@ def test_the_lab_becomes_a_verified_dataset(tmp_path: Path) -> None:
     tokenizer = AutoProcessor.from_pretrained(folder / "processor").tokenizer
     for row in train + held_out:
         answers = [message["content"][0]["text"] for message in json.loads(row["messages"]) if message["role"] == "assistant"]
-        assert [tokenizer.decode(row["input_ids"][start:end]) for start, end in row["turns"]] == [f"{a}<|im_end|>" for a in answers]
+        assert [tokenizer.decode(row["input_ids"][start:end]) for start, end in row["turns"]] == [
+            f"{a}<|im_end|>" for a in answers
+        ]
         assert row["num_tokens"] == len(row["input_ids"]) and row["num_visual_tokens"] == 9
         assert row.get("answer", answers[-1]) == answers[-1]
     report = json.loads((folder / "data_report.json").read_text())

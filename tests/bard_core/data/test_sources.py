@@ -43,8 +43,8 @@ def test_errors_name_the_source_and_the_fix(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"'raw': no \*.parquet under .*hf://datasets"):
         list(read_rows(source(str(tmp_path))))
     pq.write_table(pa.table({"question": ["q"]}), tmp_path / "0.parquet")
-    with pytest.raises(SourceError, match="no column texts of schema finevision .found question."):
+    with pytest.raises(SourceError, match=r"no column texts of schema finevision .found question."):
         list(read_rows(source(str(tmp_path))))
     (tmp_path / "0.parquet").write_bytes(b"PAR1 torn")
-    with pytest.raises(SourceError, match="cannot read .*0.parquet"):
+    with pytest.raises(SourceError, match=r"cannot read .*0.parquet"):
         list(read_rows(source(str(tmp_path))))

@@ -64,7 +64,11 @@ def general(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_ids_grids_and_lengths_equal_the_processors(name: str, request: pytest.FixtureRequest) -> None:
     processor = request.getfixturevalue(name)
     sample = sample_of(
-        [([png(96, 96), png(33, 700)], "Read K B.", "K=7 B=2; sum=09"), ([], "And\nnow?", "<think>x</think>y"), ([png(5, 9)], "?", "1")],
+        [
+            ([png(96, 96), png(33, 700)], "Read K B.", "K=7 B=2; sum=09"),
+            ([], "And\nnow?", "<think>x</think>y"),
+            ([png(5, 9)], "?", "1"),
+        ],
         system="Be brief.",
     )
     expected = by_processor(processor, sample)
@@ -120,7 +124,10 @@ def _without_mask(tokenizer: Any, folder: Path) -> Any:
     text = tokenizer.backend_tokenizer.to_str().replace(MASK_TOKEN, "<|unused|>")
     (folder / "bare.json").write_text(text)
     return PreTrainedTokenizerFast(
-        tokenizer_file=str(folder / "bare.json"), eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=tokenizer.chat_template
+        tokenizer_file=str(folder / "bare.json"),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=tokenizer.chat_template,
     )
 
 
@@ -129,3 +136,8 @@ def test_a_template_without_turn_markers_is_refused(lab: Any) -> None:
     processor.chat_template = "{% for m in messages %}{{ m.content[0].text }}{% endfor %}"
     with pytest.raises(ValueError, match="where an assistant turn starts"):
         SampleTokenizer(processor, 100)
+
+
+def test_lab_cells_are_whole_visual_tokens() -> None:
+    with pytest.raises(ValueError, match="cell_px is 48"):
+        load_processor(DataConfig(lab=LAB.model_copy(update={"cell_px": 48})))

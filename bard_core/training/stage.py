@@ -1,0 +1,181 @@
+"""One training stage on one worker: everything a launcher needs is in a :class:`StageSpec`, and a folder is what it leaves.
+
+The launcher (Ray Train, torchrun, a test) sets up the process group, or none, and calls :func:`run_stage` on every rank. The
+run folder is named by the digest of the spec, so a run is resumed by the same spec and by no other.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from bard_core import artifacts, storage
+from bard_core.artifacts import CheckpointRef, DatasetRef, ModelRef
+from bard_core.config import CleanAttention, LabModelConfig, NoiseConfig, StrictModel, SWDConfig, TrainConfig
+from bard_core.data.batches import BatchSpec, attach_positions, load_examples, replacement_tokens
+from bard_core.models import BardSettings, bard_settings, load, record_settings
+from bard_core.models.lab import build_lab_model
+from bard_core.models.vlm import MASK_TOKEN
+from bard_core.training.images import ImageEncoder
+from bard_core.training.loop import Record, Run, train
+from bard_core.training.objectives import Autoregressive, Objective, ProgressiveBlockMerging, StageWiseDistillation
+from bard_core.training.optimizer import freeze
+from bard_core.training.parallel import rank_and_world, shard, use_activation_checkpointing
+
+CURVE = "curve.jsonl"
+
+
+class StageSpec(StrictModel):
+    """All that decides a stage's result; its digest names the run."""
+
+    stage: Literal["source", "pbm", "swd"]
+    dataset: DatasetRef
+    train: TrainConfig
+    parent: ModelRef | None = None
+    lab_model: LabModelConfig | None = None
+    block_size: int = 1
+    clean_attention: CleanAttention = "block"
+    noise: NoiseConfig = NoiseConfig()
+    ar_weight: float = 0.0
+    sample_mean: bool = False
+    swd: SWDConfig | None = None
+    teacher: ModelRef | None = None
+
+    @property
+    def digest(self) -> str:
+        refs = {name: ref.key if (ref := getattr(self, name)) else None for name in ("dataset", "parent", "teacher")}
+        return artifacts.digest({**self.model_dump(exclude={"dataset", "parent", "teacher"}), **refs})
+
+    @property
+    def name(self) -> str:
+        return "source" if self.stage == "source" else f"{self.stage}-b{self.block_size}"
+
+
+def run_folder(spec: StageSpec) -> Path:
+    """Where the run of this spec keeps its base model, checkpoints and curve."""
+    return storage.home() / "checkpoints" / f"{spec.name}-{spec.digest[:16]}"
+
+
+def prepare_base(spec: StageSpec) -> Path:
+    """The Hugging Face folder that training starts from: the parent's, or a new lab model's. Called once, by the launcher."""
+    if spec.parent is not None:
+        return artifacts.fetch(spec.parent)
+    if spec.lab_model is None:
+        raise ValueError(f"stage {spec.name} has neither a parent model nor a lab model to start from")
+    base = run_folder(spec) / "base"
+    if not (base / "config.json").exists():
+        from transformers import AutoProcessor
+
+        processor = AutoProcessor.from_pretrained(artifacts.fetch(spec.dataset) / "processor")
+        model = build_lab_model(spec.lab_model, processor, _largest_side(spec.dataset), spec.train.seed)
+        mask_id = int(processor.tokenizer.convert_tokens_to_ids(MASK_TOKEN))
+        record_settings(model, BardSettings(block_size=1, mask_token_id=mask_id))
+        scratch = base.with_name(".base")
+        shutil.rmtree(scratch, ignore_errors=True)
+        model.save_pretrained(scratch)
+        processor.save_pretrained(scratch)
+        scratch.rename(base)
+    return base
+
+
+def _largest_side(dataset: DatasetRef) -> int:
+    """Longest image side of the training data in pixels (a patch is 16)."""
+    examples = load_examples(artifacts.fetch(dataset), "train")
+    return 16 * max(side for example in examples for grid in example.grid_thw for side in grid[1:])
+
+
+def run_stage(spec: StageSpec, base: Path, on_record: Callable[[Record], None] = lambda record: None) -> Path:
+    """Train this rank's share and return the final checkpoint's folder. Rank 0 appends to the run's ``curve.jsonl``."""
+    from transformers import AutoProcessor
+
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    folder = run_folder(spec)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = artifacts.fetch(spec.dataset)
+    processor = AutoProcessor.from_pretrained(data / "processor")
+    tokenizer = processor.tokenizer
+    model = load(base, device=device)
+    settings = bard_settings(model)
+    mask_id = settings.mask_token_id
+    if mask_id is None:
+        mask_id = int(tokenizer.convert_tokens_to_ids(MASK_TOKEN))
+    examples = load_examples(data, "train")
+    attach_positions(examples, model)
+    frozen = freeze(model, spec.train.optimizer)
+    if spec.train.activation_checkpointing:
+        use_activation_checkpointing(model)
+    encoder = ImageEncoder(model, processor.image_processor, frozen, device)
+    objective = _objective(spec, model, device)
+    shard(objective, model, spec.train.precision, device)
+    special = [int(i) for i in tokenizer.convert_tokens_to_ids(tokenizer.all_special_tokens)] + [mask_id]
+    batch_spec = BatchSpec(
+        block_size=None if spec.stage == "source" else spec.block_size,
+        noise=spec.noise,
+        mask_token_id=mask_id,
+        end_token_id=int(tokenizer.eos_token_id),
+        pad_token_id=int(tokenizer.pad_token_id),
+        replacements_W=replacement_tokens(len(tokenizer), special),
+        sample_mean=spec.sample_mean,
+        teacher_block_size=spec.teacher.block_size if spec.teacher else None,
+        seed=spec.train.seed,
+        max_tokens_per_row=spec.train.max_tokens_per_row,
+    )
+    parent = spec.parent.key if spec.parent else "none"
+    run = Run(folder, spec.digest, parent)
+    curve = Curve(folder / CURVE, rank_and_world()[0] == 0)
+
+    def record(values: Record) -> None:
+        curve.append(values)
+        on_record(values)
+
+    return train(objective, examples, encoder, spec.train, batch_spec, run, device, record)
+
+
+def _objective(spec: StageSpec, model: Any, device: torch.device) -> Objective:
+    if spec.stage == "source":
+        return Autoregressive(model)
+    if spec.stage == "pbm":
+        return ProgressiveBlockMerging(model, spec.clean_attention, spec.noise.name, spec.ar_weight)
+    if spec.teacher is None or spec.swd is None:
+        raise ValueError("stage swd needs a teacher and its configuration")
+    teacher = load(artifacts.fetch(spec.teacher), device=device)
+    return StageWiseDistillation(model, spec.clean_attention, teacher, spec.swd)
+
+
+class Curve:
+    """Appends records to a JSON-lines file; a resumed run first drops what lies past its checkpoint."""
+
+    def __init__(self, path: Path, active: bool) -> None:
+        self.path, self.active = path, active
+
+    def append(self, values: Record) -> None:
+        if not self.active:
+            return
+        kept = [record for record in read_curve(self.path) if record["step"] < values["step"]]
+        text = "".join(json.dumps(record) + "\n" for record in [*kept, values])
+        storage.write_bytes(str(self.path), text.encode())
+
+
+def read_curve(path: Path) -> list[Record]:
+    """The records of a curve, in order of steps; empty when there is none yet."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def checkpoint_ref(spec: StageSpec, base: Path, folder: Path) -> CheckpointRef:
+    """The ref of a finished run's final checkpoint."""
+    manifest = artifacts.read_manifest(str(folder))
+    return CheckpointRef(
+        uri=str(folder),
+        manifest_sha256=manifest.digest,
+        stage=spec.stage,
+        block_size=spec.block_size,
+        step=int(manifest.step or 0),
+        base_uri=str(base),
+        parent_sha256=spec.parent.key if spec.parent else None,
+        curve_uri=str(folder.parent / CURVE),
+    )
