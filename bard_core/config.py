@@ -39,6 +39,7 @@ class LabWorldConfig(StrictModel):
     rows: int = Field(3, ge=1, le=5, description="Grid rows; rows x columns <= alphabet")
     columns: int = Field(3, ge=1, le=5)
     alphabet: int = Field(26, ge=1, le=26, description="How many letters the world uses; an image shows distinct ones")
+    digits: int = Field(10, ge=2, le=10, description="How many digits the world uses, from 0")
     cell_px: int = Field(32, ge=16, le=128, description="Side of a cell in pixels; 32 is one visual token of the lab model")
     min_cells: int = Field(3, ge=1, le=9, description="Fewest cells a question names")
     max_cells: int = Field(4, ge=1, le=9, description="Most cells a question names")

@@ -66,7 +66,7 @@ def _tile(letter: str, digit: int, background: tuple[int, int, int], cell_px: in
 def _draw(world: LabWorldConfig, rng: random.Random) -> tuple[bytes, dict[str, int]]:
     """PNG bytes of a random grid, and the digit of each of its letters."""
     letters = rng.sample(string.ascii_uppercase[: world.alphabet], world.rows * world.columns)
-    digits = {letter: rng.randrange(10) for letter in letters}
+    digits = {letter: rng.randrange(world.digits) for letter in letters}
     background = BACKGROUNDS[rng.randrange(len(BACKGROUNDS))]
     image = Image.new("RGB", (world.columns * world.cell_px, world.rows * world.cell_px))
     for index, letter in enumerate(letters):

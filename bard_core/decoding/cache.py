@@ -1,5 +1,10 @@
-"""A KV cache written in place: room for the whole answer is taken once, a denoising step writes past the committed length and
-is overwritten by the next, and committing moves one number. Nothing is ever concatenated."""
+"""A key-value cache that is allocated once and written in place (the released decoder concatenates anew in every layer and step).
+
+Stock ``transformers`` layers call ``update`` and get narrowed views of the buffer, so nothing is copied. Undoing the last
+tokens, which a block decoder does after every denoising step, moves one integer a layer.
+
+Shape suffixes: B rows, H key-value heads, C capacity, Q new tokens, D head size.
+"""
 
 from typing import Any
 
@@ -8,52 +13,127 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
-class BlockLayer(CacheLayerMixin):
-    """Keys and values [B, H, capacity, D] of one layer; ``committed`` positions are final."""
+class BlockCacheLayer(CacheLayerMixin):
+    """Keys and values of one layer, each [B, H, C, D]; tokens ``start <= i < length`` are visible."""
+
+    is_sliding = False
+    is_croppable = True
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
         self.capacity = capacity
-        self.committed = 0
+        self.start = 0
+        self.length = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        batch, heads, _, size = key_states.shape
-        self.keys = key_states.new_empty(batch, heads, self.capacity, size)
-        self.values = value_states.new_empty(batch, heads, self.capacity, value_states.shape[-1])
+        rows, heads = key_states.shape[:2]
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = key_states.new_empty(rows, heads, self.capacity, key_states.shape[-1])
+        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write after the committed positions; returns views of everything up to there."""
+        """Append [B, H, Q, D]; returns views [B, H, visible, D] that include them.
+
+        Raises:
+            ValueError: the buffer is full.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        end = self.length + key_states.shape[-2]
+        if end > self.capacity:
+            raise ValueError(f"key-value buffer holds {self.capacity} tokens, {end} needed: give BlockCache a larger capacity")
         assert self.keys is not None and self.values is not None
-        end = self.committed + key_states.shape[-2]
-        self.keys[:, :, self.committed : end] = key_states
-        self.values[:, :, self.committed : end] = value_states
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        self.keys[:, :, self.length : end].copy_(key_states)
+        self.values[:, :, self.length : end].copy_(value_states)
+        self.length = end
+        return self.keys[:, :, self.start : end], self.values[:, :, self.start : end]
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last ``-tokens_to_remove`` tokens (negative, as transformers 5 has it)."""
+        if not -self.length <= tokens_to_remove <= 0:
+            raise ValueError(f"crop takes a negative number of tokens, at most the {self.length} held, got {tokens_to_remove}")
+        self.length += tokens_to_remove
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only these rows."""
+        if self.is_initialized:
+            assert self.keys is not None and self.values is not None
+            self.keys = self.keys.index_select(0, indices)
+            self.values = self.values.index_select(0, indices)
+
+    def row(self, index: int, start: int) -> "BlockCacheLayer":
+        """A view of one row whose first ``start`` tokens are padding; it shares this layer's memory."""
+        layer = BlockCacheLayer(self.capacity)
+        layer.start, layer.length = start, self.length
+        if self.is_initialized:
+            assert self.keys is not None and self.values is not None
+            layer.dtype, layer.device, layer.is_initialized = self.dtype, self.device, True
+            layer.keys, layer.values = self.keys[index : index + 1], self.values[index : index + 1]
+        return layer
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.committed + query_length, 0
+        return self.get_seq_length() + query_length, 0
 
     def get_seq_length(self) -> int:
-        return self.committed
+        return self.length - self.start
 
     def get_max_length(self) -> int:
         return self.capacity
 
+    def get_max_cache_shape(self) -> int:
+        """The same under the name transformers 5.17 uses."""
+        return self.capacity
+
 
 class BlockCache(Cache):
-    """One :class:`BlockLayer` a decoder layer."""
+    """One ``BlockCacheLayer`` a decoder layer.
 
-    def __init__(self, num_layers: int, capacity: int) -> None:
-        super().__init__(layers=[BlockLayer(capacity) for _ in range(num_layers)])
+    Args:
+        layers: number of decoder layers.
+        capacity: tokens a row can hold, padding and the block being denoised included.
+    """
 
-    def commit(self, length: int) -> None:
-        """Make the first ``length`` of the positions written last final."""
+    layers: list[BlockCacheLayer]
+
+    def __init__(self, layers: int, capacity: int) -> None:
+        super().__init__(layers=[BlockCacheLayer(capacity) for _ in range(layers)])
+
+    @property
+    def length(self) -> int:
+        """Tokens written in every row, padding included."""
+        return self.layers[0].length
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last ``-tokens_to_remove`` tokens of every row."""
         for layer in self.layers:
-            layer.committed += length
+            layer.crop(tokens_to_remove)
 
-    def keep_rows(self, rows: Tensor) -> None:
-        """Drop the rows of finished answers."""
+    def hide_before(self, start: int) -> None:
+        """No query sees tokens before ``start`` any more: padding that all rows share."""
         for layer in self.layers:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+            layer.start = start
+
+    def row(self, index: int, start: int) -> "BlockCache":
+        """One row as a cache of its own, without its first ``start`` (padding) tokens; memory is shared."""
+        single = BlockCache(0, 0)
+        single.layers = [layer.row(index, start) for layer in self.layers]
+        return single
+
+
+def new_cache(model: Any, capacity: int) -> BlockCache:
+    """A cache for a Hugging Face model.
+
+    Raises:
+        ValueError: the model has layers that are not full attention, whose state cannot be rolled back.
+    """
+    config = model.config.get_text_config(decoder=True)
+    other = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
+    if other:
+        raise ValueError(f"{type(model).__name__} has {', '.join(other)} layers: block decoding needs full attention in every layer")
+    return BlockCache(config.num_hidden_layers, capacity)
+
+
+def select_rows(cache: BlockCache, rows: list[int], device: torch.device) -> None:
+    """Compact the batch to these rows."""
+    cache.batch_select_indices(torch.tensor(rows, device=device))

@@ -1,272 +1,267 @@
-"""Block-diffusion decoding: prefill once, then denoise block after block against a cache written in place.
+"""Block-diffusion decoding (paper section 3.3): prefill once, then denoise one block after another against the key-value buffer.
 
-``schedule="fused"`` (default) lets the clean pass of a block ride with the first denoising step of the next block, in one
-forward under a 2 x 2 block mask: the same ids as ``schedule="paper"`` (a commit forward of its own after every block), with one
-forward a block fewer.
+A noisy position's logits predict that position's own token. ``schedule="paper"`` spends S denoising forwards and one commit
+forward on a block; ``schedule="fused"`` gives the same tokens in S: the clean pass of block b rides with the first denoising
+step of block b+1 in one forward, in which the clean half does not see the noisy one, and the last block needs no commit.
 
-Shape suffixes: B rows, L prompt length (left-padded), S block size, V vocabulary.
+Shape suffixes: B active rows, n block size, K visible keys.
 """
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface
 
-from bard_core.decoding import policies
-from bard_core.decoding.cache import BlockCache
-from bard_core.decoding.output import DecodingStats, GenerationOutput, trim
-from bard_core.models.vlm import backbone, bard_settings
-
-VISIBLE = "bard_visible"
-
-
-def _attend_to_all(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-) -> tuple[Tensor, None]:
-    """SDPA that sees every key unless a mask says otherwise, with grouped key-value heads left as they are."""
-    scale = kwargs.get("scaling")
-    grouped = query.shape[1] != key.shape[1]
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=grouped)
-    return out.transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(VISIBLE, _attend_to_all)
+from bard_core.decoding.body import Body
+from bard_core.decoding.cache import new_cache, select_rows
+from bard_core.decoding.output import (
+    BlockEvent,
+    DoneEvent,
+    Event,
+    GenerationOutput,
+    GenerationStats,
+    RowStats,
+    StepEvent,
+)
+from bard_core.decoding.policies import make_policy, revise
+from bard_core.decoding.prompt import Prompt, read_prompt
+from bard_core.decoding.sampling import propose
+from bard_core.decoding.settings import Options, Settings, resolve
+from bard_core.decoding.speculative import speculate
 
 
-@contextmanager
-def visible_attention(model: Any) -> Iterator[None]:
-    """Without a mask the stock text backbone is causal; inside this context it sees every key."""
-    configs = [model.config.get_text_config()]
-    before = [config._attn_implementation for config in configs]
-    for config in configs:
-        config._attn_implementation = VISIBLE
-    try:
-        yield
-    finally:
-        for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation = implementation
-
-
-def end_token_ids(model: Any, eos_token_id: int | list[int] | None) -> list[int]:
-    """The ids that end an answer: the argument, else the model's generation defaults, else its config's."""
-    found = eos_token_id
-    if found is None:
-        found = getattr(model.generation_config, "eos_token_id", None)
-    if found is None:
-        found = getattr(model.config.get_text_config(), "eos_token_id", None)
-    if found is None:
-        raise ValueError("no end token: pass eos_token_id, the model's generation config has none")
-    return list(found) if isinstance(found, list | tuple) else [int(found)]
-
-
-@torch.inference_mode()
-def generate(
-    model: Any,
-    inputs: Mapping[str, Tensor],
-    *,
-    block_size: int | None = None,
-    denoising_steps: int | None = None,
-    strategy: policies.Strategy = "dynamic",
-    confidence_threshold: float = 0.9,
-    max_new_tokens: int = 256,
-    temperature: float = 0.0,
-    seed: int = 0,
-    mask_token_id: int | None = None,
-    eos_token_id: int | list[int] | None = None,
-    schedule: Literal["fused", "paper"] = "fused",
-) -> GenerationOutput:
-    """Decode a batch of prompts.
+def generate(model: Any, inputs: Mapping[str, Any], **options: Unpack[Options]) -> GenerationOutput:
+    """Decode a batch of prompts; ``settings.Settings`` documents the options.
 
     Args:
-        inputs: what the Hugging Face processor returns, left-padded: ``input_ids`` [B, L], ``attention_mask`` [B, L], and with
-            images ``pixel_values``, ``image_grid_thw``.
-        block_size, mask_token_id: None: as the model's config records.
-        denoising_steps: steps a block at most; None: the block size.
-        confidence_threshold: for "dynamic"; a probability.
-        temperature: 0 is greedy; above, tokens are sampled with ``seed``.
-
-    Returns:
-        :class:`GenerationOutput`; each row ends on its own.
+        model: a Hugging Face model in eval mode (``bard_core.models.load``, or a stock one with ``mask_token_id`` given).
+        inputs: what the processor returned, padded on either side.
 
     Raises:
-        ValueError: an argument is out of range, or no mask or end token is known, or a prompt is right-padded.
+        ValueError: an option or input is not usable; the message names it and what is allowed.
     """
-    settings = bard_settings(model)
-    size = settings.block_size if block_size is None else block_size
-    mask_id = settings.mask_token_id if mask_token_id is None else mask_token_id
-    steps = size if denoising_steps is None else denoising_steps
-    _check(size, steps, strategy, confidence_threshold, max_new_tokens, temperature, mask_id, schedule)
-    ends = end_token_ids(model, eos_token_id)
-    policy = (
-        policies.static(size, steps) if strategy == "static" else policies.dynamic(size, steps, confidence_threshold)
-    )
-    decoder = _Decoder(model, inputs, size, int(mask_id or 0), max_new_tokens, settings.clean_attention, temperature, seed)
-    started = time.perf_counter()
-    with visible_attention(model):
-        decoder.prefill(inputs)
-        ready = time.perf_counter()
-        decoder.run(policy, ends, fused=schedule == "fused")
-    done = time.perf_counter()
-    sequences, real = trim(decoder.answers, ends, ends[0], max_new_tokens)
-    stats = DecodingStats(real, decoder.forwards, decoder.steps, ready - started, done - ready)
-    return GenerationOutput(sequences, stats)
+    for event in stream(model, inputs, **options):
+        if isinstance(event, DoneEvent):
+            return event.output
+    raise AssertionError("a decode ends with a DoneEvent")
 
 
-def _check(
-    size: int, steps: int, strategy: str, threshold: float, tokens: int, temperature: float, mask_id: int | None, schedule: str
-) -> None:
-    if mask_id is None:
-        raise ValueError("no mask token: pass mask_token_id, or convert the model (its config records none)")
-    if size < 1 or not 1 <= steps <= size:
-        raise ValueError(f"block_size {size} and denoising_steps {steps}: need 1 <= denoising_steps <= block_size")
-    if strategy not in ("static", "dynamic"):
-        raise ValueError(f"strategy must be 'static' or 'dynamic', got {strategy!r}")
-    if schedule not in ("fused", "paper"):
-        raise ValueError(f"schedule must be 'fused' or 'paper', got {schedule!r}")
-    if not 0 < threshold <= 1:
-        raise ValueError(f"confidence_threshold must be in (0, 1], got {threshold}")
-    if tokens < 1 or temperature < 0:
-        raise ValueError(f"max_new_tokens {tokens} must be at least 1 and temperature {temperature} at least 0")
+def stream(model: Any, inputs: Mapping[str, Any], **options: Unpack[Options]) -> Iterator[Event]:
+    """The same, event by event: a ``StepEvent`` a denoising step, a ``BlockEvent`` a final block, a ``DoneEvent`` at the end.
+
+    Options and inputs are checked here, before the first event is asked for.
+    """
+    settings = resolve(model, **options)
+    prompt = read_prompt(model, inputs)
+    if settings.strategy == "self_speculative":
+        return speculate(model, prompt, settings)
+    return _Decode(model, prompt, settings).run()
 
 
-class _Decoder:
-    """The state of one batch: cache, answers, counts, and which rows are still going."""
+class _Decode:
+    """One batch on its way: the rows still active, their cache and what they have produced."""
 
-    def __init__(
-        self,
-        model: Any,
-        inputs: Mapping[str, Tensor],
-        size: int,
-        mask_id: int,
-        max_new_tokens: int,
-        clean_attention: str,
-        temperature: float,
-        seed: int,
-    ) -> None:
-        ids = inputs["input_ids"]
-        self.model, self.size, self.mask_id = model, size, mask_id
-        self.clean_attention, self.temperature = clean_attention, temperature
-        self.device = ids.device
-        self.generator = torch.Generator(self.device).manual_seed(seed)
-        self.num_blocks = -(-max_new_tokens // size)
-        rows, length = ids.shape
-        if length == 0:
-            raise ValueError("the prompt is empty: it needs at least one token, e.g. the chat template's header")
-        self.visible_BL = inputs["attention_mask"].bool() if "attention_mask" in inputs else torch.ones_like(ids).bool()
-        if not bool(self.visible_BL[:, -1].all()):
-            raise ValueError("prompts must be padded on the left: set tokenizer.padding_side = 'left'")
-        self.padded = not bool(self.visible_BL.all())
-        self.cache = BlockCache(model.config.get_text_config().num_hidden_layers, length + self.num_blocks * size)
-        self.answers = torch.full((rows, self.num_blocks * size), mask_id, device=self.device)
-        self.forwards, self.steps = [0] * rows, [[] for _ in range(rows)]
+    def __init__(self, model: Any, prompt: Prompt, settings: Settings) -> None:
+        self.settings = settings
+        self.prompt = prompt
+        self.blocks = -(-settings.max_new_tokens // settings.block_size)
+        self.width = prompt.input_ids_BL.shape[1]
+        self.body = Body(model, new_cache(model, self.width + self.blocks * settings.block_size))
+        self.device = prompt.input_ids_BL.device
+        self.policy = (
+            make_policy(
+                settings.strategy, settings.block_size, settings.denoising_steps,
+                settings.confidence_threshold, settings.entropy_bound, settings.factor,
+            )
+        )  # fmt: skip
+        self.generator = torch.Generator(self.device).manual_seed(settings.seed) if settings.temperature > 0 else None
+        self.eos = torch.tensor(settings.eos_token_ids, device=self.device)
+        count = len(prompt.lengths)
+        self.rows = list(range(count))
+        self.pads = prompt.pads
+        self.next_position_B = prompt.next_position_B
+        self.responses: list[list[int]] = [[] for _ in range(count)]
+        self.steps: list[list[int]] = [[] for _ in range(count)]
+        self.stats: list[RowStats | None] = [None] * count
+        self.visible_B11K: Tensor | None = None
 
-    def prefill(self, inputs: Mapping[str, Tensor]) -> None:
-        """Images and prompt in one forward without logits; prompt blocks count from each row's first token."""
-        ids, visible = inputs["input_ids"], self.visible_BL
-        order = visible.long().cumsum(-1) - 1
-        group = order if self.clean_attention == "causal" else order // self.size
-        mask = (group[:, None, :] <= group[:, :, None]) & visible[:, None, :]
-        mask.diagonal(dim1=-2, dim2=-1).fill_(True)
-        body = backbone(self.model)
-        extra = {k: inputs[k] for k in ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw") if k in inputs}
-        positions = order.clamp(min=0)
-        if hasattr(body, "get_rope_index"):
-            grids = {k: v for k, v in extra.items() if k.endswith("grid_thw")}
-            types = (ids == self.model.config.image_token_id).int() + 2 * (ids == self.model.config.video_token_id).int()
-            positions, _ = body.get_rope_index(ids, mm_token_type_ids=types, attention_mask=visible.long(), **grids)
-        body(
-            input_ids=ids, attention_mask=mask[:, None], position_ids=positions, past_key_values=self.cache, use_cache=True, **extra
-        )
-        self.cache.commit(ids.shape[1])
-        last = positions.reshape(-1, *ids.shape).amax(dim=(0, 2)) if positions.ndim == 3 else positions.amax(-1)
-        self.next_position_B = last + 1
-        self.position_channels = positions.shape[0] if positions.ndim == 3 else 0
+    @torch.inference_mode()
+    def run(self) -> Iterator[Event]:
+        started = time.perf_counter()
+        if self.width:
+            mask = self.prompt.mask(self.settings.block_size, self.settings.clean_attention)
+            self.body.prefill(self.prompt.input_ids_BL, self.prompt.position_ids, mask, self.prompt.images)
+        self._look_past_padding()
+        _wait(self.device)
+        prefilled = time.perf_counter()
+        first = 0.0
+        pending: Tensor | None = None
+        for block in range(self.blocks):
+            before = self.body.forwards
+            tokens_Bn, steps = yield from self._denoise(block, pending)
+            if self.settings.schedule == "paper":
+                self._commit(block, tokens_Bn)
+            event = self._finish_block(block, tokens_Bn.tolist(), steps, before)
+            first = first or time.perf_counter() - started
+            yield event
+            if not self.rows:
+                break
+            pending = self._keep_active(tokens_Bn, event)
+        yield DoneEvent(self._output(prefilled - started, time.perf_counter() - prefilled, first))
 
-    def run(self, policy: policies.Policy, ends: list[int], fused: bool) -> None:
-        """Denoise blocks until every row has ended; a finished row leaves the batch."""
-        rows = torch.arange(self.answers.shape[0], device=self.device)
-        end_ids = torch.tensor(ends, device=self.device)
-        clean: Tensor | None = None
-        for block in range(self.num_blocks):
-            noisy = torch.full((len(rows), self.size), self.mask_id, device=self.device)
-            self._denoise(noisy, clean, block, rows.tolist(), policy)
-            self.answers[rows, block * self.size : (block + 1) * self.size] = noisy
-            going = ~torch.isin(noisy, end_ids).any(1)
-            if block + 1 == self.num_blocks or not bool(going.any()):
-                return
-            clean = noisy
-            if not bool(going.all()):
-                rows, clean = rows[going], noisy[going]
-                self.cache.keep_rows(going)
-                self.visible_BL, self.next_position_B = self.visible_BL[going], self.next_position_B[going]
-            if not fused:
-                self._forward(clean, block, 0)
-                self.cache.commit(self.size)
-                self._count(rows.tolist())
-                clean = None
-
-    def _denoise(self, noisy: Tensor, clean: Tensor | None, block: int, rows: list[int], policy: policies.Policy) -> None:
-        """Fill ``noisy`` [B, S] in place; the first forward also commits the block before, when ``clean`` is given."""
-        masked = torch.ones_like(noisy, dtype=torch.bool)
-        active, step, taken = list(range(len(rows))), 0, [0] * len(rows)
-        while active:
-            if clean is not None:
-                hidden = self._forward(torch.cat([clean, noisy], dim=1), block - 1, self.size)[:, self.size :]
-                self.cache.commit(self.size)
-                clean = None
-            else:
-                hidden = self._forward(noisy, block, 0)
-            tokens, confidence = self._choose(self.model.lm_head(hidden))
-            fill = policy(confidence, masked, step)
-            noisy[fill] = tokens[fill]
-            masked &= ~fill
+    def _denoise(self, block: int, pending_Bn: Tensor | None) -> Iterator[Event]:
+        """Fill one block; returns its tokens [B, n] and each row's number of steps. One wait for the device a step."""
+        settings, n = self.settings, self.settings.block_size
+        tokens = torch.full((len(self.rows), n), settings.mask_token_id, device=self.device)
+        masked = torch.ones_like(tokens, dtype=torch.bool)
+        revisable = masked.clone() if settings.revision_threshold is not None else None
+        is_open = masked[:, 0]
+        steps = torch.zeros(len(self.rows), dtype=torch.long, device=self.device)
+        step = 0
+        while True:
+            hidden = self._forward_noisy(block, tokens, pending_Bn if step == 0 else None)
+            proposal = propose(
+                self.body.logits(hidden), settings.mask_token_id,
+                temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, generator=self.generator,
+                held=None if revisable is None else tokens, with_entropy=settings.strategy == "entropy",
+            )  # fmt: skip
+            revised = None
+            if revisable is not None:
+                assert settings.revision_threshold is not None and proposal.current is not None
+                revised = revise(proposal.current, masked, revisable, settings.revision_threshold) & is_open[:, None]
+                revisable = revisable & ~revised
+                masked = masked | revised
+            filled = self.policy(proposal, masked, step) & is_open[:, None]
+            tokens = torch.where(filled, proposal.tokens, tokens)
+            masked = masked & ~filled
+            if revised is not None:
+                tokens = tokens.masked_fill(masked, settings.mask_token_id)
+            steps += is_open
+            is_open = self._is_open(block, tokens, masked)
+            yield StepEvent(block, step, tuple(self.rows), tokens, filled, revised)
             step += 1
-            self._count([rows[i] for i in active])
-            for i in active:
-                taken[i] += 1
-            open_rows = masked.any(1).tolist()
-            active = [i for i in active if open_rows[i]]
-        for i, row in enumerate(rows):
-            self.steps[row].append(taken[i])
+            if not is_open.any():
+                break
+        return tokens.masked_fill(masked, settings.pad_token_id), steps.tolist()
 
-    def _forward(self, ids: Tensor, block: int, split: int) -> Tensor:
-        """Hidden states [B, n, D] of ``ids`` from the start of ``block``; with ``split``, the first part cannot see the second."""
-        start = self.next_position_B[:, None] + block * self.size
-        positions = start + torch.arange(ids.shape[1], device=self.device)
-        if self.position_channels:
-            positions = positions[None].expand(self.position_channels, -1, -1)
-        out = backbone(self.model)(
-            input_ids=ids, attention_mask=self._mask(ids.shape[1], split), position_ids=positions, past_key_values=self.cache
-        )
-        return out.last_hidden_state
+    def _forward_noisy(self, block: int, tokens_Bn: Tensor, pending_Bn: Tensor | None) -> Tensor:
+        """Hidden states [B, n, D] of the block being denoised; on the way the pending clean block enters the cache for good."""
+        n, cache = self.settings.block_size, self.body.cache
+        if pending_Bn is None:
+            hidden = self.body(tokens_Bn, self._positions(block, 1), self._mask(n))
+        else:
+            both = torch.cat([pending_Bn, tokens_Bn], 1)
+            mask = self._fused_mask()
+            hidden = self.body(both, self._positions(block - 1, 2), mask, clean_queries=n if mask is None else 0)
+        cache.crop(-n)
+        return hidden[:, -n:]
 
-    def _mask(self, queries: int, split: int) -> Tensor | None:
-        """Boolean [B, 1, queries, keys], or None where every key is visible."""
-        if not self.padded and not split:
+    def _commit(self, block: int, tokens_Bn: Tensor) -> None:
+        """The paper's separate clean pass."""
+        n = self.settings.block_size
+        mask = self._mask(n)
+        if self.settings.clean_attention == "causal":
+            mask = self._causal_block(self.body.cache.length + n, n, n)
+        self.body(tokens_Bn, self._positions(block, 1), mask)
+
+    def _positions(self, block: int, blocks: int) -> Tensor:
+        n = self.settings.block_size
+        return self.next_position_B[:, None] + torch.arange(block * n, (block + blocks) * n, device=self.device)
+
+    def _mask(self, new: int) -> Tensor | None:
+        """Every query sees every key that is not padding: None, or boolean [B, 1, 1, K]."""
+        if self.visible_B11K is None:
             return None
-        prompt = self.visible_BL.shape[1]
-        keys = self.cache.layers[0].committed + queries
-        mask = torch.ones(self.visible_BL.shape[0], 1, queries, keys, dtype=torch.bool, device=self.device)
-        mask[..., :prompt] = self.visible_BL[:, None, None, :]
-        mask[:, :, :split, keys - queries + split :] = False
+        return self.visible_B11K[..., : self.body.cache.length + new - self.body.cache.layers[0].start]
+
+    def _fused_mask(self) -> Tensor | None:
+        """[clean | noisy] queries: the clean half does not see the noisy one. None where the attention can split the call."""
+        n, cache = self.settings.block_size, self.body.cache
+        if self.settings.clean_attention == "causal":
+            mask = self._causal_block(cache.length + 2 * n, 2 * n, n)
+        elif self.visible_B11K is None:
+            return None
+        else:
+            visible = self._mask(2 * n)
+            assert visible is not None
+            mask = visible.expand(-1, -1, 2 * n, -1).clone()
+        mask[:, :, :n, -n:] = False
         return mask
 
-    def _choose(self, logits_BSV: Tensor) -> tuple[Tensor, Tensor]:
-        """Proposed token and its probability at every position; never the mask token."""
-        logits = logits_BSV.float()
-        logits[..., self.mask_id] = -torch.inf
-        if self.temperature == 0:
-            best = logits.max(-1)
-            return best.indices, (best.values - logits.logsumexp(-1)).exp()
-        probabilities = (logits / self.temperature).softmax(-1)
-        tokens = torch.multinomial(probabilities.flatten(0, 1), 1, generator=self.generator).view(logits.shape[:2])
-        return tokens, probabilities.gather(-1, tokens[..., None]).squeeze(-1)
+    def _causal_block(self, keys: int, queries: int, clean: int) -> Tensor:
+        """Boolean [B or 1, 1, queries, K]: as ``_mask``, but the ``clean`` first queries see each other causally."""
+        start = self.body.cache.layers[0].start
+        mask = torch.ones(1, 1, queries, keys - start, dtype=torch.bool, device=self.device)
+        first = keys - start - queries
+        mask[..., :clean, first : first + clean] = torch.ones(clean, clean, dtype=torch.bool, device=self.device).tril()
+        visible = self._mask(queries)
+        return mask if visible is None else mask & visible
 
-    def _count(self, rows: list[int]) -> None:
-        for row in rows:
-            self.forwards[row] += 1
+    def _is_open(self, block: int, tokens_Bn: Tensor, masked_Bn: Tensor) -> Tensor:
+        """Rows [B] whose block needs another step."""
+        if self.settings.schedule == "paper":
+            return masked_Bn.any(1)
+        wanted = min(self.settings.block_size, self.settings.max_new_tokens - block * self.settings.block_size)
+        needed = masked_Bn[:, :wanted]
+        if len(self.eos):
+            end = (tokens_Bn[:, :wanted, None] == self.eos).any(-1)
+            needed = needed & (end.cumsum(1) == 0)
+        return needed.any(1)
+
+    def _finish_block(self, block: int, tokens: list[list[int]], steps: list[int], before: int) -> BlockEvent:
+        """Cut at the end token and at max_new_tokens; note which rows are done. Forwards of a row stop with its own last step."""
+        settings = self.settings
+        new, finished = [], []
+        for row, ids, taken in zip(self.rows, tokens, steps, strict=True):
+            ids = ids[: settings.max_new_tokens - len(self.responses[row])]
+            end = next((i for i, token in enumerate(ids) if token in settings.eos_token_ids), None)
+            ids = ids if end is None else ids[: end + 1]
+            self.responses[row] += ids
+            self.steps[row].append(taken)
+            new.append(tuple(ids))
+            if end is not None or len(self.responses[row]) == settings.max_new_tokens:
+                finished.append(row)
+                commits = 1 if settings.schedule == "paper" else 0
+                self.stats[row] = RowStats(len(self.responses[row]), before + taken + commits, tuple(self.steps[row]))
+        event = BlockEvent(block, tuple(self.rows), tuple(new), tuple(finished))
+        self.rows = [row for row in self.rows if self.stats[row] is None]
+        return event
+
+    def _keep_active(self, tokens_Bn: Tensor, event: BlockEvent) -> Tensor | None:
+        """Drop finished rows from the batch; returns the clean block that the next forward has to commit, if any."""
+        if event.finished:
+            kept = [index for index, row in enumerate(event.rows) if row not in event.finished]
+            select_rows(self.body.cache, kept, self.device)
+            index = torch.tensor(kept, device=self.device)
+            tokens_Bn, self.next_position_B = tokens_Bn[index], self.next_position_B[index]
+            self.pads = [self.pads[i] for i in kept]
+            self._look_past_padding()
+        return tokens_Bn if self.settings.schedule == "fused" else None
+
+    def _look_past_padding(self) -> None:
+        """Padding that all rows share is cut off by the cache; only unequal rows need a mask."""
+        start, capacity = min(self.pads), self.body.cache.layers[0].capacity
+        self.body.cache.hide_before(start)
+        self.visible_B11K = None
+        if max(self.pads) > start:
+            pads = torch.tensor(self.pads, device=self.device)
+            self.visible_B11K = (torch.arange(start, capacity, device=self.device) >= pads[:, None])[:, None, None]
+
+    def _output(self, prefill_s: float, decode_s: float, first_s: float) -> GenerationOutput:
+        stats = GenerationStats(
+            tuple(row for row in self.stats if row is not None), self.body.forwards, prefill_s, decode_s, first_s
+        )
+        return GenerationOutput(pad_sequences(self.responses, self.settings.pad_token_id, self.device), stats)
+
+
+def pad_sequences(responses: list[list[int]], pad_token_id: int, device: torch.device) -> Tensor:
+    """[B, N] of the longest row, the others padded at the right."""
+    longest = max(len(row) for row in responses)
+    return torch.tensor([row + [pad_token_id] * (longest - len(row)) for row in responses], device=device)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,49 +1,99 @@
-"""What decoding returns, and how its work is counted (DESIGN decision 8).
+"""What decoding yields: events while it runs, then the sequences with honest numbers (DESIGN decision 8).
 
-``real_tokens``: response tokens up to and including the first end token. ``forwards``: every call of the language body after
-prefill that a row took part in, denoising, commits and drafts alike. ``tokens_per_forward`` is their ratio; AR is 1.
+``real_tokens`` counts tokens up to and including the first end token. ``forwards`` counts every call of the language body
+after the prefill, commits, drafts and verifications included, while the row was active.
 """
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
-class DecodingStats:
-    """Counts a row ([B] lists) and times of the whole batch in seconds. ``steps_per_block`` counts denoising steps alone."""
+class RowStats:
+    """Numbers of one row; ``steps_per_block`` counts denoising steps only (no commits), as the paper's released code does."""
 
-    real_tokens: list[int]
-    forwards: list[int]
-    steps_per_block: list[list[int]]
-    prefill_s: float
-    decode_s: float
+    real_tokens: int
+    forwards: int
+    steps_per_block: tuple[int, ...] = ()
 
     @property
     def tokens_per_forward(self) -> float:
-        """All rows together."""
-        return sum(self.real_tokens) / max(1, sum(self.forwards))
+        return self.real_tokens / self.forwards if self.forwards else 0.0
+
+
+@dataclass(frozen=True)
+class GenerationStats:
+    """Numbers of a call, times in seconds.
+
+    ``batch_forwards`` are calls of the body for the whole batch; ``forwards`` sums the rows' own, so that
+    ``tokens_per_forward`` does not grow with the batch. ``time_to_first_token_s`` is, prefill included, until the first block
+    (or the first token of an autoregressive decoder) is final.
+    """
+
+    rows: tuple[RowStats, ...]
+    batch_forwards: int
+    prefill_s: float
+    decode_s: float
+    time_to_first_token_s: float
 
     @property
-    def tokens_per_s(self) -> float:
-        """Real tokens a second of decoding, prefill not counted."""
-        return sum(self.real_tokens) / max(self.decode_s, 1e-9)
+    def real_tokens(self) -> int:
+        return sum(row.real_tokens for row in self.rows)
+
+    @property
+    def forwards(self) -> int:
+        return sum(row.forwards for row in self.rows)
+
+    @property
+    def tokens_per_forward(self) -> float:
+        return self.real_tokens / self.forwards if self.forwards else 0.0
+
+    @property
+    def steps_per_block(self) -> tuple[tuple[int, ...], ...]:
+        """Denoising steps of every block of every row."""
+        return tuple(row.steps_per_block for row in self.rows)
 
 
 @dataclass(frozen=True)
 class GenerationOutput:
-    """Response ids [B, N], right-padded with the pad token after each row's end token, and the counts."""
+    """``sequences`` [B, N]: response ids up to and including the end token, then padding; N <= max_new_tokens."""
 
     sequences: Tensor
-    stats: DecodingStats
+    stats: GenerationStats
 
 
-def trim(ids_BN: Tensor, end_ids: list[int], pad_id: int, max_new_tokens: int) -> tuple[Tensor, list[int]]:
-    """Cut at ``max_new_tokens`` and pad after the first end token; returns (ids [B, N], real tokens a row)."""
-    ids = ids_BN[:, :max_new_tokens].clone()
-    is_end = torch.isin(ids, torch.tensor(end_ids, device=ids.device))
-    first = torch.where(is_end.any(1), is_end.int().argmax(1) + 1, ids.shape[1])
-    ids[torch.arange(ids.shape[1], device=ids.device)[None] >= first[:, None]] = pad_id
-    real = [int(n) for n in first]
-    return ids[:, : max(real, default=0)], real
+@dataclass(frozen=True)
+class StepEvent:
+    """One denoising step of a block. Tensors are [active rows, block] on the model's device; reading them waits for the step.
+
+    ``rows`` are the batch rows they belong to; ``filled`` marks positions that got their token, ``revised`` those whose
+    earlier token was taken back at this step.
+    """
+
+    block: int
+    step: int
+    rows: tuple[int, ...]
+    tokens: Tensor
+    filled: Tensor
+    revised: Tensor | None
+
+
+@dataclass(frozen=True)
+class BlockEvent:
+    """A block is final: its new real tokens for each active row, and the rows that ended with it."""
+
+    block: int
+    rows: tuple[int, ...]
+    tokens: tuple[tuple[int, ...], ...]
+    finished: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DoneEvent:
+    """The last event."""
+
+    output: GenerationOutput
+
+
+Event = StepEvent | BlockEvent | DoneEvent

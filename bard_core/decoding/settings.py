@@ -1,0 +1,150 @@
+"""The settings of a decode, checked before the model is touched."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+from bard_core.config import CleanAttention
+from bard_core.models import bard_settings
+
+Strategy = Literal["dynamic", "static", "entropy", "factor", "self_speculative"]
+Schedule = Literal["fused", "paper"]
+STRATEGIES: tuple[str, ...] = ("dynamic", "static", "entropy", "factor", "self_speculative")
+SCHEDULES: tuple[str, ...] = ("fused", "paper")
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of ``generate`` and ``stream``; ``Settings`` says what each means."""
+
+    block_size: int | None
+    denoising_steps: int | None
+    strategy: Strategy
+    confidence_threshold: float
+    entropy_bound: float
+    factor: float
+    revision_threshold: float | None
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int
+    mask_token_id: int | None
+    eos_token_id: int | list[int] | None
+    pad_token_id: int | None
+    schedule: Schedule
+    clean_attention: CleanAttention | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ``resolve`` makes of the options.
+
+    Attributes:
+        block_size: tokens denoised together; default: what the model's config records.
+        denoising_steps: steps the quota of static and dynamic spreads a block over; default: block_size.
+        strategy: static, dynamic (paper), entropy, factor, or self_speculative (needs a token-causal clean stream).
+        confidence_threshold: dynamic accepts above it, in (0, 1].
+        entropy_bound: nats, for entropy.
+        factor: for factor; larger accepts more.
+        revision_threshold: a filled token of the open block whose probability falls below is opened again, once; None: never.
+        max_new_tokens: cap on the response.
+        temperature: 0 is greedy. top_k, top_p: filters when sampling. seed: of the sampling noise.
+        mask_token_id: default: what the model's config records.
+        eos_token_ids: end tokens; default: the generation config's.
+        pad_token_id: fills rows after their end; default: the generation config's, else the first end token, else 0.
+        schedule: "paper" commits every block in a forward of its own and always fills it; "fused" lets the clean pass ride
+            with the next block's first step and stops a block once everything up to its end token is filled.
+        clean_attention: how clean tokens see each other; default: what the model's config records.
+    """
+
+    block_size: int
+    denoising_steps: int
+    strategy: Strategy
+    confidence_threshold: float
+    entropy_bound: float
+    factor: float
+    revision_threshold: float | None
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int
+    mask_token_id: int
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+    schedule: Schedule
+    clean_attention: CleanAttention
+
+
+def resolve(
+    model: Any,
+    *,
+    block_size: int | None = None,
+    denoising_steps: int | None = None,
+    strategy: Strategy = "dynamic",
+    confidence_threshold: float = 0.9,
+    entropy_bound: float = 0.5,
+    factor: float = 1.0,
+    revision_threshold: float | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    mask_token_id: int | None = None,
+    eos_token_id: int | list[int] | None = None,
+    pad_token_id: int | None = None,
+    schedule: Schedule = "fused",
+    clean_attention: CleanAttention | None = None,
+) -> Settings:
+    """Fill the defaults from the model and check every value.
+
+    Raises:
+        ValueError: a value is out of range, naming it and what is allowed.
+    """
+    recorded = bard_settings(model)
+    size = recorded.block_size if block_size is None else block_size
+    _require(size >= 1, "block_size", size, ">= 1")
+    steps = size if denoising_steps is None else denoising_steps
+    _require(1 <= steps <= size, "denoising_steps", steps, f"from 1 to block_size ({size})")
+    _require(strategy in STRATEGIES, "strategy", strategy, "one of " + ", ".join(STRATEGIES))
+    _require(schedule in SCHEDULES, "schedule", schedule, "one of " + ", ".join(SCHEDULES))
+    _require(0.0 < confidence_threshold <= 1.0, "confidence_threshold", confidence_threshold, "in (0, 1]")
+    _require(entropy_bound >= 0.0, "entropy_bound", entropy_bound, ">= 0 nats")
+    _require(factor > 0.0, "factor", factor, "> 0")
+    _require(revision_threshold is None or 0.0 < revision_threshold <= 1.0, "revision_threshold", revision_threshold, "in (0, 1]")
+    _require(max_new_tokens >= 1, "max_new_tokens", max_new_tokens, ">= 1")
+    _require(temperature >= 0.0, "temperature", temperature, ">= 0")
+    _require(top_k is None or top_k >= 1, "top_k", top_k, ">= 1 or None")
+    _require(top_p is None or 0.0 < top_p <= 1.0, "top_p", top_p, "in (0, 1] or None")
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    mask = recorded.mask_token_id if mask_token_id is None else mask_token_id
+    if mask is None or not 0 <= mask < rows:
+        raise ValueError(f"mask_token_id is {mask}: the model's config records none that fits its {rows} tokens, so pass one")
+    attention = recorded.clean_attention if clean_attention is None else clean_attention
+    _require(attention in ("block", "causal"), "clean_attention", attention, "block or causal")
+    if strategy == "self_speculative":
+        _require(attention == "causal", "clean_attention", attention, "causal for strategy self_speculative, which verifies in AR mode")
+        _require(temperature == 0.0, "temperature", temperature, "0 for strategy self_speculative, which reproduces greedy decoding")
+        _require(revision_threshold is None, "revision_threshold", revision_threshold, "None for strategy self_speculative")
+    eos = end_tokens(model, eos_token_id)
+    return Settings(
+        size, steps, strategy, confidence_threshold, entropy_bound, factor, revision_threshold, max_new_tokens, temperature,
+        top_k, top_p, seed, mask, eos, padding_token(model, eos, pad_token_id), schedule, attention,
+    )  # fmt: skip
+
+
+def end_tokens(model: Any, eos_token_id: int | list[int] | None) -> tuple[int, ...]:
+    """End tokens as a tuple; None: the generation config's (there may be none)."""
+    eos = getattr(getattr(model, "generation_config", None), "eos_token_id", None) if eos_token_id is None else eos_token_id
+    return () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+
+
+def padding_token(model: Any, eos: tuple[int, ...], pad_token_id: int | None = None) -> int:
+    """What fills a row after its end."""
+    pad = getattr(getattr(model, "generation_config", None), "pad_token_id", None) if pad_token_id is None else pad_token_id
+    return int(pad) if pad is not None else eos[0] if eos else 0
+
+
+def _require(ok: bool, name: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise ValueError(f"{name} is {value!r}; it must be {allowed}")

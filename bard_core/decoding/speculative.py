@@ -1,0 +1,110 @@
+"""Self-speculative decoding for models with a token-causal clean stream: the output equals their greedy AR decoding exactly.
+
+The same weights draft and verify. The next token is always known from the causal mode; the diffusion mode drafts the rest of
+a block behind it in one noisy pass. The verifying forward ``[draft (clean, causal) | next block (noisy)]`` commits the tokens
+on which both modes agree, yields the causal mode's token after them, and, where the whole draft stands, holds the next draft
+already: one forward a block then, two otherwise.
+
+Rows are decoded one by one over views of one prefilled cache, since they accept different lengths.
+Shape suffixes: n block size, K visible keys.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bard_core.decoding.body import Body
+from bard_core.decoding.cache import BlockCache, new_cache
+from bard_core.decoding.output import BlockEvent, DoneEvent, Event, GenerationOutput, GenerationStats, RowStats, StepEvent
+from bard_core.decoding.prompt import Prompt
+from bard_core.decoding.settings import Settings
+
+
+@torch.inference_mode()
+def speculate(model: Any, prompt: Prompt, settings: Settings) -> Iterator[Event]:
+    """Events of a self-speculative decode. The prefill, whose last position yields the first token, counts as a forward.
+
+    Raises:
+        ValueError: a row of the prompt is empty.
+    """
+    if min(prompt.lengths) == 0:
+        raise ValueError("self-speculative decoding starts from the prompt's last token, but a row of input_ids is empty")
+    started = time.perf_counter()
+    capacity = prompt.input_ids_BL.shape[1] + settings.max_new_tokens + 2 * settings.block_size
+    prefill = Body(model, new_cache(model, capacity))
+    mask = prompt.mask(settings.block_size, "causal")
+    hidden = prefill.prefill(prompt.input_ids_BL, prompt.position_ids, mask, prompt.images)
+    known = _greedy(prefill.logits(hidden[:, -1:]), settings.mask_token_id)[:, 0].tolist()
+    prefilled = time.perf_counter()
+    responses, rows, first, forwards = [], [], 0.0, 0
+    for row, pad in enumerate(prompt.pads):
+        body = Body(model, prefill.cache.row(row, pad))
+        response: list[int] = []
+        for event in _decode_row(body, row, int(prompt.next_position_B[row]), known[row], settings, response):
+            first = first or (time.perf_counter() - started if isinstance(event, BlockEvent) else 0.0)
+            yield event
+        responses.append(response)
+        rows.append(RowStats(len(response), 1 + body.forwards))
+        forwards += body.forwards
+    stats = GenerationStats(tuple(rows), 1 + forwards, prefilled - started, time.perf_counter() - prefilled, first)
+    longest = max(len(response) for response in responses)
+    padded = [response + [settings.pad_token_id] * (longest - len(response)) for response in responses]
+    yield DoneEvent(GenerationOutput(torch.tensor(padded, device=prompt.input_ids_BL.device), stats))
+
+
+def _decode_row(body: Body, row: int, position: int, known: int, settings: Settings, response: list[int]) -> Iterator[Event]:
+    """Decode one row into ``response``; ``known`` is the causal mode's next token, ``position`` its rope position."""
+    n, mask_id = settings.block_size, settings.mask_token_id
+    device = body.model.get_input_embeddings().weight.device
+    noise = torch.full((1, n), mask_id, device=device)
+    draft: Tensor | None = None
+    block = 0
+    while True:
+        here = torch.arange(position + len(response), position + len(response) + 2 * n, device=device)[None]
+        if draft is None and n > 1:
+            noisy = noise.clone()
+            noisy[0, 0] = known
+            draft = _greedy(body.logits(body(noisy, here[:, :n])), mask_id)
+            body.cache.crop(-n)
+        draft = noise.clone() if draft is None else draft
+        draft[0, 0] = known
+        yield StepEvent(block, 0, (row,), draft, torch.ones_like(draft, dtype=torch.bool), None)
+        hidden = body(torch.cat([draft, noise], 1), here, _verify_mask(body.cache, n, device))
+        predicted = _greedy(body.logits(hidden), mask_id)
+        drafted, causal = torch.cat([draft, predicted[:, :n]]).tolist()
+        agreed = 1
+        while agreed < n and drafted[agreed] == causal[agreed - 1]:
+            agreed += 1
+        body.cache.crop(-(n + n - agreed))
+        known = causal[agreed - 1]
+        new, done = _cut(drafted[:agreed], len(response), settings)
+        response += new
+        yield BlockEvent(block, (row,), (tuple(new),), (row,) if done else ())
+        if done:
+            return
+        draft = predicted[:, n:].clone() if agreed == n else None
+        block += 1
+
+
+def _cut(tokens: list[int], so_far: int, settings: Settings) -> tuple[list[int], bool]:
+    """The tokens up to the end token or the cap, and whether the row is done."""
+    tokens = tokens[: settings.max_new_tokens - so_far]
+    end = next((i for i, token in enumerate(tokens) if token in settings.eos_token_ids), None)
+    tokens = tokens if end is None else tokens[: end + 1]
+    return tokens, end is not None or so_far + len(tokens) == settings.max_new_tokens
+
+
+def _verify_mask(cache: BlockCache, n: int, device: torch.device) -> Tensor:
+    """Boolean [1, 1, 2n, K]: the draft sees the cache and, causally, itself; the noisy block sees everything."""
+    keys = cache.get_seq_length() + 2 * n
+    mask = torch.ones(1, 1, 2 * n, keys, dtype=torch.bool, device=device)
+    mask[..., :n, -2 * n :] = torch.ones(n, 2 * n, dtype=torch.bool, device=device).tril()
+    return mask
+
+
+def _greedy(logits: Tensor, mask_token_id: int) -> Tensor:
+    logits[..., mask_token_id] = -torch.inf
+    return logits.argmax(-1)

@@ -1,0 +1,66 @@
+"""The baseline counts honestly, and self-speculative decoding yields exactly its tokens."""
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import EOS, MASK
+
+from bard_core.decoding import BlockEvent, generate, generate_autoregressive, stream
+
+
+def test_counts_real_tokens(model: Any, prompts: Any) -> None:
+    free = generate_autoregressive(model, prompts["image"], max_new_tokens=12, eos_token_id=EOS)
+    assert free.stats.tokens_per_forward == 1.0 and free.stats.forwards == free.stats.real_tokens == 12
+    eos = free.sequences[0, 5].item()
+    cut = free.sequences[0].tolist().index(eos) + 1
+    ended = generate_autoregressive(model, prompts["image"], max_new_tokens=12, eos_token_id=eos)
+    assert ended.sequences[0].tolist() == free.sequences[0, :cut].tolist()
+    assert ended.stats.real_tokens == cut
+    assert 0 < ended.stats.prefill_s == ended.stats.time_to_first_token_s
+
+
+def test_batched_is_one_by_one(model: Any, mixed: Any) -> None:
+    batch, single = mixed
+    together = generate_autoregressive(model, batch, max_new_tokens=10, eos_token_id=EOS)
+    for index, row in enumerate(single):
+        alone = generate_autoregressive(model, row, max_new_tokens=10, eos_token_id=EOS)
+        assert together.sequences[index, : alone.stats.real_tokens].tolist() == alone.sequences[0].tolist()
+
+
+@pytest.mark.parametrize("block_size", [1, 4, 16])
+def test_self_speculative_is_greedy_autoregression(block_size: int, model: Any, mixed: Any) -> None:
+    batch, single = mixed
+    options: dict[str, Any] = {"max_new_tokens": 21, "eos_token_id": 314, "mask_token_id": MASK}
+    drafted = generate(model, batch, block_size=block_size, strategy="self_speculative", clean_attention="causal", **options)
+    for index, row in enumerate(single):
+        greedy = generate_autoregressive(model, row, **options)
+        length = greedy.stats.real_tokens
+        assert drafted.stats.rows[index].real_tokens == length
+        assert drafted.sequences[index, :length].tolist() == greedy.sequences[0].tolist()
+        assert 0 < drafted.stats.rows[index].forwards <= 1 + 2 * length
+
+
+def test_agreeing_modes_cost_one_forward_a_block(model: Any, prompts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both modes say token 5 everywhere: after prefill and one draft, each forward commits a whole block."""
+    bias = torch.zeros(model.config.text_config.vocab_size)
+    bias[5] = 1e4
+    monkeypatch.setattr(model.lm_head, "bias", torch.nn.Parameter(bias), raising=False)
+    events = list(
+        stream(
+            model, prompts["text"], block_size=4, max_new_tokens=16, strategy="self_speculative",
+            clean_attention="causal", mask_token_id=MASK, eos_token_id=EOS,
+        )
+    )  # fmt: skip
+    assert [e.tokens for e in events if isinstance(e, BlockEvent)] == [((5, 5, 5, 5),)] * 4
+    assert events[-1].output.stats.forwards == 1 + 1 + 4
+
+
+def test_invalid_calls_are_named(model: Any, prompts: Any) -> None:
+    empty = {"input_ids": torch.zeros(1, 0, dtype=torch.long)}
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        generate_autoregressive(model, prompts["text"], max_new_tokens=0)
+    with pytest.raises(ValueError, match="input_ids"):
+        generate_autoregressive(model, empty)
+    with pytest.raises(ValueError, match="input_ids"):
+        generate(model, empty, block_size=4, strategy="self_speculative", clean_attention="causal", mask_token_id=MASK)
