@@ -24,9 +24,10 @@ from bard_core.config import LabWorldConfig, RawSchema, RawSource
 
 Split = Literal["train", "eval"]
 SHARES: dict[RawSchema, float] = {"finevision": 0.6, "llava_onevision": 0.2, "mmfinereason": 0.2}
-BACKGROUNDS = ((255, 255, 255), (255, 244, 196), (205, 232, 255), (212, 246, 214))
-INK = (0, 0, 0)
-BORDER = (160, 160, 160)
+# Around mid-grey, which is zero after the processor's normalisation: what a patch holds is its ink, not its paper.
+BACKGROUNDS = ((127, 127, 127), (140, 127, 120), (120, 127, 140), (120, 140, 120))
+INK = (255, 255, 255)
+BORDER = (100, 100, 100)
 ROWS_PER_SHARD = 1000
 _MAX_REDRAWS = 1000  # an evaluation image that also occurs in training is drawn again, at most this often
 
@@ -59,7 +60,7 @@ def _tile(letter: str, digit: int, background: tuple[int, int, int], cell_px: in
     draw.rectangle((0, 0, cell_px - 1, cell_px - 1), outline=BORDER)
     font = ImageFont.load_default(size=round(cell_px * 0.55))
     for text, x in ((letter, 0.30), (str(digit), 0.74)):
-        draw.text((cell_px * x, cell_px * 0.5), text, fill=INK, font=font, anchor="mm")
+        draw.text((cell_px * x, cell_px * 0.5), text, fill=INK, font=font, anchor="mm", stroke_width=1, stroke_fill=INK)
     return tile
 
 

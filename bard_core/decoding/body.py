@@ -52,13 +52,19 @@ def block_attention(
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
-    """Grouped-query attention without repeating keys; on CUDA only the unmasked kernels know groups, so a mask is packed."""
+    """Grouped-query attention without repeating keys; on CUDA the grouped kernels take no mask, so a masked call is repacked."""
+    groups = query.shape[1] // key.shape[1]
+    if mask is not None and groups > 1 and query.is_cuda:
+        return masked_groups(query, key, value, mask, scaling)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=groups > 1)
+
+
+def masked_groups(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
+    """Masked grouped attention as an ungrouped call: few queries are packed, a prompt has its keys repeated."""
     rows, heads, queries, size = query.shape
     kv_heads, keys = key.shape[1], key.shape[2]
     groups = heads // kv_heads
-    if mask is None or groups == 1 or not query.is_cuda:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=groups > 1)
-    if queries == keys:  # prefill: one repetition of the prompt's keys
+    if queries == keys:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
     packed = query.reshape(rows, kv_heads, groups * queries, size)
@@ -92,7 +98,9 @@ class Body:
             )
         return out.last_hidden_state  # type: ignore[no-any-return]
 
-    def __call__(self, tokens_BQ: Tensor, positions_BQ: Tensor, mask_B1QK: Tensor | None = None, clean_queries: int = 0) -> Tensor:
+    def __call__(
+        self, tokens_BQ: Tensor, positions_BQ: Tensor, mask_B1QK: Tensor | None = None, clean_queries: int = 0
+    ) -> Tensor:
         """Append tokens to the cache; hidden states [B, Q, D]."""
         self.forwards += 1
         extra = {"clean_queries": clean_queries} if clean_queries else {}

@@ -13,14 +13,14 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
-class BlockCacheLayer(CacheLayerMixin):
+class BlockCacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values of one layer, each [B, H, C, D]; tokens ``start <= i < length`` are visible."""
 
     is_sliding = False
     is_croppable = True
 
     def __init__(self, capacity: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.capacity = capacity
         self.start = 0
         self.length = 0
@@ -94,7 +94,7 @@ class BlockCache(Cache):
         capacity: tokens a row can hold, padding and the block being denoised included.
     """
 
-    layers: list[BlockCacheLayer]
+    layers: list[BlockCacheLayer]  # type: ignore[assignment]
 
     def __init__(self, layers: int, capacity: int) -> None:
         super().__init__(layers=[BlockCacheLayer(capacity) for _ in range(layers)])
@@ -130,7 +130,9 @@ def new_cache(model: Any, capacity: int) -> BlockCache:
     config = model.config.get_text_config(decoder=True)
     other = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
     if other:
-        raise ValueError(f"{type(model).__name__} has {', '.join(other)} layers: block decoding needs full attention in every layer")
+        raise ValueError(
+            f"{type(model).__name__} has {', '.join(other)} layers: block decoding needs full attention in every layer"
+        )
     return BlockCache(config.num_hidden_layers, capacity)
 
 

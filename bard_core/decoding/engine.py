@@ -8,7 +8,7 @@ Shape suffixes: B active rows, n block size, K visible keys.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Unpack
 
 import torch
@@ -70,11 +70,9 @@ class _Decode:
         self.width = prompt.input_ids_BL.shape[1]
         self.body = Body(model, new_cache(model, self.width + self.blocks * settings.block_size))
         self.device = prompt.input_ids_BL.device
-        self.policy = (
-            make_policy(
-                settings.strategy, settings.block_size, settings.denoising_steps,
-                settings.confidence_threshold, settings.entropy_bound, settings.factor,
-            )
+        self.policy = make_policy(
+            settings.strategy, settings.block_size, settings.denoising_steps,
+            settings.confidence_threshold, settings.entropy_bound, settings.factor,
         )  # fmt: skip
         self.generator = torch.Generator(self.device).manual_seed(settings.seed) if settings.temperature > 0 else None
         self.eos = torch.tensor(settings.eos_token_ids, device=self.device)
@@ -99,11 +97,10 @@ class _Decode:
         first = 0.0
         pending: Tensor | None = None
         for block in range(self.blocks):
-            before = self.body.forwards
             tokens_Bn, steps = yield from self._denoise(block, pending)
             if self.settings.schedule == "paper":
                 self._commit(block, tokens_Bn)
-            event = self._finish_block(block, tokens_Bn.tolist(), steps, before)
+            event = self._finish_block(block, tokens_Bn.tolist(), steps)
             first = first or time.perf_counter() - started
             yield event
             if not self.rows:
@@ -111,7 +108,7 @@ class _Decode:
             pending = self._keep_active(tokens_Bn, event)
         yield DoneEvent(self._output(prefilled - started, time.perf_counter() - prefilled, first))
 
-    def _denoise(self, block: int, pending_Bn: Tensor | None) -> Iterator[Event]:
+    def _denoise(self, block: int, pending_Bn: Tensor | None) -> Generator[Event, None, tuple[Tensor, list[int]]]:
         """Fill one block; returns its tokens [B, n] and each row's number of steps. One wait for the device a step."""
         settings, n = self.settings, self.settings.block_size
         tokens = torch.full((len(self.rows), n), settings.mask_token_id, device=self.device)
@@ -210,8 +207,8 @@ class _Decode:
             needed = needed & (end.cumsum(1) == 0)
         return needed.any(1)
 
-    def _finish_block(self, block: int, tokens: list[list[int]], steps: list[int], before: int) -> BlockEvent:
-        """Cut at the end token and at max_new_tokens; note which rows are done. Forwards of a row stop with its own last step."""
+    def _finish_block(self, block: int, tokens: list[list[int]], steps: list[int]) -> BlockEvent:
+        """Cut at the end token and at max_new_tokens; note which rows are done. A row is charged its own steps and commits."""
         settings = self.settings
         new, finished = [], []
         for row, ids, taken in zip(self.rows, tokens, steps, strict=True):
@@ -223,8 +220,8 @@ class _Decode:
             new.append(tuple(ids))
             if end is not None or len(self.responses[row]) == settings.max_new_tokens:
                 finished.append(row)
-                commits = 1 if settings.schedule == "paper" else 0
-                self.stats[row] = RowStats(len(self.responses[row]), before + taken + commits, tuple(self.steps[row]))
+                commits = len(self.steps[row]) if settings.schedule == "paper" else 0
+                self.stats[row] = RowStats(len(self.responses[row]), sum(self.steps[row]) + commits, tuple(self.steps[row]))
         event = BlockEvent(block, tuple(self.rows), tuple(new), tuple(finished))
         self.rows = [row for row in self.rows if self.stats[row] is None]
         return event

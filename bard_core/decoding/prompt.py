@@ -80,7 +80,9 @@ def left_padded(inputs: Mapping[str, Any]) -> dict[str, Any]:
     mask = inputs.get("attention_mask")
     mask = torch.ones_like(ids) if mask is None else mask
     if mask.shape != ids.shape:
-        raise ValueError(f"attention_mask is {list(mask.shape)} but input_ids is {list(ids.shape)}: pass the processor's output as is")
+        raise ValueError(
+            f"attention_mask is {list(mask.shape)} but input_ids is {list(ids.shape)}: pass the processor's output as is"
+        )
     batch = {k: v for k, v in inputs.items() if v is not None} | {"attention_mask": mask}
     if bool(mask.all()):
         return batch

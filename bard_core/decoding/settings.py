@@ -123,8 +123,12 @@ def resolve(
     attention = recorded.clean_attention if clean_attention is None else clean_attention
     _require(attention in ("block", "causal"), "clean_attention", attention, "block or causal")
     if strategy == "self_speculative":
-        _require(attention == "causal", "clean_attention", attention, "causal for strategy self_speculative, which verifies in AR mode")
-        _require(temperature == 0.0, "temperature", temperature, "0 for strategy self_speculative, which reproduces greedy decoding")
+        _require(
+            attention == "causal", "clean_attention", attention, "causal for strategy self_speculative, which verifies in AR mode"
+        )
+        _require(
+            temperature == 0.0, "temperature", temperature, "0 for strategy self_speculative, which reproduces greedy decoding"
+        )
         _require(revision_threshold is None, "revision_threshold", revision_threshold, "None for strategy self_speculative")
     eos = end_tokens(model, eos_token_id)
     return Settings(

@@ -79,9 +79,8 @@ class BardChat(lmms):  # type: ignore[misc]
             output = self.decode(inputs)
             self.decode_s += time.perf_counter() - began
             answers = self.processor.batch_decode(output.sequences, skip_special_tokens=True)
-            for i, (request, text) in enumerate(zip(batch, answers, strict=True)):
-                stats = output.stats
-                self.answers.append(Answer(int(request.args[3]), text, stats.real_tokens[i], stats.forwards[i]))
+            for request, text, row in zip(batch, answers, output.stats.rows, strict=True):
+                self.answers.append(Answer(int(request.args[3]), text, row.real_tokens, row.forwards))
             texts += answers
         return texts
 

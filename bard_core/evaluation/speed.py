@@ -38,7 +38,7 @@ def measure(prompts: Sequence[Any], decode: Decode, decode_ar: Decode) -> Speed:
 
     def rate(runs: list[Any], prefill: bool) -> float:
         seconds = sum(run.decode_s + (run.prefill_s if prefill else 0) for run in runs)
-        return float(sum(sum(run.real_tokens) for run in runs) / max(seconds, 1e-9))
+        return float(sum(run.real_tokens for run in runs) / max(seconds, 1e-9))
 
-    ratios = [a.tokens_per_s / max(b.tokens_per_s, 1e-9) for a, b in zip(mine, base, strict=True)]
+    ratios = [rate([a], False) / rate([b], False) for a, b in zip(mine, base, strict=True)]
     return Speed(rate(mine, False), rate(base, False), median(ratios), rate(mine, True), rate(base, True), len(base))

@@ -36,7 +36,7 @@ def consolidate(
         source_model_dir: gives config, generation defaults, tokenizer and processor.
         max_shard_bytes: largest output shard, and about the peak memory.
         dtype: of the floating-point tensors; None: as trained.
-        bard: settings to record in ``config.json``.
+        bard: settings to record in ``config.json``, over those of the source folder.
 
     Raises:
         ArtifactError: the checkpoint is torn or was changed (checked before anything is read from it).
@@ -69,7 +69,7 @@ def _copy_companions(source: Path, output: Path, bard: dict[str, Any] | None, dt
             shutil.copyfile(path, output / path.name)
     config = json.loads((output / "config.json").read_text())
     if bard is not None:
-        config["bard"] = bard
+        config["bard"] = {**config.get("bard", {}), **bard}
     if dtype is not None:
         config["dtype"] = str(dtype).removeprefix("torch.")
     (output / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -1,14 +1,13 @@
 """Images of a batch to features. A frozen tower sees each image once; a trained one gets its patches prepared once."""
 
 import hashlib
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from bard_core.data.messages import open_image
 from bard_core.models.attention import ImageFeatures, encode_images
 
 CACHE_BYTES = 2**30
@@ -45,7 +44,7 @@ class ImageEncoder:
 
     def _compute(self, images: Sequence[bytes], grids: Tensor) -> list[tuple[Tensor, ...]]:
         """What is kept of each image: (merged, *deepstack) features if frozen, else (patches,)."""
-        pictures = [Image.open(io.BytesIO(image)).convert("RGB") for image in images]
+        pictures = [open_image(image) for image in images]
         out = self.image_processor(images=pictures, return_tensors="pt")
         if not torch.equal(out["image_grid_thw"], grids):
             raise ValueError(

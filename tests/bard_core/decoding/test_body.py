@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import EOS, MASK
 
 from bard_core.decoding import generate, generate_autoregressive
-from bard_core.decoding.body import block_attention
+from bard_core.decoding.body import block_attention, masked_groups
 from bard_core.decoding.cache import BlockCache, new_cache
+
+MASK, EOS = 510, 509  # of the tiny golden model
 
 
 def test_cache_writes_in_place_and_forgets_by_number() -> None:
@@ -38,8 +39,9 @@ def test_rows_are_selected_and_viewed() -> None:
     keys, _ = one.update(states[2:, :, :1], states[2:, :, :1], 1)
     assert torch.equal(keys, torch.cat([states[2:, :, 1:], states[2:, :, :1]], 2))
     cache.batch_select_indices(torch.tensor([1]))
-    keys, _ = cache.update(states[1:2], states[1:2], 0) if cache.length + 4 <= 6 else (cache.layers[0].keys[:, :, :4], None)
-    assert torch.equal(keys, states[1:2])
+    cache.crop(-1)
+    keys, _ = cache.update(states[1:2, :, :1], states[1:2, :, :1], 0)
+    assert torch.equal(keys, torch.cat([states[1:2, :, :3], states[1:2, :, :1]], 2))
 
 
 def test_split_attention_is_the_two_by_two_mask() -> None:
@@ -51,6 +53,15 @@ def test_split_attention_is_the_two_by_two_mask() -> None:
     split, _ = block_attention(None, query, keys, values, None, clean_queries=n)
     masked, _ = block_attention(None, query, keys, values, mask)
     assert torch.allclose(split, masked, atol=1e-6)
+
+
+@pytest.mark.parametrize(("queries", "mask_rows"), [(3, 1), (3, 3), (9, 9)])
+def test_masked_groups_are_grouped_attention(queries: int, mask_rows: int) -> None:
+    query, key, value = torch.randn(2, 4, queries, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
+    mask = torch.rand(2, 1, mask_rows, 9) < 0.5
+    mask[..., 0] = True
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+    assert torch.allclose(masked_groups(query, key, value, mask, None), expected, atol=1e-6)
 
 
 def tiny(name: str) -> Any:
@@ -66,7 +77,9 @@ def tiny(name: str) -> Any:
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
     vision = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 32, "patch_size": 8}
     special = {"image_token_id": 500, "video_token_id": 501, "vision_start_token_id": 502, "vision_end_token_id": 503}
-    config = Qwen2_5_VLConfig(text_config=text | {"rope_parameters": rope, "initializer_range": 0.3}, vision_config=vision, **special)
+    config = Qwen2_5_VLConfig(
+        text_config=text | {"rope_parameters": rope, "initializer_range": 0.3}, vision_config=vision, **special
+    )
     return Qwen2_5_VLForConditionalGeneration(config).eval()
 
 
@@ -75,7 +88,9 @@ def test_other_models_decode(name: str, prompts: Any) -> None:
     other = tiny(name)
     inputs = prompts["text"] if name == "qwen3" else prompts["image"]
     options: dict[str, Any] = {"max_new_tokens": 12, "mask_token_id": MASK, "eos_token_id": EOS}
-    fused, paper = (generate(other, inputs, block_size=4, schedule=s, confidence_threshold=0.5, **options) for s in ("fused", "paper"))
+    fused, paper = (
+        generate(other, inputs, block_size=4, schedule=s, confidence_threshold=0.5, **options) for s in ("fused", "paper")
+    )
     assert torch.equal(fused.sequences, paper.sequences) and fused.stats.forwards < paper.stats.forwards
     drafted = generate(other, inputs, block_size=4, strategy="self_speculative", clean_attention="causal", **options)
     assert torch.equal(drafted.sequences, generate_autoregressive(other, inputs, **options).sequences)
@@ -85,7 +100,8 @@ def test_models_whose_state_cannot_be_rolled_back_are_refused() -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     config = Qwen3Config(
-        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=1, num_key_value_heads=1, head_dim=8,
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2,
+        num_attention_heads=1, num_key_value_heads=1, head_dim=8,
         use_sliding_window=True, sliding_window=4, max_window_layers=1,
     )  # fmt: skip
     with pytest.raises(ValueError, match="sliding_attention"):

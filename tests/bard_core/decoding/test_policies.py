@@ -4,11 +4,19 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bard_core.decoding.policies import Proposal, accept_dynamic, accept_entropy, accept_factor, accept_static, make_policy, quotas
-from bard_core.decoding.policies import revise
+from bard_core.decoding.policies import (
+    Proposal,
+    accept_dynamic,
+    accept_entropy,
+    accept_factor,
+    accept_static,
+    make_policy,
+    quotas,
+    revise,
+)
 from bard_core.decoding.sampling import propose
 
 STRATEGIES = ("static", "dynamic", "entropy", "factor")
@@ -21,6 +29,7 @@ def scores(seed: int, rows: int, n: int) -> tuple[Proposal, torch.Tensor]:
     return propose(logits, 10, with_entropy=True), masked
 
 
+@settings(deadline=None, max_examples=50)
 @given(seed=st.integers(0, 999), rows=st.integers(1, 3), n=st.integers(1, 9), name=st.sampled_from(STRATEGIES), data=st.data())
 def test_accepts_open_positions_and_always_one(seed: int, rows: int, n: int, name: str, data: st.DataObject) -> None:
     proposal, masked = scores(seed, rows, n)
@@ -30,6 +39,7 @@ def test_accepts_open_positions_and_always_one(seed: int, rows: int, n: int, nam
     assert (accepted.any(1) == masked.any(1)).all()
 
 
+@settings(deadline=None, max_examples=50)
 @given(seed=st.integers(0, 999), n=st.integers(1, 9))
 def test_looser_settings_accept_more(seed: int, n: int) -> None:
     proposal, masked = scores(seed, 2, n)
@@ -40,6 +50,7 @@ def test_looser_settings_accept_more(seed: int, n: int) -> None:
         assert not (accept_factor(proposal.confidence, masked, low) & ~accept_factor(proposal.confidence, masked, high)).any()
 
 
+@settings(deadline=None, max_examples=50)
 @given(block=st.integers(1, 40), data=st.data())
 def test_quotas_cover_the_block(block: int, data: st.DataObject) -> None:
     plan = quotas(block, data.draw(st.integers(1, block)))

@@ -1,0 +1,50 @@
+"""consolidate: a training checkpoint to a model anyone can load."""
+
+import shutil
+from pathlib import Path
+
+from flytekit import task
+
+from bard_core import artifacts, storage
+from bard_core.artifacts import ModelRef
+from bard_core.config import StorageConfig, TrackingConfig
+from bard_core.tracking import log_model, stage_run
+from bard_core.training.consolidate import consolidate as write_model
+from tasks.settings import CACHE_VERSION, Checkpoint, Model, artifact_uri, image
+
+IGNORED = ("tracking", "parent_run")
+
+
+@task(cache=True, cache_version=CACHE_VERSION, cache_ignore_input_vars=IGNORED, container_image=image("train"), retries=2)
+def consolidate(
+    checkpoint: Checkpoint,
+    clean_attention: str,
+    storage_config: StorageConfig,
+    tracking: TrackingConfig,
+    parent_run: str,
+) -> Model:
+    """Write the Hugging Face folder of a checkpoint and log it to MLflow as one LoggedModel."""
+    name = "source" if checkpoint.stage == "source" else f"{checkpoint.stage}-b{checkpoint.block_size}"
+    uri = artifact_uri(storage.root_uri(storage_config), "models", name, checkpoint.key)
+    staging = storage.home() / "staging" / f"model-{checkpoint.key[:16]}"
+    shutil.rmtree(staging, ignore_errors=True)
+    with stage_run(tracking, parent_run, "consolidate", f"consolidate {name}", {"step": checkpoint.step}) as run:
+        write_model(
+            artifacts.fetch(checkpoint),
+            staging,
+            storage.local_path(checkpoint.base_uri),
+            bard={"block_size": checkpoint.block_size, "clean_attention": clean_attention},
+        )
+        shutil.copyfile(storage.local_path(checkpoint.curve_uri), staging / "training_curve.jsonl")
+        manifest = artifacts.commit_directory(
+            Path(staging), uri, kind="model", step=checkpoint.step, parent_digest=checkpoint.parent_sha256
+        )
+        ref = ModelRef(
+            uri=uri,
+            manifest_sha256=manifest.digest,
+            stage=checkpoint.stage,
+            block_size=checkpoint.block_size,
+            parent_sha256=checkpoint.parent_sha256,
+            curve_uri=storage.join(uri, "training_curve.jsonl"),
+        )
+        return ref.model_copy(update={"mlflow_model_id": log_model(tracking, run.run_id, ref)})

@@ -1,0 +1,44 @@
+"""pbm: one block size of Progressive Block Merging, from the model of the stage before."""
+
+from flytekit import task
+
+from bard_core.config import ComputeConfig, PBMConfig, TrackingConfig, TrainConfig
+from bard_core.training.stage import StageSpec
+from tasks.launch import train_on_ray
+from tasks.ray_cluster import TRAINING
+from tasks.settings import CACHE_VERSION, Checkpoint, Dataset, Model, image
+
+IGNORED = ("compute", "tracking", "parent_run")
+
+
+@task(
+    cache=True,
+    cache_version=CACHE_VERSION,
+    cache_ignore_input_vars=IGNORED,
+    container_image=image("train"),
+    task_config=TRAINING,
+    retries=2,
+)
+def pbm(
+    method: PBMConfig,
+    block_size: int,
+    train: TrainConfig,
+    dataset: Dataset,
+    parent: Model,
+    compute: ComputeConfig,
+    tracking: TrackingConfig,
+    parent_run: str,
+) -> Checkpoint:
+    """Train ``parent`` to denoise blocks of ``block_size``. ``method.stages`` is emptied by the caller: other stages do not matter."""
+    spec = StageSpec(
+        stage="pbm",
+        dataset=dataset,
+        train=train,
+        parent=parent,
+        block_size=block_size,
+        clean_attention=method.clean_attention,
+        noise=method.noise,
+        ar_weight=method.ar_weight,
+        sample_mean=method.reduction == "sample_mean",
+    )
+    return train_on_ray(spec, compute, tracking, parent_run)

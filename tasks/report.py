@@ -1,0 +1,34 @@
+"""report: all results in one table, one picture, one page."""
+
+from flytekit import Deck, task
+
+from bard_core import artifacts, report as reporting, storage
+from bard_core.artifacts import EvalResult
+from bard_core.config import StorageConfig, TrackingConfig
+from bard_core.tracking import stage_run
+from tasks.settings import CACHE_VERSION, Dataset, Report, artifact_uri, image
+
+IGNORED = ("tracking", "parent_run")
+
+
+@task(
+    cache=True,
+    cache_version=CACHE_VERSION,
+    cache_ignore_input_vars=IGNORED,
+    container_image=image("evaluate"),
+    enable_deck=True,
+    retries=2,
+)
+def report(
+    name: str, results: list[EvalResult], dataset: Dataset, storage_config: StorageConfig, tracking: TrackingConfig, parent_run: str
+) -> Report:
+    """Write report.json, report.md and report.html; the page is also the task's Flyte Deck."""
+    key = artifacts.digest([result.key for result in results])
+    uri = artifact_uri(storage.root_uri(storage_config), "report", name, key)
+    with stage_run(tracking, parent_run, "report", "report", {}) as run:
+        ref = reporting.build(results, dataset, uri, f"Bard: {name}")
+        folder = artifacts.fetch(ref)
+        for path in sorted(folder.glob("report.*")):
+            run.log_file(path)
+    Deck("Bard", (folder / "report.html").read_text(encoding="utf-8"))
+    return ref

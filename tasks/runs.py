@@ -1,0 +1,46 @@
+"""The pipeline's parent run in MLflow: opened first, closed last with the table on the terminal."""
+
+import json
+
+from flytekit import task
+
+from bard_core import artifacts, report as reporting, storage, tracking as mlflow_tracking
+from bard_core.config import DataConfig, EvaluationConfig, PBMConfig, SourceConfig, StorageConfig, SWDConfig, TrackingConfig
+from tasks.settings import CACHE_VERSION, Report, image
+
+
+@task(cache=True, cache_version=CACHE_VERSION, container_image=image("prepare"), retries=2)
+def open_run(
+    name: str,
+    data: DataConfig,
+    source: SourceConfig,
+    pbm: PBMConfig,
+    swd: SWDConfig,
+    evaluation: EvaluationConfig,
+    storage_config: StorageConfig,
+    tracking: TrackingConfig,
+) -> str:
+    """The parent run of exactly this configuration: made once, found again by every later start."""
+    sections = {"data": data, "source": source, "pbm": pbm, "swd": swd, "evaluation": evaluation}
+    params = {section: artifacts.digest(value)[:16] for section, value in sections.items()}
+    return mlflow_tracking.open_pipeline(tracking, name, params)
+
+
+@task(container_image=image("evaluate"))
+def close_run(report: Report, tracking: TrackingConfig, storage_config: StorageConfig, parent_run: str) -> str:
+    """End the parent run and print the table, where the report is, and how to open MLflow."""
+    folder = artifacts.fetch(report)
+    body = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    best = {f"{row['model']}.{key}": row[key] for row in body["rows"] for key in ("accuracy", "tokens_per_forward", "speedup")}
+    mlflow_tracking.close_pipeline(tracking, parent_run, best)
+    lines = (
+        "",
+        reporting.console_table(body["rows"]),
+        "",
+        body["verdict"],
+        f"Report: {storage.join(report.uri, 'report.html')}",
+        "MLflow: make ui   (or: mlflow server --backend-store-uri "
+        f"{mlflow_tracking.tracking_uri(tracking)}), then http://127.0.0.1:5000",
+    )
+    print("\n".join(lines), flush=True)
+    return report.markdown

@@ -1,0 +1,29 @@
+"""source: the autoregressive model that everything starts from."""
+
+from flytekit import task
+
+from bard_core.config import ComputeConfig, SourceConfig, TrackingConfig
+from bard_core.training.stage import StageSpec
+from tasks.launch import train_on_ray
+from tasks.ray_cluster import TRAINING
+from tasks.settings import CACHE_VERSION, Checkpoint, Dataset, image
+
+IGNORED = ("compute", "tracking", "parent_run")
+
+
+@task(
+    cache=True,
+    cache_version=CACHE_VERSION,
+    cache_ignore_input_vars=IGNORED,
+    container_image=image("train"),
+    task_config=TRAINING,
+    retries=2,
+)
+def train_source(
+    source: SourceConfig, dataset: Dataset, compute: ComputeConfig, tracking: TrackingConfig, parent_run: str
+) -> Checkpoint:
+    """Train the lab's source model from scratch on the AR objective."""
+    if source.train is None:
+        raise ValueError("train_source is for model 'lab'; a pretrained model goes through resolve_source")
+    spec = StageSpec(stage="source", dataset=dataset, train=source.train, lab_model=source.lab_model, clean_attention="causal")
+    return train_on_ray(spec, compute, tracking, parent_run)

@@ -1,0 +1,45 @@
+"""swd: Stage-Wise Distillation of a large-block student from the frozen small-block teacher."""
+
+from flytekit import task
+
+from bard_core.config import CleanAttention, ComputeConfig, SWDConfig, TrackingConfig
+from bard_core.training.stage import StageSpec
+from tasks.launch import train_on_ray
+from tasks.ray_cluster import TRAINING
+from tasks.settings import CACHE_VERSION, Checkpoint, Dataset, Model, image
+
+IGNORED = ("compute", "tracking", "parent_run")
+
+
+@task(
+    cache=True,
+    cache_version=CACHE_VERSION,
+    cache_ignore_input_vars=IGNORED,
+    container_image=image("train"),
+    task_config=TRAINING,
+    retries=2,
+)
+def swd(
+    config: SWDConfig,
+    clean_attention: str,
+    dataset: Dataset,
+    student: Model,
+    teacher: Model,
+    compute: ComputeConfig,
+    tracking: TrackingConfig,
+    parent_run: str,
+) -> Checkpoint:
+    """Distil ``student`` at its own block size; it was trained on the same dataset as its teacher."""
+    attention: CleanAttention = "causal" if clean_attention == "causal" else "block"
+    spec = StageSpec(
+        stage="swd",
+        dataset=dataset,
+        train=config.train,
+        parent=student,
+        block_size=student.block_size,
+        clean_attention=attention,
+        noise=config.noise,
+        swd=config,
+        teacher=teacher,
+    )
+    return train_on_ray(spec, compute, tracking, parent_run)

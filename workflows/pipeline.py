@@ -1,0 +1,122 @@
+"""The whole pipeline: raw data and an autoregressive VLM in, scored block-diffusion checkpoints and a report out.
+
+    pyflyte run --inputs-file configs/lab.yaml workflows/pipeline.py bard_pipeline
+
+Every argument is a section of the YAML file. A stage runs again only when a section it reads, or an artifact it starts from,
+has changed.
+"""
+
+from flytekit import dynamic, workflow
+
+from bard_core.config import (
+    ComputeConfig,
+    DataConfig,
+    EvaluationConfig,
+    PBMConfig,
+    SourceConfig,
+    StorageConfig,
+    SWDConfig,
+    TrackingConfig,
+)
+from tasks.consolidate import consolidate
+from tasks.evaluate import evaluate
+from tasks.pbm import pbm as merge_blocks
+from tasks.prepare import prepare
+from tasks.report import report
+from tasks.resolve import resolve_source
+from tasks.runs import close_run, open_run
+from tasks.settings import Dataset, Evaluation, Model, image
+from tasks.source import train_source
+from tasks.swd import swd as distil
+
+
+@dynamic(container_image=image("train"))
+def convert(
+    dataset: Dataset,
+    source: SourceConfig,
+    pbm: PBMConfig,
+    swd: SWDConfig,
+    evaluation: EvaluationConfig,
+    compute: ComputeConfig,
+    storage_config: StorageConfig,
+    tracking: TrackingConfig,
+    parent_run: str,
+) -> list[Evaluation]:
+    """Source, then PBM stage by stage, then SWD students; every model is judged as soon as it exists."""
+    run = {"tracking": tracking, "parent_run": parent_run}
+    place = {"storage_config": storage_config, **run}
+    if source.train is not None:
+        trained = train_source(source=source, dataset=dataset, compute=compute, **run)
+        base = consolidate(checkpoint=trained, clean_attention="causal", **place)
+    else:
+        base = resolve_source(source=source, dataset=dataset, **place)
+    results = [evaluate(model=base, source=base, dataset=dataset, evaluation=evaluation, **place)]
+    models = {1: base}
+    latest = base
+    for stage in pbm.stages:
+        checkpoint = merge_blocks(
+            method=pbm.model_copy(update={"stages": ()}),
+            block_size=stage.block_size,
+            train=stage.train,
+            dataset=dataset,
+            parent=latest,
+            compute=compute,
+            **run,
+        )
+        latest = consolidate(checkpoint=checkpoint, clean_attention=pbm.clean_attention, **place)
+        models[stage.block_size] = latest
+        results.append(evaluate(model=latest, source=base, dataset=dataset, evaluation=evaluation, **place))
+    for block_size in swd.block_sizes:
+        checkpoint = distil(
+            config=swd.model_copy(update={"block_sizes": ()}),
+            clean_attention=pbm.clean_attention,
+            dataset=dataset,
+            student=models[block_size],
+            teacher=models[swd.teacher_block_size],
+            compute=compute,
+            **run,
+        )
+        student = consolidate(checkpoint=checkpoint, clean_attention=pbm.clean_attention, **place)
+        results.append(evaluate(model=student, source=base, dataset=dataset, evaluation=evaluation, **place))
+    return results
+
+
+@workflow
+def bard_pipeline(
+    name: str,
+    data: DataConfig,
+    source: SourceConfig,
+    pbm: PBMConfig,
+    swd: SWDConfig,
+    evaluation: EvaluationConfig,
+    compute: ComputeConfig = ComputeConfig(),
+    storage_config: StorageConfig = StorageConfig(),
+    tracking: TrackingConfig = TrackingConfig(),
+) -> str:
+    """Returns the report's uri (report.md)."""
+    parent_run = open_run(
+        name=name,
+        data=data,
+        source=source,
+        pbm=pbm,
+        swd=swd,
+        evaluation=evaluation,
+        storage_config=storage_config,
+        tracking=tracking,
+    )
+    dataset = prepare(data=data, storage_config=storage_config, tracking=tracking, parent_run=parent_run)
+    results = convert(
+        dataset=dataset,
+        source=source,
+        pbm=pbm,
+        swd=swd,
+        evaluation=evaluation,
+        compute=compute,
+        storage_config=storage_config,
+        tracking=tracking,
+        parent_run=parent_run,
+    )
+    finished = report(
+        name=name, results=results, dataset=dataset, storage_config=storage_config, tracking=tracking, parent_run=parent_run
+    )
+    return close_run(report=finished, tracking=tracking, storage_config=storage_config, parent_run=parent_run)
