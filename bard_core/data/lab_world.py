@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 from bard_core.config import LabWorldConfig, RawSchema, RawSource
 
 Split = Literal["train", "eval"]
-SHARES: dict[RawSchema, float] = {"finevision": 0.6, "llava_onevision": 0.2, "mmfinereason": 0.2}
+SHARES: dict[RawSchema, float] = {"finevision": 0.4, "llava_onevision": 0.4, "mmfinereason": 0.2}
 # Around mid-grey, which is zero after the processor's normalisation: what a patch holds is its ink, not its paper.
 BACKGROUNDS = ((127, 127, 127), (140, 127, 120), (120, 127, 140), (120, 140, 120))
 INK = (255, 255, 255)
@@ -32,13 +32,13 @@ ROWS_PER_SHARD = 1000
 _MAX_REDRAWS = 1000  # an evaluation image that also occurs in training is drawn again, at most this often
 
 READ_QUESTION = "Read {letters}."
-LIST_QUESTION = "List the digits at {letters}."
+LIST_QUESTION = "List all cells."
 REASON_QUESTION = "Reason about {letters}."
 THINK_ANSWER = "<think>{listing}</think>{derived}"
 
 
 def question(schema: RawSchema, letters: list[str]) -> str:
-    """The question about ``letters`` in the phrasing of one schema (without image placeholder)."""
+    """The question about ``letters`` in the phrasing of one schema (without image placeholder); "list" names none."""
     phrase = {"finevision": READ_QUESTION, "llava_onevision": LIST_QUESTION, "mmfinereason": REASON_QUESTION}[schema]
     return phrase.format(letters=" ".join(letters))
 
@@ -81,11 +81,13 @@ def _draw(world: LabWorldConfig, rng: random.Random) -> tuple[bytes, dict[str, i
 def _turns(
     world: LabWorldConfig, schema: RawSchema, split: Split, digits: dict[str, int], rng: random.Random
 ) -> list[tuple[str, str]]:
-    """Question-answer pairs about one image: many in FineVision, one or two in LLaVA-OneVision, one elsewhere."""
-    most = {"finevision": world.turns_per_image, "llava_onevision": min(world.turns_per_image, rng.randint(1, 2))}
+    """Question-answer pairs about one image: many in FineVision, one elsewhere."""
+    most = {"finevision": world.turns_per_image}
     turns = []
     for _ in range(most.get(schema, 1) if split == "train" else 1):
-        letters = rng.sample(sorted(digits), rng.randint(world.min_cells, world.max_cells))
+        # LLaVA-OneVision asks for the whole grid in reading order, the others for a few cells in any order.
+        some = rng.sample(sorted(digits), rng.randint(world.min_cells, world.max_cells))
+        letters = list(digits) if schema == "llava_onevision" else some
         turns.append((question(schema, letters), answer(schema, letters, [digits[letter] for letter in letters])))
     return turns
 

@@ -33,9 +33,9 @@ def test_batched_is_one_by_one(options: dict[str, Any], model: Any, mixed: Any) 
         assert together.stats.rows[index].real_tokens == length
         assert together.sequences[index, :length].tolist() == one.sequences[0].tolist()
         assert together.stats.steps_per_block[index] == one.stats.steps_per_block[0]
-        assert together.stats.rows[index].forwards >= one.stats.rows[0].forwards
+        assert together.stats.rows[index].forwards == one.stats.rows[0].forwards
     assert (together.sequences != MASK).all()
-    assert together.stats.batch_forwards == max(row.forwards for row in together.stats.rows)
+    assert together.stats.batch_forwards >= max(row.forwards for row in together.stats.rows)
     assert together.stats.real_tokens == sum(one.stats.real_tokens for one in alone)
 
 
