@@ -4,7 +4,10 @@ CONFIG ?= configs/lab.yaml
 ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 VENV := $(ROOT)/.venv
 BIN := $(VENV)/bin
-export BARD_HOME ?= $(ROOT)/.bard
+TEST_JOBS ?= 2
+BARD_HOME ?= $(ROOT)/.bard
+override BARD_HOME := $(abspath $(BARD_HOME))
+export BARD_HOME
 export FLYTE_SDK_LOCAL_SANDBOX ?= $(BARD_HOME)/flyte/sandbox
 # Quiet, local and reproducible by default.
 export HF_HUB_DISABLE_TELEMETRY ?= 1
@@ -17,11 +20,15 @@ export DO_NOT_TRACK ?= true
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TOKENIZERS_PARALLELISM ?= false
 
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION ?= false
+BENCHMARKS := $(basename $(notdir $(wildcard $(ROOT)/benchmarks/[a-z]*.py)))
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ui package clean
+.PHONY: help setup demo test lint ui package lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@for name in $(BENCHMARKS); do printf '  %-14s %s\n' "bench-$$name" "run benchmarks/$$name.py"; done
 
 setup: $(VENV)/.ready ## create .venv with the locked environment
 
@@ -30,23 +37,30 @@ $(VENV)/.ready: $(ROOT)/requirements/dev.lock $(ROOT)/pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or say: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	unset PYTHONDONTWRITEBYTECODE; $(BIN)/pip install --quiet --disable-pip-version-check --progress-bar on -r $(ROOT)/requirements/dev.lock
-	unset PYTHONDONTWRITEBYTECODE; $(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e $(ROOT)
+	unset PYTHONDONTWRITEBYTECODE; $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e $(ROOT)
 	@touch $@
 
 demo: $(VENV)/.ready ## run the whole pipeline (CONFIG=configs/lab.yaml) and print the table
-	cd $(ROOT) && $(BIN)/pyflyte run --inputs-file $(CONFIG) workflows/pipeline.py bard_pipeline
+	cd $(ROOT) && $(if $(filter lab%,$(notdir $(CONFIG))),HF_HUB_OFFLINE=1) $(BIN)/pyflyte run workflows/pipeline.py bard_pipeline --inputs-file $(CONFIG)
 
-test: $(VENV)/.ready ## run all tests
-	cd $(ROOT) && $(BIN)/pytest -q
+test: $(VENV)/.ready ## run all tests, on TEST_JOBS=2 cores
+	cd $(ROOT) && $(BIN)/pytest -q -n $(TEST_JOBS) --dist loadfile
 
 lint: $(VENV)/.ready ## ruff and mypy (strict on bard_core)
 	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-ui: $(VENV)/.ready ## open MLflow on http://127.0.0.1:5000
+bench-%: $(ROOT)/benchmarks/%.py $(VENV)/.ready
+	cd $(ROOT) && $(BIN)/python $<
+
+ui: $(VENV)/.ready ## open MLflow on http://127.0.0.1:5000 with the runs and models of BARD_HOME
+	@mkdir -p $(BARD_HOME)
 	$(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 --backend-store-uri sqlite:///$(BARD_HOME)/mlflow.db --artifacts-destination $(BARD_HOME)/mlartifacts
 
 package: $(VENV)/.ready ## compile the project for a Flyte cluster, offline; refuses when an image is missing
 	cd $(ROOT) && $(BIN)/python deploy/package.py
 
-clean: ## remove artifacts, caches and metrics (keeps .venv)
-	rm -rf $(BARD_HOME)
+lock: $(VENV)/.ready ## rewrite dev.lock and the stages' locks from what .venv holds
+	cd $(ROOT) && $(BIN)/python containers/lock.py
+
+clean: ## remove the repository's own .bard folder, builds and tool caches (keeps .venv)
+	cd $(ROOT) && rm -rf .bard dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """The whole pipeline: raw data and an autoregressive VLM in, scored block-diffusion checkpoints and a report out.
 
-    pyflyte run --inputs-file configs/lab.yaml workflows/pipeline.py bard_pipeline
+    pyflyte run workflows/pipeline.py bard_pipeline --inputs-file configs/lab.yaml
 
 Every argument is a section of the YAML file. A stage runs again only when a section it reads, or an artifact it starts from,
 has changed.

@@ -2,65 +2,76 @@
 
 import io
 import json
-import math
-import shutil
+import sys
 import tempfile
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bard_core import artifacts, storage
 from bard_core.artifacts import DatasetRef, EvalResult, ModelRef
 from bard_core.config import EvaluationConfig
+from bard_core.evaluation.compare import standard_error
 from bard_core.evaluation.speed import Speed, measure
-from bard_core.evaluation.suites import prepare_suite
-from bard_core.models import load
+from bard_core.evaluation.suites import Suite, prepare_suite
+
+if TYPE_CHECKING:
+    from bard_core.evaluation.lmms_plugin import Scores
+
+LIBRARIES = ("lmms_eval", "torch", "transformers")
 
 
 def evaluate(model: ModelRef, source: ModelRef, dataset: DatasetRef, config: EvaluationConfig, output_uri: str) -> EvalResult:
     """Judge ``model`` and commit ``results.json`` and ``samples.jsonl`` to ``output_uri``.
 
     The source is decoded autoregressively, every other model in blocks. ``source`` is the baseline of speed, decoded in turn
-    with the model in the same run.
+    with the model in the same run. Accuracy and tokens per forward come from the whole suite, speed from a part of it.
 
     Raises:
         SuiteError, ArtifactError, RuntimeError: see ``prepare_suite``, ``artifacts.fetch``, ``lmms_plugin.score``.
     """
     started = time.perf_counter()
-    data, folder = artifacts.fetch(dataset), artifacts.fetch(model)
+    data, folder, source_folder = artifacts.fetch(dataset), artifacts.fetch(model), artifacts.fetch(source)
     workshop = storage.home() / "staging"
     workshop.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="evaluate-", dir=workshop) as scratch:
         suite = prepare_suite(config.suite, data, dataset.key, Path(scratch))
-        metrics, records, speed, tpf = _run(folder, artifacts.fetch(source), model, suite.task_folder, suite.task, config)
-        accuracy, samples = metrics[suite.metric], len(records)
-        stderr = math.sqrt(accuracy * (1 - accuracy) / samples)
+        scores, speed, place = _run(folder, source_folder, model.stage == "source", suite, config)
+        records = scores.records
+        accuracy = scores.metrics[suite.metric]
+        stderr = standard_error([record[suite.metric] for record in records])
+        tpf = sum(record["real_tokens"] for record in records) / sum(record["forwards"] for record in records)
         body = {
             "model": model.name,
             "model_sha256": model.key,
+            "dataset_sha256": dataset.key,
             "suite": suite.name,
             "suite_digest": suite.digest,
-            "lmms_eval": version("lmms_eval"),
-            "decoding": config.decoding.model_dump(),
-            "prompt_variant": "default",
-            "metrics": metrics,
+            "prompt_variant": scores.prompt_variant,
+            "decoding": {"mode": "ar" if model.stage == "source" else "block", **config.decoding.model_dump()},
+            "batch_size": config.batch_size,
+            "libraries": {name: version(name) for name in LIBRARIES},
+            **place,
+            "metric": suite.metric,
+            "metrics": scores.metrics,
             "accuracy": accuracy,
             "accuracy_stderr": stderr,
-            "num_samples": samples,
+            "num_samples": len(records),
             "tokens_per_forward": tpf,
             "speed": asdict(speed),
         }
         out = Path(scratch) / "out"
         out.mkdir()
-        (out / "results.json").write_text(json.dumps(body, indent=2) + "\n")
-        (out / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        (out / "results.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
+        (out / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
         manifest = artifacts.commit_directory(
             out, output_uri, kind="evaluation", config_digest=artifacts.digest(config), parent_digest=model.key
         )
-        shutil.rmtree(out, ignore_errors=True)
     return EvalResult(
         uri=output_uri,
         manifest_sha256=manifest.digest,
@@ -69,7 +80,7 @@ def evaluate(model: ModelRef, source: ModelRef, dataset: DatasetRef, config: Eva
         suite_digest=suite.digest,
         accuracy=accuracy,
         accuracy_stderr=stderr,
-        num_samples=samples,
+        num_samples=len(records),
         tokens_per_forward=tpf,
         tokens_per_s=speed.tokens_per_s,
         ar_tokens_per_s=speed.ar_tokens_per_s,
@@ -79,30 +90,45 @@ def evaluate(model: ModelRef, source: ModelRef, dataset: DatasetRef, config: Eva
 
 
 def _run(
-    folder: Path, source_folder: Path, ref: ModelRef, task_folder: Path, task: str, config: EvaluationConfig
-) -> tuple[dict[str, float], list[dict[str, Any]], Speed, float]:
-    """Score through lmms-eval, then time the first prompts of the suite one by one."""
-    noise = io.StringIO()
+    folder: Path, source_folder: Path, is_source: bool, suite: Suite, config: EvaluationConfig
+) -> tuple["Scores", Speed, dict[str, str]]:
+    """Score through lmms-eval, then time some of its prompts one by one; the last item says on what it ran."""
+    plugin = _plugin()
+    options: Any = {"batch_size": config.batch_size, **config.decoding.model_dump()}
+    with _quiet():
+        loaded = plugin.load_for_decoding(str(folder))
+        loaded_source = loaded if is_source else plugin.load_for_decoding(str(source_folder))
+    chat = plugin.BardChat(str(folder), mode="ar" if is_source else "block", model=loaded, **options)
+    with _quiet():
+        scores = plugin.score(chat, suite.task_folder, suite.task, config.max_samples)
+    baseline = chat if is_source else plugin.BardChat(str(source_folder), mode="ar", model=loaded_source, **options)
+    speed = measure(chat.some_prompts(config.speed_samples), baseline.decode, None if is_source else chat.decode)
+    return scores, speed, {"device": str(chat.model.device), "dtype": str(chat.model.dtype).removeprefix("torch.")}
+
+
+@cache
+def _plugin() -> Any:
+    """The plugin module. Importing lmms-eval takes seconds and ties loguru to the standard output; that is undone here."""
     try:
-        with redirect_stdout(noise):  # lmms-eval prints tables of its own
-            from bard_core.evaluation.lmms_plugin import BardChat, first_prompts, score
+        with _quiet():
+            from loguru import logger
+
+            from bard_core.evaluation import lmms_plugin
     except ImportError as error:
         raise RuntimeError(f"evaluation needs lmms-eval: pip install 'bard[eval]' ({error})") from error
-    decoding = config.decoding
-    options: dict[str, Any] = {
-        "batch_size": config.batch_size,
-        "strategy": decoding.strategy,
-        "confidence_threshold": decoding.confidence_threshold,
-        "denoising_steps": decoding.denoising_steps,
-        "max_new_tokens": decoding.max_new_tokens,
-    }
-    mode = "ar" if ref.stage == "source" else "block"
-    chat = BardChat(str(folder), mode=mode, model=load(folder), **options)
-    with redirect_stdout(noise), redirect_stderr(noise):
-        metrics, records = score(chat, task_folder, task, config.max_samples)
-    tpf = sum(record["real_tokens"] for record in records) / max(1, sum(record["forwards"] for record in records))
-    baseline = chat if mode == "ar" else BardChat(str(source_folder), mode="ar", model=load(source_folder), **options)
-    with redirect_stdout(noise), redirect_stderr(noise):
-        prompts = first_prompts(chat, task_folder, task, config.speed_samples + 1)
-    speed = measure(prompts, chat.decode, baseline.decode)
-    return metrics, records, speed, tpf
+    logger.remove()
+    logger.add(lambda line: print(line, end="", file=sys.stderr), level="WARNING")
+    return lmms_plugin
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep lmms-eval's tables, bars and logs off the terminal; when it fails, its last words go with the error."""
+    noise = io.StringIO()
+    try:
+        with redirect_stdout(noise), redirect_stderr(noise):
+            yield
+    except Exception as error:
+        if words := noise.getvalue().strip()[-2000:]:
+            error.add_note(f"last words before the error:\n{words}")
+        raise

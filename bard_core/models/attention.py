@@ -23,6 +23,14 @@ class ImageFeatures:
         return ImageFeatures(self.merged_TD.to(device), tuple(d.to(device) for d in self.deepstack), self.lengths)
 
 
+@dataclass(frozen=True)
+class Patches:
+    """Images before the tower: patches [n, patch] and grids [images, 3]."""
+
+    values: Tensor
+    grid_thw: Tensor
+
+
 def dense_mask(table_BL: TokenTable, clean_attention: CleanAttention) -> Tensor:
     """Boolean [B, 1, L, L] for SDPA. Padding sees itself, so that no row of the softmax is empty."""
     mask = attention_mask(table_BL, table_BL, clean_attention)
@@ -45,10 +53,12 @@ def hidden_states(
     input_ids_BL: Tensor,
     position_ids_CBL: Tensor,
     mask_B1LL: Tensor,
-    images: ImageFeatures | None = None,
+    images: ImageFeatures | Patches | None = None,
 ) -> Tensor:
     """Hidden states [B, L, D] of a training layout: stock body, explicit mask and positions, features put in by the stock code."""
     inputs: dict[str, Any] = {}
+    if isinstance(images, Patches):
+        images = encode_images(model, images.values, images.grid_thw)
     if images is not None:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 

@@ -1,4 +1,4 @@
-"""Images of a batch to features. A frozen tower sees each image once; a trained one gets its patches prepared once."""
+"""Images of a batch to what the objective takes: features from a frozen tower, which sees each image once, else patches."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from bard_core.data.messages import open_image
-from bard_core.models.attention import ImageFeatures, encode_images
+from bard_core.models.attention import ImageFeatures, Patches, encode_images
 
 CACHE_BYTES = 2**30
 
 
 class ImageEncoder:
-    """Callable: (image bytes, grids) of a batch -> :class:`ImageFeatures`, or None for a batch without images.
+    """Callable: (image bytes, grids) of a batch -> features or patches, or None for a batch without images.
 
     Args:
         frozen: the tower and its merger have no gradient, so features are kept, up to 1 GiB; else patches are kept.
@@ -25,7 +25,7 @@ class ImageEncoder:
         self._kept: dict[bytes, tuple[Tensor, ...]] = {}
         self._bytes = 0
 
-    def __call__(self, images: Sequence[bytes], grid_thw: Sequence[Sequence[int]]) -> ImageFeatures | None:
+    def __call__(self, images: Sequence[bytes], grid_thw: Sequence[Sequence[int]]) -> ImageFeatures | Patches | None:
         if not images:
             return None
         grids = torch.tensor(grid_thw)
@@ -39,8 +39,7 @@ class ImageEncoder:
         if self.frozen:
             merged, *deepstack = (torch.cat(level) for level in zip(*parts, strict=True))
             return ImageFeatures(merged, tuple(deepstack), tuple(part[0].shape[0] for part in parts)).to(self.device)
-        patches = torch.cat([part[0] for part in parts]).to(self.device)
-        return encode_images(self.model, patches, grids.to(self.device))
+        return Patches(torch.cat([part[0] for part in parts]).to(self.device), grids.to(self.device))
 
     def _compute(self, images: Sequence[bytes], grids: Tensor) -> list[tuple[Tensor, ...]]:
         """What is kept of each image: (merged, *deepstack) features if frozen, else (patches,)."""

@@ -17,9 +17,10 @@ from torch.utils.checkpoint import checkpoint
 from bard_core.config import CleanAttention, NoiseName, SWDConfig
 from bard_core.data.batches import Batch, Supervision
 from bard_core.diffusion.losses import MIN_T, generalized_kl_tokens, topk_distillation_tokens
-from bard_core.models.attention import ImageFeatures, dense_mask, hidden_states
+from bard_core.models.attention import ImageFeatures, Patches, dense_mask, hidden_states
 
 CHUNK_POSITIONS = 2048
+Images = ImageFeatures | Patches | None
 
 
 class Loss(NamedTuple):
@@ -62,7 +63,7 @@ class Objective(nn.Module):
         self.model = model
         self.clean_attention: CleanAttention = clean_attention
 
-    def body(self, batch: Batch, images: ImageFeatures | None) -> Tensor:
+    def body(self, batch: Batch, images: Images) -> Tensor:
         mask = dense_mask(batch.table_BL, self.clean_attention)
         return hidden_states(self.model, batch.input_ids_BL, batch.position_ids_CBL, mask, images)
 
@@ -81,7 +82,7 @@ class Autoregressive(Objective):
     def __init__(self, model: Any) -> None:
         super().__init__(model, "causal")
 
-    def forward(self, batch: Batch, images: ImageFeatures | None) -> Loss:
+    def forward(self, batch: Batch, images: Images) -> Loss:
         total = self.head_loss(self.body(batch, images), batch.clean, _next_token_loss)
         return Loss(total, {"ce": total.detach()})
 
@@ -94,7 +95,7 @@ class ProgressiveBlockMerging(Objective):
         self.noise: NoiseName = noise
         self.ar_weight = ar_weight
 
-    def forward(self, batch: Batch, images: ImageFeatures | None) -> Loss:
+    def forward(self, batch: Batch, images: Images) -> Loss:
         hidden_BLD = self.body(batch, images)
 
         def denoise(logits: Tensor, target: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ class StageWiseDistillation(Objective):
         self._teacher = [teacher.requires_grad_(False).eval()]
 
     @torch.no_grad()
-    def teacher_topk(self, batch: Batch, images: ImageFeatures | None) -> tuple[Tensor, Tensor]:
+    def teacher_topk(self, batch: Batch, images: Images) -> tuple[Tensor, Tensor]:
         """Indices and logits [P, K] of the teacher's top tokens at the supervised positions."""
         if batch.teacher_table_BL is None:
             raise ValueError("distillation needs batches with a teacher table: set BatchSpec.teacher_block_size")
@@ -131,7 +132,7 @@ class StageWiseDistillation(Objective):
         ]
         return torch.cat([top.indices for top in tops]), torch.cat([top.values for top in tops])
 
-    def forward(self, batch: Batch, images: ImageFeatures | None) -> Loss:
+    def forward(self, batch: Batch, images: Images) -> Loss:
         config = self.config
         indices_PK, logits_PK = self.teacher_topk(batch, images)
         known_P = batch.teacher_knows_P if batch.teacher_knows_P is not None else torch.ones_like(batch.noisy.t_P)

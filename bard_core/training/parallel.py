@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bard_core.models.vlm import backbone
+from bard_core.models.vlm import backbone, vision_tower
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -36,8 +36,10 @@ def decoder_layers(model: Any) -> list[nn.Module]:
     return list(layers)
 
 
-def shard(objective: nn.Module, model: Any, precision: str, device: torch.device) -> None:
+def shard(objective: nn.Module, model: Any, precision: str, device: torch.device, frozen_tower: bool) -> None:
     """Shard ``objective`` in place over all ranks: one unit a decoder layer, the rest in the root.
+
+    A frozen vision tower stays whole on every rank: it runs outside the training step, once an image.
 
     With "bfloat16", parameters are gathered and computed in bf16, gradients reduced in fp32; the sharded master copy stays fp32.
     Nothing happens outside a process group.
@@ -50,9 +52,11 @@ def shard(objective: nn.Module, model: Any, precision: str, device: torch.device
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     bf16 = precision == "bfloat16"
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else MixedPrecisionPolicy()
+    tower = vision_tower(model) if frozen_tower else None
+    whole = set(tower.parameters()) if tower is not None else set()
     for layer in decoder_layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(objective, mesh=mesh, mp_policy=policy)
+    fully_shard(objective, mesh=mesh, mp_policy=policy, ignored_params=whole)
 
 
 def use_activation_checkpointing(model: Any) -> None:

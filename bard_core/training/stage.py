@@ -109,7 +109,7 @@ def run_stage(spec: StageSpec, base: Path, on_record: Callable[[Record], None] =
         use_activation_checkpointing(model)
     encoder = ImageEncoder(model, processor.image_processor, frozen, device)
     objective = _objective(spec, model, device)
-    shard(objective, model, spec.train.precision, device)
+    shard(objective, model, spec.train.precision, device, frozen)
     special = [int(i) for i in tokenizer.convert_tokens_to_ids(tokenizer.all_special_tokens)] + [mask_id]
     batch_spec = BatchSpec(
         block_size=None if spec.stage == "source" else spec.block_size,

@@ -1,6 +1,7 @@
 """Suites: a folder each, of lmms-eval task templates. :func:`prepare_suite` points one at the data and names its digest."""
 
 import hashlib
+import json
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -31,14 +32,15 @@ def available() -> list[str]:
 
 
 def prepare_suite(name: str, dataset: Path, dataset_digest: str, workshop: Path) -> Suite:
-    """Copy the suite into ``workshop`` with its data files filled in.
+    """Copy the suite into ``workshop`` with its data files filled in; the data library's cache stays in there too.
 
     Raises:
         SuiteError: there is no such suite, or the dataset has no evaluation split.
     """
     if name not in available():
         raise SuiteError(f"no suite {name!r}; there are: {', '.join(available())}")
-    if not list((dataset / "eval").glob("*.parquet")):
+    shards = [str(path) for path in sorted((dataset / "eval").glob("*.parquet"))]
+    if not shards:
         raise SuiteError(f"{dataset} has no eval/*.parquet: prepare it with an evaluation split")
     source = FOLDER / name
     (template,) = source.glob("*.yaml.in")
@@ -46,8 +48,9 @@ def prepare_suite(name: str, dataset: Path, dataset_digest: str, workshop: Path)
     folder.mkdir(parents=True)
     for helper in source.glob("*.py"):
         shutil.copyfile(helper, folder / helper.name)
-    text = template.read_text(encoding="utf-8")
-    (folder / template.name.removesuffix(".in")).write_text(text.replace("{data_files}", str(dataset / "eval" / "*.parquet")))
+    text = template.read_text(encoding="utf-8")  # a JSON list or string is YAML too
+    text = text.replace("{data_files}", json.dumps(shards)).replace("{cache_dir}", json.dumps(str(workshop / "cache")))
+    (folder / template.name.removesuffix(".in")).write_text(text, encoding="utf-8")
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(source.iterdir()) if path.is_file()}
     digest = artifacts.digest({"files": files, "dataset": dataset_digest, "lmms_eval": version("lmms_eval")})
     return Suite(name=name, task=template.name.removesuffix(".yaml.in"), metric="exact", task_folder=folder, digest=digest)

@@ -1,10 +1,11 @@
 """Functions of the lab task (lmms-eval loads this file by path): messages from a prepared eval row, and its scores."""
 
-import io
 import json
 from typing import Any
 
 from PIL import Image
+
+from bard_core.data.messages import open_image
 
 
 def _question(doc: dict[str, Any]) -> list[dict[str, Any]]:
@@ -27,7 +28,7 @@ def doc_to_messages(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, An
 
 
 def doc_to_visual(doc: dict[str, Any]) -> list[Image.Image]:
-    return [Image.open(io.BytesIO(data)).convert("RGB") for data in doc["images"]]
+    return [open_image(data) for data in doc["images"]]
 
 
 def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:

@@ -1,0 +1,131 @@
+"""Comparing judged checkpoints: sample by sample against a baseline, and all of them on the plane of accuracy and speed."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bard_core import storage
+from bard_core.artifacts import EvalResult
+
+_POWER = 1.96 + 0.84  # two-sided 5 % significance, 80 % power
+_FEWEST_DISCORDANT = 6  # one-sided discordant pairs that an exact sign test needs for p < 0.05: 2 / 2**6
+
+
+class ComparisonError(ValueError):
+    """Two evaluations cannot be compared: says why."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A candidate against a baseline on the same samples; shares, not per cent.
+
+    Attributes:
+        difference: mean score of the candidate minus the baseline's.
+        stderr: standard error of that difference, from the differences of single samples.
+        wins, losses: samples on which the candidate scores higher, lower.
+        p_value: exact sign test of wins against losses (McNemar's exact test where scores are right or wrong).
+        smallest_detectable: the difference that this many samples would show with 80 % power at the 5 % level.
+        num_samples: samples compared.
+    """
+
+    difference: float
+    stderr: float
+    wins: int
+    losses: int
+    p_value: float
+    smallest_detectable: float
+    num_samples: int
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of the mean of independent values; 0 for fewer than two."""
+    count = len(values)
+    if count < 2:
+        return 0.0
+    mean = math.fsum(values) / count
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
+
+
+def load_samples(evaluation_uri: str) -> list[dict[str, Any]]:
+    """The records of an evaluation's ``samples.jsonl``.
+
+    Raises:
+        StorageError: there is none.
+    """
+    text = storage.read_bytes(storage.join(evaluation_uri, "samples.jsonl")).decode()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def paired(baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]], metric: str) -> Paired:
+    """Compare two evaluations of one suite, sample by sample.
+
+    Args:
+        baseline, candidate: records of ``samples.jsonl``, in any order.
+        metric: the score compared, for example ``exact``.
+
+    Raises:
+        ComparisonError: they judged different samples, or none, or lack the metric.
+    """
+    before, after = _scores(baseline, metric), _scores(candidate, metric)
+    if before.keys() != after.keys() or not before:
+        raise ComparisonError(
+            f"the baseline has {len(before)} samples, the candidate {len(after)}, {len(before.keys() & after.keys())} in common: "
+            "evaluate both on the same dataset with the same max_samples"
+        )
+    differences = [after[key] - before[key] for key in before]
+    count = len(differences)
+    wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    stderr = standard_error(differences)
+    return Paired(
+        difference=math.fsum(differences) / count,
+        stderr=stderr,
+        wins=wins,
+        losses=losses,
+        p_value=sign_test(wins, losses),
+        smallest_detectable=min(1.0, max(_POWER * stderr, _FEWEST_DISCORDANT / count)),
+        num_samples=count,
+    )
+
+
+def _scores(records: Sequence[Mapping[str, Any]], metric: str) -> dict[tuple[str, str], float]:
+    try:
+        return {(str(record["id"]), str(record["reference"])): float(record[metric]) for record in records}
+    except KeyError as error:
+        raise ComparisonError(f"a sample record has no {error}; is it from another suite?") from error
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Two-sided exact p-value of ``wins`` against ``losses`` under a fair coin."""
+    trials = wins + losses
+    tail = sum(math.comb(trials, k) for k in range(min(wins, losses) + 1))
+    return min(1.0, 2 * tail / 2**trials)
+
+
+def frontier(results: Sequence[EvalResult]) -> list[EvalResult]:
+    """The results that no other beats in both accuracy and speed-up, slowest first."""
+    best: list[EvalResult] = []
+    for result in sorted(results, key=lambda r: (r.speedup, r.accuracy), reverse=True):
+        if not best or result.accuracy > best[-1].accuracy:
+            best.append(result)
+    return best[::-1]
+
+
+def source_of(results: Sequence[EvalResult]) -> EvalResult:
+    """The autoregressive source among the results.
+
+    Raises:
+        ComparisonError: there is none, or more than one.
+    """
+    sources = [result for result in results if result.model.stage == "source"]
+    if len(sources) != 1:
+        raise ComparisonError(f"a comparison needs exactly one source model among the results, got {len(sources)}")
+    return sources[0]
+
+
+def speedup_at_parity(results: Sequence[EvalResult], margin: float = 0.0) -> EvalResult | None:
+    """The fastest block-diffusion model whose accuracy is at least the source's minus ``margin`` (a share); None: there is none."""
+    floor = source_of(results).accuracy - margin - 1e-12
+    fit = [result for result in results if result.model.stage != "source" and result.accuracy >= floor]
+    return max(fit, key=lambda result: result.speedup, default=None)
