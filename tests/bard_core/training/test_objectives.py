@@ -1,0 +1,114 @@
+"""Losses over gathered positions equal the paper's over padded rows; packed equals separate; chunked equals whole."""
+
+import pytest
+import torch
+from transformers import AutoProcessor
+
+from bard_core import artifacts
+from bard_core.config import NoiseConfig
+from bard_core.data.batches import BatchSpec, attach_positions, collate, load_examples, replacement_tokens
+from bard_core.diffusion.losses import weighted_cross_entropy
+from bard_core.models.attention import dense_mask, hidden_states
+from bard_core.models.lab import build_lab_model
+from bard_core.training import objectives
+from bard_core.training.images import ImageEncoder
+from bard_core.training.objectives import Autoregressive, ProgressiveBlockMerging
+
+from .conftest import TINY_MODEL
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_dataset):
+    folder = artifacts.fetch(tiny_dataset)
+    processor = AutoProcessor.from_pretrained(folder / "processor")
+    model = build_lab_model(TINY_MODEL, processor, 64, seed=0).eval()
+    examples = load_examples(folder, "train")
+    attach_positions(examples, model)
+    encoder = ImageEncoder(model, processor.image_processor, True, torch.device("cpu"))
+    return model, processor.tokenizer, examples, encoder
+
+
+def spec_for(tokenizer, **kwargs):
+    mask_id = tokenizer.convert_tokens_to_ids("<|mask|>")
+    values = {
+        "block_size": 4,
+        "noise": NoiseConfig(),
+        "mask_token_id": mask_id,
+        "end_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "replacements_W": replacement_tokens(len(tokenizer), [mask_id]),
+        "max_tokens_per_row": 64,
+    }
+    return BatchSpec(**{**values, **kwargs})
+
+
+@torch.no_grad()
+def loss_of(objective, encoder, batch):
+    return float(objective(batch, encoder(batch.images, batch.grid_thw)).total)
+
+
+@pytest.mark.parametrize("make", [Autoregressive, lambda m: ProgressiveBlockMerging(m, "block", "mask", 0.0), lambda m: ProgressiveBlockMerging(m, "causal", "mix", 0.5)])
+def test_packed_is_separate(parts, make):
+    model, tokenizer, examples, encoder = parts
+    objective = make(model)
+    picks = [(example, 1) for example in examples[:6]]
+    size = None if isinstance(objective, Autoregressive) else 4
+    alone = sum(loss_of(objective, encoder, collate([pick], spec_for(tokenizer, block_size=size))) for pick in picks)
+    packed = collate(picks, spec_for(tokenizer, block_size=size, max_tokens_per_row=2000))
+    assert packed.input_ids_BL.shape[0] < len(picks)
+    assert loss_of(objective, encoder, packed) == pytest.approx(alone, rel=1e-4)
+
+
+def test_multi_turn_is_one_turn_at_a_time(parts):
+    """The noisy logits of each turn do not depend on the noisy copies of the others."""
+    model, tokenizer, examples, encoder = parts
+    example = max(examples, key=lambda e: len(e.turns))
+    assert len(example.turns) > 1
+    batch = collate([(example, 0)], spec_for(tokenizer))
+    images = encoder(batch.images, batch.grid_thw)
+    with torch.no_grad():
+        together = hidden_states(model, batch.input_ids_BL, batch.position_ids_CBL, dense_mask(batch.table_BL, "block"), images)
+        clean = example.input_ids_N.numel()
+        for block in batch.table_BL.block[0, clean:].unique():
+            keep = torch.cat([torch.arange(clean), clean + (batch.table_BL.block[0, clean:] == block).nonzero().squeeze(-1)])
+            mask = dense_mask(batch.table_BL, "block")[:, :, keep][:, :, :, keep]
+            alone = hidden_states(model, batch.input_ids_BL[:, keep], batch.position_ids_CBL[:, :, keep], mask, images)
+            assert torch.allclose(alone[0, clean:], together[0, keep[clean:]], atol=1e-5)
+
+
+def test_gathered_loss_is_the_papers(parts):
+    model, tokenizer, examples, encoder = parts
+    batch = collate([(example, 0) for example in examples[:4]], spec_for(tokenizer, sample_mean=True))
+    images = encoder(batch.images, batch.grid_thw)
+    with torch.no_grad():
+        mine = float(ProgressiveBlockMerging(model, "block", "mask", 0.0)(batch, images).total)
+        hidden = hidden_states(model, batch.input_ids_BL, batch.position_ids_CBL, dense_mask(batch.table_BL, "block"), images)
+        logits = model.lm_head(hidden)
+    where = batch.noisy
+    total = 0.0
+    for i, example in enumerate(examples[:4]):
+        at = where.index_P[where.sample_P == i]
+        targets = torch.zeros(1, logits.numel() // logits.shape[-1], dtype=torch.long)
+        targets[0, at] = where.target_P[where.sample_P == i]
+        t = torch.ones(targets.shape)
+        t[0, at] = where.t_P[where.sample_P == i]
+        loss_mask = torch.zeros_like(targets, dtype=torch.bool)
+        loss_mask[0, at] = True
+        response = torch.zeros_like(loss_mask)
+        response[0, : sum(end - start for start, end in example.turns)] = True
+        total += float(weighted_cross_entropy(logits.view(1, -1, logits.shape[-1]), targets, t, response, loss_mask))
+    assert mine == pytest.approx(total, rel=1e-4)
+
+
+def test_chunked_is_whole(parts, monkeypatch):
+    model, tokenizer, examples, encoder = parts
+    batch = collate([(example, 0) for example in examples[:4]], spec_for(tokenizer))
+    images = encoder(batch.images, batch.grid_thw)
+    objective = ProgressiveBlockMerging(model, "block", "mask", 0.0)
+    grads = []
+    for size in (10_000, 7):
+        monkeypatch.setattr(objectives, "CHUNK_POSITIONS", size)
+        model.zero_grad()
+        objective(batch, images).total.backward()
+        grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*grads, strict=True))
