@@ -7,14 +7,13 @@ atomically, so no manifest means no artifact. A ref carries the manifest's own s
 import hashlib
 import json
 import math
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from bard_core import storage
 
@@ -36,6 +35,13 @@ class FileEntry(_Frozen):
     path: str
     size: int
     sha256: str
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, path: str) -> str:
+        if path.startswith("/") or ".." in path.split("/") or "\\" in path:
+            raise ValueError(f"{path!r} leads out of the artifact's folder")
+        return path
 
 
 class Manifest(_Frozen):
@@ -142,19 +148,21 @@ def _canonical(value: Any, where: str) -> Any:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    raise TypeError(f"{where}: a {type(value).__name__} ({value!r}) has no canonical form; pass str, int, bool, None or a finite float")
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    raise TypeError(
+        f"{where}: a {type(value).__name__} ({value!r}) has no canonical form; pass str, int, bool, None or a finite float"
+    )
 
 
 def _entries(folder: Path) -> tuple[FileEntry, ...]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    return tuple(
-        FileEntry(path=p.relative_to(folder).as_posix(), size=p.stat().st_size, sha256=file_sha256(p)) for p in files
-    )
+    """Every file below the folder except its own manifest, sorted by path."""
+    entries = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            raise ArtifactError(f"{path} is a symbolic link, whose target may change: copy what it points to into the folder")
+        if path.is_file() and name != MANIFEST:
+            entries.append(FileEntry(path=name, size=path.stat().st_size, sha256=storage.sha256(str(path))))
+    return tuple(entries)
 
 
 def commit_directory(
@@ -169,10 +177,11 @@ def commit_directory(
 ) -> Manifest:
     """Make the local folder ``staging`` the artifact ``uri``; the staging folder is used up when ``uri`` is local.
 
-    An artifact with the same digest already there is kept; anything else there is replaced.
+    An artifact with the same digest already there is kept; anything else there is replaced. A failure (disk full, no
+    permission) leaves ``staging`` as it was, and at ``uri`` either what was there or nothing that verifies.
 
     Raises:
-        ArtifactError: staging is empty or not a folder.
+        ArtifactError: staging holds no files, or a symbolic link. TypeError: metadata has no canonical form.
     """
     entries = _entries(staging)
     if not entries:
@@ -185,33 +194,35 @@ def commit_directory(
         parent_digest=parent_digest,
         metadata=metadata or {},
     )
-    if _already_there(uri, manifest):
-        if storage.is_local(uri):
-            shutil.rmtree(staging)
-        return manifest
     body = (manifest.model_dump_json(indent=2) + "\n").encode()
     if not storage.is_local(uri):
-        storage.upload_tree(staging, uri)
-        storage.write_bytes(storage.join(uri, MANIFEST), body)
+        if not _already_there(uri, manifest.digest):
+            _publish_remote(staging, uri, manifest, body)
         return manifest
-    target = storage.local_path(uri)
+    target = storage.local_path(uri).absolute()
+    if _already_there(uri, manifest.digest):
+        if staging.absolute() != target:
+            shutil.rmtree(staging)
+        return manifest
     target.parent.mkdir(parents=True, exist_ok=True)
-    sibling = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    shutil.move(staging, sibling)
-    storage.write_bytes(str(sibling / MANIFEST), body)
-    if target.exists():
-        doomed = target.with_name(f".{target.name}.old.{uuid.uuid4().hex}")
-        os.replace(target, doomed)
-        os.replace(sibling, target)
-        shutil.rmtree(doomed, ignore_errors=True)
-    else:
-        os.replace(sibling, target)
+    storage.write_bytes(str(staging / MANIFEST), body)
+    storage.replace_folder(staging, target)
     return manifest
 
 
-def _already_there(uri: str, manifest: Manifest) -> bool:
+def _publish_remote(staging: Path, uri: str, manifest: Manifest, body: bytes) -> None:
+    """The old manifest goes first and the new one comes last, so a torn replacement is no artifact."""
+    storage.delete_file(storage.join(uri, MANIFEST))
+    kept = {entry.path for entry in manifest.files}
+    for name in set(storage.list_files(uri)) - kept:
+        storage.delete_file(storage.join(uri, name))
+    storage.upload_tree(staging, uri)
+    storage.write_bytes(storage.join(uri, MANIFEST), body)
+
+
+def _already_there(uri: str, wanted: str) -> bool:
     try:
-        return verify(uri).digest == manifest.digest
+        return read_manifest(uri).digest == wanted and verify(uri).digest == wanted
     except ArtifactError:
         return False
 
@@ -227,25 +238,24 @@ def read_manifest(uri: str) -> Manifest:
 
 
 def verify(uri: str, hashes: bool = True) -> Manifest:
-    """Check every file of an artifact against its manifest: presence and size, and with ``hashes`` the sha256.
+    """Check an artifact, local or remote, against its manifest: its files are those listed, whole and (``hashes``) unchanged.
 
     Raises:
-        ArtifactError: naming the first file that is missing, cut or changed.
+        ArtifactError: naming the first file that is missing, unlisted, cut or changed.
     """
     manifest = read_manifest(uri)
-    if not storage.is_local(uri):
-        present = set(storage.list_files(uri))
-        if missing := [entry.path for entry in manifest.files if entry.path not in present]:
-            raise ArtifactError(f"{uri}: {missing[0]} is missing; run its stage again")
-        return manifest
-    folder = storage.local_path(uri)
+    sizes = storage.file_sizes(uri)
     for entry in manifest.files:
-        path = folder / entry.path
-        if not path.is_file():
+        if entry.path not in sizes:
             raise ArtifactError(f"{uri}: {entry.path} is missing; run its stage again")
-        if (size := path.stat().st_size) != entry.size:
-            raise ArtifactError(f"{uri}: {entry.path} has {size} bytes, not {entry.size}: it was cut; run its stage again")
-        if hashes and file_sha256(path) != entry.sha256:
+        if sizes[entry.path] != entry.size:
+            raise ArtifactError(
+                f"{uri}: {entry.path} has {sizes[entry.path]} bytes, not {entry.size}: it was cut; run its stage again"
+            )
+    if extra := sorted(sizes.keys() - {entry.path for entry in manifest.files} - {MANIFEST}):
+        raise ArtifactError(f"{uri}: {extra[0]} is not in the manifest: it was added later; remove it, or run the stage again")
+    for entry in manifest.files if hashes else ():
+        if storage.sha256(storage.join(uri, entry.path)) != entry.sha256:
             raise ArtifactError(f"{uri}: {entry.path} does not have its recorded sha256: it was changed; run its stage again")
     return manifest
 
@@ -253,22 +263,33 @@ def verify(uri: str, hashes: bool = True) -> Manifest:
 def fetch(ref: _Ref | str, expected_sha256: str | None = None) -> Path:
     """A verified local folder of an artifact: its own when local, else a download kept in the home folder's cache.
 
+    A damaged cached copy is downloaded again.
+
     Raises:
         ArtifactError: it is torn, or is not the artifact the ref was made for.
     """
     uri, expected = (ref.uri, ref.manifest_sha256) if isinstance(ref, _Ref) else (ref, expected_sha256)
-    found = read_manifest(uri).digest
-    if expected is not None and found != expected:
-        raise ArtifactError(f"{uri} is artifact {found[:12]}, not {expected[:12]}: it was replaced since; run the stage that wrote it")
     if storage.is_local(uri):
+        _expect(uri, expected, read_manifest(uri).digest)
         verify(uri)
         return storage.local_path(uri)
+    found = _expect(uri, expected, read_manifest(uri).digest)
     kept = storage.home() / "cache" / found
-    if not (kept / MANIFEST).exists():
-        scratch = kept.with_name(f".{found}.{uuid.uuid4().hex}")
+    if _already_there(str(kept), found):
+        return kept
+    scratch = storage.home() / "cache" / f".{found}.{uuid.uuid4().hex}"
+    try:
         storage.download_tree(uri, scratch)
-        verify(str(scratch))
-        shutil.rmtree(kept, ignore_errors=True)
-        os.replace(scratch, kept)
-    verify(str(kept))
+        _expect(uri, found, verify(str(scratch)).digest)
+        storage.replace_folder(scratch, kept)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return kept
+
+
+def _expect(uri: str, expected: str | None, found: str) -> str:
+    if expected is not None and found != expected:
+        raise ArtifactError(
+            f"{uri} is artifact {found[:12]}, not {expected[:12]}: it was replaced since; run the stage that wrote it"
+        )
+    return found

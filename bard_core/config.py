@@ -164,23 +164,37 @@ class PBMStage(StrictModel):
     train: TrainConfig
 
 
-class PBMConfig(StrictModel):
-    """pbm: Progressive Block Merging, each stage starting from the one before."""
+class PBMMethod(StrictModel):
+    """How Progressive Block Merging trains, whatever the block size."""
 
-    stages: tuple[PBMStage, ...] = Field(min_length=1)
     noise: NoiseConfig = NoiseConfig()
     clean_attention: CleanAttention = "block"
     ar_weight: float = Field(0.0, ge=0.0, le=1.0, description="Share of the AR loss on the clean stream (needs 'causal')")
     reduction: Literal["sample_mean", "token_mean"] = "token_mean"
 
     @model_validator(mode="after")
-    def _consistent(self) -> "PBMConfig":
-        sizes = [stage.block_size for stage in self.stages]
-        if sizes != sorted(set(sizes)):
-            raise ValueError(f"pbm.stages must have growing block sizes, got {sizes}")
+    def _causal_for_ar(self) -> "PBMMethod":
         if self.ar_weight and self.clean_attention != "causal":
             raise ValueError("pbm.ar_weight needs clean_attention: causal (a block-wise clean stream sees its own targets)")
         return self
+
+
+class PBMConfig(PBMMethod):
+    """pbm: Progressive Block Merging, each stage starting from the one before."""
+
+    stages: tuple[PBMStage, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _growing(self) -> "PBMConfig":
+        sizes = [stage.block_size for stage in self.stages]
+        if sizes != sorted(set(sizes)):
+            raise ValueError(f"pbm.stages must have growing block sizes, got {sizes}")
+        return self
+
+    @property
+    def method(self) -> PBMMethod:
+        """The part that every stage shares, so that adding a stage leaves the others cached."""
+        return PBMMethod(**{name: getattr(self, name) for name in PBMMethod.model_fields})
 
 
 class SWDConfig(StrictModel):

@@ -10,18 +10,28 @@ import io
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from bard_core import artifacts, storage
 from bard_core.artifacts import DatasetRef, EvalResult, ReportRef
+from bard_core.evaluation.compare import frontier, load_samples, paired, source_of, speedup_at_parity
 
 COLUMNS = ("model", "block", "accuracy", "TPF", "tok/s", "speed-up vs AR")
+AGAINST = ("model", "difference, points", "better : worse", "p", "smallest detectable, points")
+NOTE = (
+    "TPF: real tokens a forward of the language body after prefill, over the whole suite. tok/s: greedy, batch 1, real tokens a "
+    "second of decoding after prefill. Speed-up: tok/s over the source's autoregressive decoding, both in turn in one run."
+)
 SAMPLES = 4
 
 
 def rows(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
     """One row a model: what the table shows, unrounded."""
+    best = {result.key for result in frontier(results)}
     return [
         {
             "model": result.model.name,
@@ -34,6 +44,9 @@ def rows(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
             "tokens_per_s": result.tokens_per_s,
             "ar_tokens_per_s": result.ar_tokens_per_s,
             "speedup": result.speedup,
+            "on_frontier": result.key in best,
+            "suite": result.suite,
+            "suite_digest": result.suite_digest,
             "model_uri": result.model.uri,
             "model_sha256": result.model.key,
             "evaluation_uri": result.uri,
@@ -42,11 +55,16 @@ def rows(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
     ]
 
 
-def at_parity(table: Sequence[dict[str, Any]], margin: float = 0.0) -> dict[str, Any] | None:
-    """The fastest block-diffusion model whose accuracy is at least the source's minus ``margin``; None when there is none."""
-    (source,) = [row for row in table if row["stage"] == "source"]
-    fit = [row for row in table if row["stage"] != "source" and row["accuracy"] >= source["accuracy"] - margin]
-    return max(fit, key=lambda row: row["speedup"], default=None)
+def against_source(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
+    """Every other model against the source, sample by sample (``compare.paired``)."""
+    source = source_of(results)
+    metric = json.loads((artifacts.fetch(source) / "results.json").read_text(encoding="utf-8"))["metric"]
+    baseline = load_samples(source)
+    return [
+        {"model": result.model.name, **asdict(paired(baseline, load_samples(result), metric))}
+        for result in results
+        if result is not source
+    ]
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -61,21 +79,32 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def against_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A paired comparison as the table prints it, in the order of :data:`AGAINST`."""
+    return (
+        row["model"],
+        f"{100 * row['difference']:+.1f} ± {100 * row['stderr']:.1f}",
+        f"{row['wins']} : {row['losses']}",
+        f"{row['p_value']:.2g}",
+        f"{100 * row['smallest_detectable']:.1f}",
+    )
+
+
 def console_table(table: Sequence[dict[str, Any]]) -> str:
-    """The table in fixed-width text, within 80 columns."""
+    """The table in fixed-width text, within 100 columns."""
     lines = [COLUMNS, *(cells(row) for row in table)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
-    text = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))) for line in lines]
-    text.insert(1, "  ".join("-" * w for w in widths))
-    return "\n".join(text)
+    lines.insert(1, tuple("-" * width for width in widths))
+    aligned = [[line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))] for line in lines]
+    return "\n".join("  ".join(line) for line in aligned)
 
 
-def verdict(table: Sequence[dict[str, Any]]) -> str:
+def verdict(results: Sequence[EvalResult]) -> str:
     """One sentence: the best speed-up at the source's accuracy and at 2.5 points below it."""
     parts = []
     for margin, words in ((0.0, "at equal accuracy"), (0.025, "within 2.5 points of it")):
-        best = at_parity(table, margin)
-        parts.append(f"{words}: {best['speedup']:.2f}x ({best['model']})" if best else f"{words}: none")
+        best = speedup_at_parity(results, margin)
+        parts.append(f"{words}: {best.speedup:.2f}x ({best.model.name})" if best else f"{words}: none")
     return "Speed-up over autoregressive decoding, " + "; ".join(parts) + "."
 
 
@@ -84,14 +113,20 @@ def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, t
 
     Raises:
         ArtifactError: an evaluation is torn.
-        ValueError: there is not exactly one source model among the results.
+        ComparisonError: there is not exactly one source model among the results, or they judged different samples.
     """
     table = rows(results)
-    if sum(row["stage"] == "source" for row in table) != 1:
-        raise ValueError("a report compares with exactly one source model; evaluate the source once")
+    against = against_source(results)
     curves = {result.model.name: _curve(result) for result in results}
-    samples = _samples(results, dataset)
-    body = {"title": title, "rows": table, "verdict": verdict(table), "curves": curves, "samples": samples["records"]}
+    samples, images = _samples(results, dataset)
+    body = {
+        "title": title,
+        "rows": table,
+        "verdict": verdict(results),
+        "against_source": against,
+        "curves": curves,
+        "samples": samples,
+    }
     workshop = storage.home() / "staging"
     workshop.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="report-", dir=workshop) as scratch:
@@ -101,7 +136,7 @@ def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, t
         (out / "frontier.png").write_bytes(frontier_png(table))
         (out / "curves.png").write_bytes(curves_png(curves))
         (out / "report.md").write_text(markdown(body), encoding="utf-8")
-        (out / "report.html").write_text(page(body, out, samples["images"]), encoding="utf-8")
+        (out / "report.html").write_text(page(body, out, images), encoding="utf-8")
         manifest = artifacts.commit_directory(out, output_uri, kind="report")
     return ReportRef(uri=output_uri, manifest_sha256=manifest.digest, markdown=storage.join(output_uri, "report.md"))
 
@@ -112,24 +147,32 @@ def _curve(result: EvalResult) -> list[dict[str, float]]:
     return [json.loads(line) for line in storage.read_bytes(result.model.curve_uri).decode().splitlines()]
 
 
-def _samples(results: Sequence[EvalResult], dataset: DatasetRef) -> dict[str, Any]:
-    """The first samples: question, reference, every model's answer; and their images apart."""
-    import pyarrow.parquet as pq
-
-    folder = artifacts.fetch(dataset)
-    documents = [row for shard in sorted((folder / "eval").glob("*.parquet")) for row in pq.read_table(shard).to_pylist()]
-    step = max(1, len(documents) // SAMPLES)
-    chosen = list(range(0, len(documents), step))[:SAMPLES]
-    answers: dict[int, dict[str, str]] = {i: {} for i in chosen}
-    for result in results:
-        for line in (artifacts.fetch(result) / "samples.jsonl").read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            if record["doc_id"] in answers:
-                answers[record["doc_id"]][result.model.name] = record["text"]
+def _samples(results: Sequence[EvalResult], dataset: DatasetRef) -> tuple[list[dict[str, Any]], list[list[bytes]]]:
+    """Samples spread over those judged: question, reference, every model's answer; and the images of each."""
+    answers = {result.model.name: {record["id"]: record["text"] for record in load_samples(result)} for result in results}
+    judged = list(answers[source_of(results).model.name])
+    chosen = judged[:: max(1, len(judged) // SAMPLES)][:SAMPLES]
+    documents = _documents(artifacts.fetch(dataset), set(chosen))
     records = [
-        {"question": _question(documents[i]), "reference": documents[i]["answer"], "answers": answers[i]} for i in chosen
+        {
+            "id": key,
+            "question": _question(documents[key]),
+            "reference": documents[key]["answer"],
+            "answers": {name: texts[key] for name, texts in answers.items()},
+        }
+        for key in chosen
     ]
-    return {"records": records, "images": [documents[i]["images"][0] if documents[i]["images"] else None for i in chosen]}
+    return records, [documents[key]["images"] for key in chosen]
+
+
+def _documents(folder: Path, ids: set[str]) -> dict[str, dict[str, Any]]:
+    """Rows of the evaluation split by id."""
+    import pyarrow.dataset as ds
+
+    table = ds.dataset(folder / "eval", format="parquet").to_table(
+        columns=["id", "messages", "images", "answer"], filter=ds.field("id").isin(sorted(ids))
+    )
+    return {row["id"]: row for row in table.to_pylist()}
 
 
 def _question(document: dict[str, Any]) -> str:
@@ -156,13 +199,16 @@ def _png(figure: Any) -> bytes:
 
 
 def frontier_png(table: Sequence[dict[str, Any]]) -> bytes:
-    """Accuracy over speed-up, a point a model, with the standard error."""
+    """Accuracy over speed-up, a point a model, with the standard error; a line joins those that no other beats in both."""
     figure, axes = _figure(7, 4)
+    best = sorted((row["speedup"], 100 * row["accuracy"]) for row in table if row["on_frontier"])
+    axes.plot([x for x, _ in best], [y for _, y in best], color="tab:gray", linewidth=1, zorder=0)
     for row in table:
         colour = {"source": "black", "pbm": "tab:blue", "swd": "tab:red"}[row["stage"]]
         axes.errorbar(row["speedup"], 100 * row["accuracy"], yerr=100 * row["accuracy_stderr"], fmt="o", color=colour, capsize=3)
         axes.annotate(row["model"], (row["speedup"], 100 * row["accuracy"]), textcoords="offset points", xytext=(7, 5))
-    axes.set(xlabel="speed-up over autoregressive decoding (batch 1)", ylabel="exact answers, %")
+    axes.margins(0.12)
+    axes.set(xlabel="speed-up over autoregressive decoding (batch 1)", ylabel="accuracy, %")
     axes.grid(alpha=0.3)
     return _png(figure)
 
@@ -182,48 +228,74 @@ def curves_png(curves: dict[str, list[dict[str, float]]]) -> bytes:
 
 def markdown(body: dict[str, Any]) -> str:
     """report.md from report.json's content."""
-    lines = [f"# {body['title']}", "", body["verdict"], "", "| " + " | ".join(COLUMNS) + " |"]
-    lines.append("|---|" + "---:|" * (len(COLUMNS) - 1))
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in body["rows"]]
-    lines += ["", "![accuracy and speed](frontier.png)", "", "![loss curves](curves.png)", "", "## Samples", ""]
+    lines = [f"# {body['title']}", "", body["verdict"], "", *_markdown_table(COLUMNS, [cells(row) for row in body["rows"]])]
+    lines += ["", NOTE, "", "![accuracy and speed](frontier.png)", "", "![loss curves](curves.png)", ""]
+    lines += ["## Against the source, sample by sample", ""]
+    lines += [*_markdown_table(AGAINST, [against_cells(row) for row in body["against_source"]]), "", "## Samples", ""]
     for sample in body["samples"]:
-        lines += [f"**{sample['question']}** `{sample['reference']}`", ""]
-        lines += [f"- {name}: `{text}`{'' if text == sample['reference'] else ' (wrong)'}" for name, text in sample["answers"].items()]
+        lines += [f"**{sample['question']}** {_code(sample['reference'])}", ""]
+        for name, text in sample["answers"].items():
+            lines.append(f"- {name}: {_code(text)}{'' if right(text, sample) else ' (wrong)'}")
         lines.append("")
-    notes = "TPF: real tokens a forward of the language body after prefill. tok/s: greedy, batch 1, decoding only; speed-up: median"
-    return "\n".join([*lines, notes + " ratio a prompt to the source model's autoregressive decoding, interleaved in one run.", ""])
+    return "\n".join(lines)
 
 
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2733}
+def _markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _code(text: str) -> str:
+    """Any answer on one line of Markdown, however broken it is."""
+    return f"`{' '.join(text.split()).replace('`', chr(39))}`" if text.strip() else "(nothing)"
+
+
+def right(text: str, sample: dict[str, Any]) -> bool:
+    """Whether an answer is the reference, spaces normalised."""
+    return bool(text.split() == sample["reference"].split())
+
+
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2733}
 table{border-collapse:collapse;width:100%}td,th{padding:.35rem .7rem;border-bottom:1px solid #d5dbe1;text-align:right}
 td:first-child,th:first-child{text-align:left}img.plot{max-width:49%}figure{display:flex;gap:1rem;margin:1rem 0}
-figure img{width:9rem;image-rendering:pixelated;align-self:flex-start}code{background:#f3f5f7;padding:0 .25rem}.wrong{color:#b3261e}"""
+figure img{width:9rem;align-self:flex-start}
+.note{color:#5b6773;font-size:.85rem}code{background:#f3f5f7;padding:0 .25rem}.wrong{color:#b3261e}"""
 
 
-def page(body: dict[str, Any], folder: Path, images: Sequence[bytes | None]) -> str:
+def page(body: dict[str, Any], folder: Path, images: Sequence[Sequence[bytes]]) -> str:
     """report.html: one file with everything inline."""
-    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-    table = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells(row)) + "</tr>" for row in body["rows"])
-    plots = "".join(
-        f'<img class="plot" alt="{name}" src="{_inline((folder / f"{name}.png").read_bytes())}">' for name in ("frontier", "curves")
-    )
-    figures = "".join(_sample_html(sample, image) for sample, image in zip(body["samples"], images, strict=True))
+    title = html.escape(body["title"])
+    pictures = [(name, _inline((folder / f"{name}.png").read_bytes())) for name in ("frontier", "curves")]
+    plots = "".join(f'<img class="plot" alt="{name}" src="{data}">' for name, data in pictures)
+    samples = "".join(_sample_html(sample, pictures) for sample, pictures in zip(body["samples"], images, strict=True))
     return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(body['title'])}</title><style>{STYLE}</style>"
-        f"<h1>{html.escape(body['title'])}</h1><p>{html.escape(body['verdict'])}</p><table><tr>{head}</tr>{table}</table>"
-        f"{plots}<h2>Samples</h2>{figures}</html>\n"
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{STYLE}</style>"
+        f"<h1>{title}</h1><p>{html.escape(body['verdict'])}</p>"
+        f"{_html_table(COLUMNS, [cells(row) for row in body['rows']])}<p class='note'>{html.escape(NOTE)}</p>{plots}"
+        "<h2>Against the source, sample by sample</h2>"
+        f"{_html_table(AGAINST, [against_cells(row) for row in body['against_source']])}<h2>Samples</h2>{samples}</html>\n"
     )
 
 
-def _sample_html(sample: dict[str, Any], image: bytes | None) -> str:
-    picture = f'<img alt="" src="{_inline(image)}">' if image else ""
+def _html_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    rest = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in body)
+    return f"<table><tr>{top}</tr>{rest}</table>"
+
+
+def _sample_html(sample: dict[str, Any], images: Sequence[bytes]) -> str:
+    pictures = "".join(f'<img alt="" src="{_inline(image)}">' for image in images)
     answers = "".join(
-        f"<li{'' if text == sample['reference'] else ' class=wrong'}>{html.escape(name)}: <code>{html.escape(text)}</code></li>"
+        f"<li{'' if right(text, sample) else ' class=wrong'}>{html.escape(name)}: <code>{html.escape(text)}</code></li>"
         for name, text in sample["answers"].items()
     )
     question, reference = html.escape(sample["question"]), html.escape(sample["reference"])
-    return f"<figure>{picture}<div><b>{question}</b> <code>{reference}</code><ul>{answers}</ul></div></figure>"
+    return f"<figure>{pictures}<div><b>{question}</b> <code>{reference}</code><ul>{answers}</ul></div></figure>"
 
 
 def _inline(image: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(image).decode()
+    """A data URI; the type comes from the bytes."""
+    with Image.open(io.BytesIO(image)) as opened:
+        kind = Image.MIME[str(opened.format)]
+    return f"data:{kind};base64," + base64.b64encode(image).decode()

@@ -3,7 +3,11 @@
 S3 takes its endpoint and credentials from the usual AWS_* variables (``AWS_ENDPOINT_URL`` for another S3 API).
 """
 
+import contextlib
+import errno
+import hashlib
 import os
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
@@ -91,12 +95,75 @@ def write_bytes(uri: str, data: bytes) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def list_files(uri: str) -> list[str]:
-    """Relative paths of all files below ``uri``, sorted; empty when there is nothing."""
+def file_sizes(uri: str) -> dict[str, int]:
+    """Relative path -> size in bytes of every file below ``uri``; empty when there is nothing.
+
+    Raises:
+        StorageError: a name would lead out of the folder.
+    """
     filesystem, path = _filesystem(uri)
     filesystem.invalidate_cache()
     base = path.rstrip("/") + "/"
-    return sorted(name.removeprefix(base) for name in filesystem.find(path) if name.startswith(base))
+    found = filesystem.find(path, detail=True).items()
+    sizes = {name.removeprefix(base): int(info["size"] or 0) for name, info in found if name.startswith(base)}
+    if bad := [name for name in sizes if ".." in name.split("/")]:
+        raise StorageError(f"{uri}: the file name {bad[0]!r} leads out of the folder; remove that file")
+    return sizes
+
+
+def list_files(uri: str) -> list[str]:
+    """Relative paths of all files below ``uri``, sorted; empty when there is nothing."""
+    return sorted(file_sizes(uri))
+
+
+def sha256(uri: str) -> str:
+    """sha256 (hex) of one file, read as a stream. Raises StorageError when there is nothing."""
+    filesystem, path = _filesystem(uri)
+    try:
+        with filesystem.open(path, "rb") as file:
+            total = hashlib.sha256()
+            while chunk := file.read(8 * 2**20):
+                total.update(chunk)
+    except FileNotFoundError as error:
+        raise StorageError(f"{uri}: nothing there") from error
+    return total.hexdigest()
+
+
+def delete_file(uri: str) -> None:
+    """Remove one file; nothing happens when it is not there."""
+    filesystem, path = _filesystem(uri)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.rm_file(path)
+
+
+def replace_folder(staging: Path, target: Path) -> None:
+    """Make the local folder ``staging`` be ``target``: brought beside it (copied when on another disk), then renamed.
+
+    Whatever ``target`` was is gone afterwards. A failure puts both back and is raised.
+    """
+    sibling = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    doomed = target.with_name(f".{target.name}.old.{uuid.uuid4().hex}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.move(staging, sibling)
+    except BaseException:
+        if staging.exists():
+            shutil.rmtree(sibling, ignore_errors=True)
+        raise
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(target, doomed)
+        try:
+            os.rename(sibling, target)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(doomed, target)
+                shutil.move(sibling, staging)
+                raise
+            shutil.rmtree(doomed, ignore_errors=True)  # another process put its folder there in between: replace that
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def upload_tree(folder: Path, uri: str) -> None:
@@ -109,9 +176,12 @@ def upload_tree(folder: Path, uri: str) -> None:
 
 
 def download_tree(uri: str, folder: Path) -> None:
-    """Copy all files below ``uri`` into a local folder."""
+    """Copy all files below ``uri`` into a local folder. Raises StorageError when there are none."""
     filesystem, path = _filesystem(uri)
-    for name in list_files(uri):
+    names = list_files(uri)
+    if not names:
+        raise StorageError(f"{uri}: nothing there")
+    for name in names:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         filesystem.get_file(f"{path.rstrip('/')}/{name}", str(target))

@@ -4,6 +4,7 @@ Resuming is ours, not Ray's: every attempt has a fresh Ray run name, and the wor
 of the run folder, which the spec's digest names. So a stale run is never mistaken for this one.
 """
 
+import os
 import threading
 import uuid
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ def _worker(config: dict[str, Any]) -> None:
     """Runs on every Ray worker; the process group is Ray's."""
     import torch
 
+    os.environ["BARD_HOME"] = config["home"]
     torch.set_num_threads(config["threads"])
     run_stage(StageSpec.model_validate_json(config["spec"]), Path(config["base"]))
 
@@ -45,12 +47,13 @@ def train_on_ray(spec: StageSpec, compute: ComputeConfig, tracking: TrackingConf
 
 
 def _fit(spec: StageSpec, base: Path, compute: ComputeConfig) -> None:
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")  # importing torch on a busy laptop takes longer than Ray's 30
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"spec": spec.model_dump_json(), "base": str(base), "threads": compute.cpus_per_worker},
+        train_loop_config={"spec": spec.model_dump_json(), "base": str(base), "home": str(storage.home()), "threads": compute.cpus_per_worker},
         scaling_config=ScalingConfig(
             num_workers=compute.num_workers,
             use_gpu=compute.use_gpu,
@@ -60,7 +63,6 @@ def _fit(spec: StageSpec, base: Path, compute: ComputeConfig) -> None:
             name=f"{spec.name}-{spec.digest[:8]}-{uuid.uuid4().hex[:8]}",
             storage_path=str(storage.home() / "ray"),
             failure_config=FailureConfig(max_failures=compute.max_failures),
-            worker_runtime_env={"env_vars": {"BARD_HOME": str(storage.home())}},
         ),
     )
     trainer.fit()

@@ -2,7 +2,7 @@
 
 from flytekit import task
 
-from bard_core.config import ComputeConfig, PBMConfig, TrackingConfig, TrainConfig
+from bard_core.config import ComputeConfig, PBMMethod, TrackingConfig, TrainConfig
 from bard_core.training.stage import StageSpec
 from tasks.launch import train_on_ray
 from tasks.ray_cluster import TRAINING
@@ -20,7 +20,7 @@ IGNORED = ("compute", "tracking", "parent_run")
     retries=2,
 )
 def pbm(
-    method: PBMConfig,
+    method: PBMMethod,
     block_size: int,
     train: TrainConfig,
     dataset: Dataset,
@@ -29,7 +29,7 @@ def pbm(
     tracking: TrackingConfig,
     parent_run: str,
 ) -> Checkpoint:
-    """Train ``parent`` to denoise blocks of ``block_size``. ``method.stages`` is emptied by the caller: other stages do not matter."""
+    """Train ``parent`` to denoise blocks of ``block_size``."""
     spec = StageSpec(
         stage="pbm",
         dataset=dataset,

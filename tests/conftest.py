@@ -1,23 +1,33 @@
-"""Shared by all tests: a home folder of their own, quiet threads, the golden folder."""
+"""Every test runs with its own home folder, without Flyte's cache, on one thread, and without a network to wait for."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
-# Before anything imports bard_core or flytekit: tests never touch the user's artifacts, metrics or Flyte cache.
-_HOME = tempfile.mkdtemp(prefix="bard-tests-")
-os.environ["BARD_HOME"] = _HOME
-os.environ.setdefault("FLYTE_SDK_LOCAL_SANDBOX", f"{_HOME}/flyte/sandbox")
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ["HF_HUB_OFFLINE"] = "1"
+import pytest
+
+# Set before anything imports torch, flytekit or tasks.settings: they read these once. A test that starts processes hands them on.
+HOME = Path(tempfile.mkdtemp(prefix="bard-tests-"))
+os.environ.update(
+    BARD_HOME=str(HOME),
+    FLYTE_SDK_LOCAL_SANDBOX=str(HOME / "flyte" / "sandbox"),
+    FLYTE_LOCAL_CACHE_ENABLED="false",
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_CACHE=str(HOME / "datasets"),
+    MLFLOW_DISABLE_TELEMETRY="true",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
+    TOKENIZERS_PARALLELISM="false",
+    TRANSFORMERS_VERBOSITY="error",
+)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
 
-torch.set_num_threads(1)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
 
 
 @pytest.fixture
@@ -29,5 +39,8 @@ def bard_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
-    """Golden cases computed with the paper's code; ``BARD_GOLDEN_DIR`` names another set of the same shape."""
-    return Path(os.environ.get("BARD_GOLDEN_DIR") or Path(__file__).parent / "golden")
+    """The golden cases: ``$BARD_GOLDEN_DIR``, else ``tests/golden``."""
+    folder = Path(os.environ.get("BARD_GOLDEN_DIR") or Path(__file__).parent / "golden")
+    if not (folder / "masks.npz").is_file():
+        pytest.fail(f"{folder} holds no golden cases (masks.npz ...): point BARD_GOLDEN_DIR at a folder that does")
+    return folder

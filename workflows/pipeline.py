@@ -55,7 +55,7 @@ def convert(
     latest = base
     for stage in pbm.stages:
         checkpoint = merge_blocks(
-            method=pbm.model_copy(update={"stages": ()}),
+            method=pbm.method,
             block_size=stage.block_size,
             train=stage.train,
             dataset=dataset,

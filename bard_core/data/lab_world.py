@@ -85,9 +85,9 @@ def _turns(
     most = {"finevision": world.turns_per_image}
     turns = []
     for _ in range(most.get(schema, 1) if split == "train" else 1):
-        # LLaVA-OneVision asks for the whole grid in reading order, the others for a few cells in any order.
+        # LLaVA-OneVision asks for the whole grid in alphabetical order, the others for a few cells in any order.
         some = rng.sample(sorted(digits), rng.randint(world.min_cells, world.max_cells))
-        letters = list(digits) if schema == "llava_onevision" else some
+        letters = sorted(digits) if schema == "llava_onevision" else some
         turns.append((question(schema, letters), answer(schema, letters, [digits[letter] for letter in letters])))
     return turns
 

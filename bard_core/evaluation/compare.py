@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bard_core import storage
+from bard_core import artifacts
 from bard_core.artifacts import EvalResult
 
 _POWER = 1.96 + 0.84  # two-sided 5 % significance, 80 % power
@@ -48,14 +48,14 @@ def standard_error(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
 
 
-def load_samples(evaluation_uri: str) -> list[dict[str, Any]]:
+def load_samples(result: EvalResult) -> list[dict[str, Any]]:
     """The records of an evaluation's ``samples.jsonl``.
 
     Raises:
-        StorageError: there is none.
+        ArtifactError: the evaluation is missing or torn.
     """
-    text = storage.read_bytes(storage.join(evaluation_uri, "samples.jsonl")).decode()
-    return [json.loads(line) for line in text.splitlines()]
+    text = (artifacts.fetch(result) / "samples.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
 def paired(baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]], metric: str) -> Paired:
@@ -100,7 +100,7 @@ def sign_test(wins: int, losses: int) -> float:
     """Two-sided exact p-value of ``wins`` against ``losses`` under a fair coin."""
     trials = wins + losses
     tail = sum(math.comb(trials, k) for k in range(min(wins, losses) + 1))
-    return min(1.0, 2 * tail / 2**trials)
+    return min(1.0, float(2 * tail / 2**trials))
 
 
 def frontier(results: Sequence[EvalResult]) -> list[EvalResult]:
@@ -125,7 +125,7 @@ def source_of(results: Sequence[EvalResult]) -> EvalResult:
 
 
 def speedup_at_parity(results: Sequence[EvalResult], margin: float = 0.0) -> EvalResult | None:
-    """The fastest block-diffusion model whose accuracy is at least the source's minus ``margin`` (a share); None: there is none."""
+    """The fastest block-diffusion model whose accuracy is at least the source's minus ``margin`` (a share), if any."""
     floor = source_of(results).accuracy - margin - 1e-12
     fit = [result for result in results if result.model.stage != "source" and result.accuracy >= floor]
     return max(fit, key=lambda result: result.speedup, default=None)

@@ -82,10 +82,11 @@ class BardChat(lmms):  # type: ignore[misc]
         super().__init__()
         from transformers import AutoProcessor
 
+        read_processor: Any = AutoProcessor.from_pretrained  # untyped in transformers
         if mode not in ("block", "ar"):
             raise ValueError(f"mode must be 'block' or 'ar', got {mode!r}")
         self.model = load_for_decoding(pretrained, device) if model is None else model
-        self.processor = AutoProcessor.from_pretrained(pretrained) if processor is None else processor
+        self.processor = read_processor(pretrained) if processor is None else processor
         self.mode, self.prompts_a_batch, self.max_new_tokens = mode, int(batch_size), int(max_new_tokens)
         self.options: Any = {
             "strategy": strategy,
@@ -191,5 +192,5 @@ def _metrics(task: str, results: dict[str, Any]) -> dict[str, float]:
         try:
             metrics[name] = float(value)
         except (TypeError, ValueError) as error:
-            raise RuntimeError(f"lmms-eval task {task!r} gave {value!r} for {name}: see its samples for what went wrong") from error
+            raise RuntimeError(f"lmms-eval task {task!r} gave {value!r} for {name}: see what its samples lack") from error
     return metrics

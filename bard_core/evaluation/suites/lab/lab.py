@@ -17,14 +17,11 @@ def _question(doc: dict[str, Any]) -> list[dict[str, Any]]:
 def doc_to_messages(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     """Chat messages in lmms-eval's form: images as PIL pictures under ``url``."""
     pictures = doc_to_visual(doc)
-    turns = []
-    for message in _question(doc):
-        content = [
-            {"type": "image", "url": pictures[item["image"]]} if item["type"] == "image" else {"type": "text", "text": item["text"]}
-            for item in message["content"]
-        ]
-        turns.append({"role": message["role"], "content": content})
-    return turns
+
+    def chat_item(item: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "image", "url": pictures[item["image"]]} if item["type"] == "image" else item
+
+    return [{"role": message["role"], "content": [chat_item(item) for item in message["content"]]} for message in _question(doc)]
 
 
 def doc_to_visual(doc: dict[str, Any]) -> list[Image.Image]:
