@@ -1,13 +1,17 @@
 """MLflow, and the only place that imports it: one parent run a pipeline, a child run a stage, one LoggedModel a checkpoint.
 
-Weights stay where they are; MLflow holds their uri and digest. Training never stops for tracking: what cannot be delivered is
-kept, retried with the next metrics, and flushed when the stage ends.
+Weights stay where they are; MLflow holds their uri and digest. Training never stops for tracking: what cannot be delivered
+waits in memory, is tried again with later metrics (after a growing pause, so that a dead server costs little time) and is
+flushed when the stage ends. A metric sent twice counts once, because MLflow keys it by name, step, time and value.
 """
 
+import fcntl
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +22,16 @@ from bard_core.config import TrackingConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
 log = logging.getLogger(__name__)
 DIGEST_TAG = "bard.manifest_sha256"
+BATCH = 500  # metrics a call; the server takes 1000
+FLUSH_TRIES, FIRST_PAUSE_S, LONGEST_PAUSE_S = 3, 1.0, 60.0
+
+
+class TrackingError(Exception):
+    """MLflow cannot be reached where nothing would be lost by stopping: says where and how to fix it."""
 
 
 def tracking_uri(config: TrackingConfig) -> str:
@@ -28,100 +39,203 @@ def tracking_uri(config: TrackingConfig) -> str:
     return config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.home() / 'mlflow.db'}"
 
 
-@lru_cache(maxsize=4)
-def _client(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    client = MlflowClient(tracking_uri=uri)
-    found = client.get_experiment_by_name(experiment)
-    if found is not None:
-        return client, str(found.experiment_id)
-    place = str(storage.home() / "mlartifacts" / experiment) if uri.startswith("sqlite") else None
-    try:
-        return client, str(client.create_experiment(experiment, artifact_location=place))
-    except MlflowException:  # another task created it in the meantime
-        return client, str(client.get_experiment_by_name(experiment).experiment_id)
-
-
 def client_of(config: TrackingConfig) -> "tuple[MlflowClient, str]":
-    """(client, experiment id)."""
+    """(client, experiment id); the store and the experiment are made when missing."""
     return _client(tracking_uri(config), config.experiment)
 
 
-def open_pipeline(config: TrackingConfig, name: str, params: dict[str, Any]) -> str:
-    """Start the parent run of a pipeline; returns its id."""
+@lru_cache(maxsize=4)
+def _client(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
+    # MLflow's own defaults wait minutes for a dead server.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    for noisy in ("alembic", "mlflow.store"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    local = uri.startswith("sqlite")
+    # Processes that create one sqlite store together break each other's migrations.
+    with _locked(storage.home() / "mlflow.lock") if local else nullcontext():
+        client = MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            place = str(storage.home() / "mlartifacts" / experiment) if local else None
+            return client, _create_experiment(client, experiment, place)
+    return client, str(found.experiment_id)
+
+
+def _create_experiment(client: "MlflowClient", experiment: str, place: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(experiment, artifact_location=place))
+    except MlflowException:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise
+        return str(found.experiment_id)  # another machine created it in the meantime
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _survive(what: str, action: Callable[[], Any]) -> Any:
+    """The action's result, or None and a warning: tracking must never stop the work it follows."""
+    try:
+        return action()
+    except Exception as error:  # noqa: BLE001
+        log.warning("tracking: could not %s (%s: %s)", what, type(error).__name__, error)
+        return None
+
+
+def _create_run(config: TrackingConfig, name: str, tags: dict[str, str], params: dict[str, Any]) -> str:
+    from mlflow.entities import Param
+
     client, experiment = client_of(config)
-    run = client.create_run(experiment, run_name=name, tags={"bard.kind": "pipeline"})
-    for key, value in params.items():
-        client.log_param(run.info.run_id, key, str(value)[:500])
+    run = client.create_run(experiment, run_name=name, tags=tags)
+    if params:
+        wanted = [Param(key, str(value)[:500]) for key, value in params.items()]
+        _survive("log parameters", lambda: client.log_batch(run.info.run_id, params=wanted))
     return str(run.info.run_id)
+
+
+def open_pipeline(config: TrackingConfig, name: str, params: dict[str, Any]) -> str:
+    """Start the parent run of a pipeline; returns its id.
+
+    Raises:
+        TrackingError: MLflow cannot be reached. Nothing has run yet, so this is the moment to say it.
+    """
+    try:
+        return _create_run(config, name, {"bard.kind": "pipeline"}, params)
+    except Exception as error:
+        raise TrackingError(
+            f"no MLflow at {tracking_uri(config)} ({type(error).__name__}: {error}); start it, "
+            "or leave tracking.tracking_uri and MLFLOW_TRACKING_URI empty for sqlite in the home folder"
+        ) from error
 
 
 def close_pipeline(config: TrackingConfig, run_id: str, metrics: dict[str, float]) -> None:
     """Write the pipeline's own numbers and end its run; calling it again changes nothing but the numbers."""
-    client, _ = client_of(config)
-    for key, value in metrics.items():
-        client.log_metric(run_id, key, value)
-    client.set_terminated(run_id, status="FINISHED")
+
+    def close() -> None:
+        client, _ = client_of(config)
+        client.log_batch(run_id, metrics=_metrics(metrics, 0))
+        client.set_terminated(run_id, status="FINISHED")
+
+    _survive(f"close the pipeline run {run_id}", close)
+
+
+def _metrics(values: dict[str, float], step: int) -> "list[Metric]":
+    from mlflow.entities import Metric
+
+    now_ms = int(time.time() * 1000)
+    return [Metric(key, float(value), now_ms, step) for key, value in values.items()]
 
 
 class StageRun:
-    """An open child run. Metrics that cannot be delivered wait for the next call."""
+    """A child run. Safe to use from several threads; while MLflow is away everything waits in memory.
 
-    def __init__(self, client: "MlflowClient", run_id: str) -> None:
-        self.client, self.run_id = client, run_id
-        self._waiting: list[Any] = []
+    ``run_id`` is None until MLflow has been reached once.
+    """
+
+    def __init__(self, config: TrackingConfig, create: Callable[[], str]) -> None:
+        self._config, self._create = config, create
+        self._lock = threading.RLock()
+        self._waiting: list[Metric] = []
+        self._pause_s, self._not_before = FIRST_PAUSE_S, 0.0
+        self.run_id: str | None = _survive("open a run", create)
+
+    @property
+    def client(self) -> "MlflowClient":
+        return client_of(self._config)[0]
 
     def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
-        import time
-
-        from mlflow.entities import Metric
-
-        self._waiting += [Metric(key, float(value), int(time.time() * 1000), step) for key, value in metrics.items()]
-        self.deliver()
+        """Deliver metrics now, or later when MLflow is away."""
+        with self._lock:
+            self._waiting += _metrics(metrics, step)
+            if time.monotonic() >= self._not_before:
+                self.deliver()
 
     def deliver(self) -> bool:
         """Send what waits, in batches that are dropped only once accepted; False when something still waits."""
+        with self._lock:
+            try:
+                self.run_id = self.run_id or self._create()
+                while self._waiting:
+                    self._send(self._waiting[:BATCH])
+                    del self._waiting[:BATCH]
+                self._pause_s = FIRST_PAUSE_S
+            except Exception as error:  # noqa: BLE001 - tracking must never stop training
+                log.warning("tracking: %s; %d metrics wait", type(error).__name__, len(self._waiting))
+                self._not_before = time.monotonic() + self._pause_s
+                self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+                return False
+            return True
+
+    def _send(self, batch: "list[Metric]") -> None:
+        from mlflow.exceptions import MlflowException
+
         try:
-            while self._waiting:
-                batch = self._waiting[:500]
-                self.client.log_batch(self.run_id, metrics=batch)
-                self._waiting = self._waiting[len(batch) :]
-        except Exception as error:  # noqa: BLE001 - tracking must never stop training
-            log.warning("tracking is unreachable (%s); %d metrics wait", error, len(self._waiting))
-        return not self._waiting
+            self.client.log_batch(self.run_id, metrics=batch)
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            if len(batch) == 1:
+                log.error("tracking: MLflow refuses the metric %r, dropped: %s", batch[0].key, error)
+                return
+            for metric in batch:
+                self._send([metric])
 
     def log_file(self, path: Path) -> None:
-        try:
-            self.client.log_artifact(self.run_id, str(path))
-        except Exception as error:  # noqa: BLE001
-            log.warning("could not log %s: %s", path, error)
+        """Keep a small file (a curve, a report) with the run."""
+        if self.deliver():
+            _survive(f"log {path}", lambda: self.client.log_artifact(self.run_id, str(path)))
+
+    def finish(self, status: str) -> None:
+        """Flush, trying a few times, and end the run."""
+        for attempt in range(FLUSH_TRIES):
+            if self.deliver():
+                break
+            if attempt + 1 < FLUSH_TRIES:
+                time.sleep(FIRST_PAUSE_S)
+        else:
+            log.warning(
+                "tracking: run %s ends with %d undelivered metrics; the training curve has them", self.run_id, len(self._waiting)
+            )
+        if self.run_id is not None:
+            _survive("end a run", lambda: self.client.set_terminated(self.run_id, status=status))
 
 
 @contextmanager
-def stage_run(config: TrackingConfig, parent_run_id: str, stage: str, name: str, params: dict[str, Any]) -> Iterator[StageRun]:
-    """A child run of the pipeline, ended as FINISHED, or FAILED when the body raises."""
-    client, experiment = client_of(config)
-    tags = {"mlflow.parentRunId": parent_run_id, "bard.kind": "stage", "bard.stage": stage}
-    run = client.create_run(experiment, run_name=name, tags=tags)
-    stage_log = StageRun(client, str(run.info.run_id))
-    for key, value in params.items():
-        client.log_param(stage_log.run_id, key, str(value)[:500])
+def stage_run(
+    config: TrackingConfig, parent_run_id: str | None, stage: str, name: str, params: dict[str, Any]
+) -> Iterator[StageRun]:
+    """A child run of the pipeline (or a run by itself), ended as FINISHED, or FAILED when the body raises."""
+    tags = {"bard.kind": "stage", "bard.stage": stage}
+    if parent_run_id is not None:
+        tags["mlflow.parentRunId"] = parent_run_id
+    run = StageRun(config, lambda: _create_run(config, name, tags, params))
     try:
-        yield stage_log
+        yield run
     except BaseException:
-        client.set_terminated(stage_log.run_id, status="FAILED")
+        run.finish("FAILED")
         raise
-    if not stage_log.deliver():
-        log.warning("run %s ends with undelivered metrics; the training curve has them all", stage_log.run_id)
-    client.set_terminated(stage_log.run_id, status="FINISHED")
+    run.finish("FINISHED")
 
 
-def log_model(config: TrackingConfig, run_id: str, ref: ModelRef) -> str:
-    """The LoggedModel of a checkpoint, found by its digest or created; returns its id. Weights are not uploaded."""
+def log_model(config: TrackingConfig, run_id: str | None, ref: ModelRef) -> str | None:
+    """The LoggedModel of a checkpoint, found by its digest or created; returns its id, or None while MLflow is away.
+
+    Weights are not uploaded. ``log_evaluation`` creates it later when it could not be created here.
+    """
+    return _survive(f"log the model {ref.name}", lambda: _log_model(config, run_id, ref))
+
+
+def _log_model(config: TrackingConfig, run_id: str | None, ref: ModelRef) -> str:
     client, experiment = client_of(config)
     found = client.search_logged_models([experiment], filter_string=f"tags.`{DIGEST_TAG}` = '{ref.key}'", max_results=1)
     if found:
@@ -139,12 +253,23 @@ def log_model(config: TrackingConfig, run_id: str, ref: ModelRef) -> str:
 
 
 def log_evaluation(config: TrackingConfig, run: StageRun, result: EvalResult, dataset_digest: str) -> None:
-    """Attach a result's numbers to the model's LoggedModel, linked to the suite, and to the evaluation's own run."""
-    model_id = result.model.mlflow_model_id or log_model(config, run.run_id, result.model)
-    for name, value in headline(result).items():
-        run.client.log_metric(
-            run.run_id, name, value, model_id=model_id, dataset_name=result.suite, dataset_digest=dataset_digest[:36]
-        )
+    """Attach a result's numbers to the model's LoggedModel, linked to the suite, and to the evaluation's own run.
+
+    Raises:
+        TrackingError: MLflow cannot be reached. A score that nobody can compare is not a result, so the stage is to be retried.
+    """
+    try:
+        run.deliver()
+        model_id = result.model.mlflow_model_id or _log_model(config, run.run_id, result.model)
+        for name, value in headline(result).items():
+            run.client.log_metric(
+                run.run_id, name, value, model_id=model_id, dataset_name=result.suite, dataset_digest=dataset_digest[:36]
+            )
+    except Exception as error:
+        raise TrackingError(
+            f"the scores of {result.model.name} did not reach MLflow at {tracking_uri(config)} "
+            f"({type(error).__name__}: {error}); see that it is up and run evaluate again"
+        ) from error
 
 
 def headline(result: EvalResult) -> dict[str, float]:

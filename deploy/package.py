@@ -51,9 +51,7 @@ def main() -> int:
     except ValueError as error:
         print(f"package: {error}", file=sys.stderr)
         return 1
-    print(
-        f"{OUTPUT}\nregister it: flytectl register files --archive {OUTPUT} --project bard --domain development --version <version>"
-    )
+    print(f"{OUTPUT}\nregister it as deploy/README.md says")
     return 0
 
 

@@ -115,7 +115,7 @@ def _plugin() -> Any:
 
             from bard_core.evaluation import lmms_plugin
     except ImportError as error:
-        raise RuntimeError(f"evaluation needs lmms-eval: pip install 'bard[eval]' ({error})") from error
+        raise RuntimeError(f"evaluation needs lmms-eval: pip install 'bard[evaluate]' ({error})") from error
     logger.remove()
     logger.add(lambda line: print(line, end="", file=sys.stderr), level="WARNING")
     return lmms_plugin

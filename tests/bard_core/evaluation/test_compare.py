@@ -1,0 +1,83 @@
+"""Comparison: numbers that can be checked by hand."""
+
+import math
+from typing import Any
+
+import pytest
+
+from bard_core.artifacts import EvalResult, ModelRef
+from bard_core.evaluation.compare import ComparisonError, frontier, paired, sign_test, source_of, speedup_at_parity, standard_error
+
+
+def records(scores: list[float]) -> list[dict[str, Any]]:
+    return [{"id": f"s{i}", "reference": "x", "exact": score} for i, score in enumerate(scores)]
+
+
+def result(name: str, accuracy: float, speedup: float, stage: str = "pbm") -> EvalResult:
+    model = ModelRef(uri=name, manifest_sha256=name, stage=stage, block_size=4, parent_sha256=None)
+    return EvalResult(
+        uri=name, manifest_sha256=name, model=model, suite="lab", suite_digest="0", accuracy=accuracy, accuracy_stderr=0.01,
+        num_samples=100, tokens_per_forward=speedup, tokens_per_s=10 * speedup, ar_tokens_per_s=10.0, speedup=speedup, seconds=1.0,
+    )  # fmt: skip
+
+
+RESULTS = [
+    result("source", 0.90, 1.0, "source"),
+    result("slow-and-good", 0.92, 1.5),
+    result("equal", 0.90, 2.0),
+    result("close", 0.88, 3.0),
+    result("beaten", 0.60, 2.5),
+    result("fast", 0.70, 5.0),
+]
+
+
+def test_paired_differences_by_hand() -> None:
+    found = paired(records([1, 1, 1, 0, 0, 1]), list(reversed(records([1, 1, 0, 1, 1, 1]))), "exact")
+    assert (found.wins, found.losses, found.num_samples) == (2, 1, 6)
+    assert found.difference == pytest.approx(1 / 6)
+    assert found.stderr == pytest.approx(math.sqrt((3 - 1 / 6) / 5 / 6))
+    assert found.p_value == 1.0
+    assert found.smallest_detectable == 1.0  # six samples see nothing less than everything
+
+
+def test_equal_answers_still_leave_a_smallest_detectable_difference() -> None:
+    found = paired(records([1.0] * 300), records([1.0] * 300), "exact")
+    assert (found.difference, found.stderr, found.p_value) == (0.0, 0.0, 1.0)
+    assert found.smallest_detectable == pytest.approx(6 / 300)
+
+
+def test_the_sign_test_is_exact_and_large_counts_do_not_overflow() -> None:
+    assert sign_test(6, 0) == pytest.approx(2 / 64)
+    assert sign_test(1, 4) == pytest.approx(2 * (1 + 5) / 32)
+    assert sign_test(0, 0) == 1.0
+    assert sign_test(5000, 5000) == 1.0
+    assert 0 < sign_test(4800, 5200) < 1e-4
+
+
+def test_only_the_same_samples_are_compared() -> None:
+    with pytest.raises(ComparisonError, match="max_samples"):
+        paired(records([1, 0]), records([1, 0, 1]), "exact")
+    with pytest.raises(ComparisonError, match="0 samples"):
+        paired([], [], "exact")
+    with pytest.raises(ComparisonError, match="'fields'"):
+        paired(records([1]), records([1]), "fields")
+
+
+def test_standard_error_of_right_and_wrong() -> None:
+    assert standard_error([1.0, 0.0, 1.0, 0.0]) == pytest.approx(math.sqrt(0.25 * 4 / 3 / 4))
+    assert standard_error([1.0]) == 0.0
+
+
+def test_frontier_keeps_what_no_other_beats() -> None:
+    assert [r.uri for r in frontier(RESULTS)] == ["slow-and-good", "equal", "close", "fast"]
+
+
+def test_speedup_at_parity_and_within_a_margin() -> None:
+    assert [best.uri if (best := speedup_at_parity(RESULTS, margin)) else None for margin in (0.0, 0.025, 0.5)] == [
+        "equal",
+        "close",
+        "fast",
+    ]
+    assert speedup_at_parity([RESULTS[0], RESULTS[5]]) is None
+    with pytest.raises(ComparisonError, match="exactly one source"):
+        source_of(RESULTS[1:])

@@ -1,0 +1,121 @@
+"""The whole pipeline as a user runs it: pyflyte in a process of its own, real Ray workers, real MLflow, real lmms-eval."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PYFLYTE = Path(sys.executable).parent / "pyflyte"
+
+
+def tiny_config():
+    """configs/lab.yaml with few images and fewer steps: the same stages, none of the learning."""
+    config = yaml.safe_load((ROOT / "configs" / "lab.yaml").read_text())
+    short = {"steps": 2, "batch_size": 4, "checkpoint_every": 2, "log_every": 1}
+    config["name"] = "tiny"
+    config["data"]["lab"].update(train_images=16, eval_images=6)
+    config["source"]["train"].update(short)
+    stages = [stage for stage in config["pbm"]["stages"] if stage["block_size"] in (4, 8)]
+    config["pbm"]["stages"] = json.loads(json.dumps(stages))
+    for stage in config["pbm"]["stages"]:
+        stage["train"].update(short)
+    config["swd"]["block_sizes"] = [8]
+    config["swd"]["train"] = {**config["swd"]["train"], **short}
+    config["evaluation"].update(speed_samples=1, batch_size=4)
+    config["evaluation"]["decoding"]["max_new_tokens"] = 16
+    return config
+
+
+class Pipeline:
+    """Runs configurations in one home folder, from another working folder and with a temp folder that is emptied."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.home = folder, folder / "home"
+
+    def run(self, config, expect=0):
+        path = self.folder / "config.yaml"
+        path.write_text(yaml.safe_dump(config))
+        environment = {**os.environ, "BARD_HOME": str(self.home), "FLYTE_SDK_LOCAL_SANDBOX": str(self.home / "flyte" / "sandbox")}
+        command = [str(PYFLYTE), "run", str(ROOT / "workflows" / "pipeline.py"), "bard_pipeline", "--inputs-file", str(path)]
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=900, check=False)
+        assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-6000:]
+        return done.stdout + done.stderr
+
+    def stages(self):
+        """How often each stage has run, by MLflow."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=f"sqlite:///{self.home / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("bard")
+        runs = client.search_runs([experiment.experiment_id], "tags.`bard.kind` = 'stage'", max_results=1000)
+        assert all(run.info.status == "FINISHED" for run in runs)
+        return Counter(run.data.tags["mlflow.runName"] for run in runs)
+
+    def models(self):
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=f"sqlite:///{self.home / 'mlflow.db'}")
+        return client.search_logged_models([client.get_experiment_by_name("bard").experiment_id])
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    return Pipeline(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.fixture(scope="module")
+def first_output(pipeline):
+    return pipeline.run(tiny_config())
+
+
+@pytest.mark.slow
+def test_every_stage_runs_once_and_the_table_comes_last(pipeline, first_output):
+    assert set(pipeline.stages().values()) == {1}
+    names = set(pipeline.stages())
+    models = {"source", "pbm-b4", "pbm-b8", "swd-b8"}
+    assert names == {"prepare", "report"} | models | {f"{verb} {m}" for verb in ("consolidate", "evaluate") for m in models}
+    tail = first_output[first_output.index("speed-up vs AR") :]
+    assert all(name in tail for name in (*models, "report.html", "make ui"))
+    report = json.loads(next(pipeline.home.glob("artifacts/report/*/report.json")).read_text())
+    assert [row["model"] for row in report["rows"]] == ["source", "pbm-b4", "pbm-b8", "swd-b8"]
+    assert report["rows"][0]["tokens_per_forward"] == 1.0
+    assert all(report["curves"][name] for name in models)
+    logged = {model.name: model for model in pipeline.models()}
+    assert set(logged) == models
+    for row in report["rows"]:
+        metrics = {metric.key: metric.value for metric in logged[row["model"]].metrics}
+        assert metrics["accuracy"] == row["accuracy"] and metrics["speedup"] == row["speedup"]
+
+
+@pytest.mark.slow
+def test_a_second_run_runs_nothing(pipeline, first_output):
+    before = pipeline.stages()
+    output = pipeline.run(tiny_config())
+    assert pipeline.stages() == before
+    assert "speed-up vs AR" in output
+
+
+@pytest.mark.slow
+def test_a_changed_rate_reruns_only_what_follows(pipeline, first_output):
+    before = pipeline.stages()
+    config = tiny_config()
+    config["swd"]["train"]["optimizer"] = {**config["swd"]["train"]["optimizer"], "lr": 1.0e-4}
+    pipeline.run(config)
+    changed = {name for name, count in pipeline.stages().items() if count != before[name]}
+    assert changed == {"swd-b8", "consolidate swd-b8", "evaluate swd-b8", "report"}
+
+
+@pytest.mark.slow
+def test_faults_are_refused_before_anything_starts(pipeline, first_output):
+    before = pipeline.stages()
+    config = tiny_config()
+    config["swd"]["kl_wieght"] = 1.0
+    assert "kl_wieght" in re.sub(r"\s|│", "", pipeline.run(config, expect=2))
+    assert pipeline.stages() == before
