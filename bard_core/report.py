@@ -31,7 +31,7 @@ SAMPLES = 4
 
 def rows(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
     """One row a model: what the table shows, unrounded."""
-    best = {result.key for result in frontier(results)}
+    best = {result.uri for result in frontier(results)}
     return [
         {
             "model": result.model.name,
@@ -44,7 +44,7 @@ def rows(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
             "tokens_per_s": result.tokens_per_s,
             "ar_tokens_per_s": result.ar_tokens_per_s,
             "speedup": result.speedup,
-            "on_frontier": result.key in best,
+            "on_frontier": result.uri in best,
             "suite": result.suite,
             "suite_digest": result.suite_digest,
             "model_uri": result.model.uri,
@@ -199,7 +199,7 @@ def _png(figure: Any) -> bytes:
 
 
 def frontier_png(table: Sequence[dict[str, Any]]) -> bytes:
-    """Accuracy over speed-up, a point a model, with the standard error; a line joins those that no other beats in both."""
+    """Accuracy over speed-up, a point a model, with the standard error; a line joins the frontier."""
     figure, axes = _figure(7, 4)
     best = sorted((row["speedup"], 100 * row["accuracy"]) for row in table if row["on_frontier"])
     axes.plot([x for x, _ in best], [y for _, y in best], color="tab:gray", linewidth=1, zorder=0)

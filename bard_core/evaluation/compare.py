@@ -97,14 +97,15 @@ def _scores(records: Sequence[Mapping[str, Any]], metric: str) -> dict[tuple[str
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Two-sided exact p-value of ``wins`` against ``losses`` under a fair coin."""
+    """Two-sided p-value of ``wins`` against ``losses`` under a fair coin, from the binomial distribution."""
     trials = wins + losses
-    tail = sum(math.comb(trials, k) for k in range(min(wins, losses) + 1))
-    return min(1.0, float(2 * tail / 2**trials))
+    scale = math.lgamma(trials + 1) - trials * math.log(2)
+    chances = (math.exp(scale - math.lgamma(k + 1) - math.lgamma(trials - k + 1)) for k in range(min(wins, losses) + 1))
+    return min(1.0, 2 * math.fsum(chances))
 
 
 def frontier(results: Sequence[EvalResult]) -> list[EvalResult]:
-    """The results that no other beats in both accuracy and speed-up, slowest first."""
+    """The results that no other equals or beats in both accuracy and speed-up, slowest first."""
     best: list[EvalResult] = []
     for result in sorted(results, key=lambda r: (r.speedup, r.accuracy), reverse=True):
         if not best or result.accuracy > best[-1].accuracy:

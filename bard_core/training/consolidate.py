@@ -1,7 +1,8 @@
-"""Sharded checkpoint in, stock Hugging Face folder out: tensor by tensor, never the whole model in memory.
+"""Sharded checkpoint in, stock Hugging Face folder out: one output shard in memory at a time, never the whole model.
 
-Output shards are filled one at a time from the DCP shards; a tied head is left out; the order of tensors is the checkpoint's
-sorted names, so the same checkpoint gives the same bytes. ``from_pretrained`` loads the result with no code of ours.
+Tensors are converted while they are read; a tied head is left out; the order of tensors is that of their sorted names, so the
+same checkpoint gives the same bytes. The names are checked against the architecture of ``config.json`` built without memory
+(meta device), so ``from_pretrained`` loads the result with no code of ours and nothing is left to random initialisation.
 """
 
 import json
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor
 
 from bard_core import artifacts
+from bard_core.artifacts import Manifest
 
-NOT_COPIED = {artifacts.MANIFEST, "model.safetensors.index.json", "training_curve.jsonl", "README.md"}
+COMPANIONS = {".json", ".jinja", ".txt", ".model", ".spm"}  # config, generation defaults, tokenizer, processor
+NOT_COPIED = {artifacts.MANIFEST, "training_state.json"}
 
 
 class ConsolidationError(Exception):
@@ -33,70 +36,130 @@ def consolidate(
     """Write ``output_dir`` (new) from a committed checkpoint and the folder it was trained from.
 
     Args:
+        checkpoint_dir: local; its model tensors stand under the key ``model`` with the names of the stock ``state_dict()``.
         source_model_dir: gives config, generation defaults, tokenizer and processor.
-        max_shard_bytes: largest output shard, and about the peak memory.
+        max_shard_bytes: largest output shard (a larger single tensor stands alone), and about the peak memory.
         dtype: of the floating-point tensors; None: as trained.
         bard: settings to record in ``config.json``, over those of the source folder.
 
     Raises:
         ArtifactError: the checkpoint is torn or was changed (checked before anything is read from it).
-        ConsolidationError: it holds no model.
+        ConsolidationError: it is not a checkpoint of this model. Nothing is left in ``output_dir``.
+        FileExistsError: ``output_dir`` is there already.
     """
-    from safetensors.torch import save_file
-
-    artifacts.verify(str(checkpoint_dir))
+    manifest = artifacts.verify(str(checkpoint_dir))
+    if manifest.kind != "checkpoint":
+        raise ConsolidationError(
+            f"{checkpoint_dir} is a {manifest.kind}, not a training checkpoint; pass a step-* folder of a run"
+        )
     output_dir.mkdir(parents=True, exist_ok=False)
-    _copy_companions(source_model_dir, output_dir, bard, dtype)
-    tied = json.loads((output_dir / "config.json").read_text()).get("tie_word_embeddings", False)
-    groups = list(_groups(_tensor_sizes(checkpoint_dir, tied, dtype), max_shard_bytes))
-    weight_map, total = {}, 0
-    for number, names in enumerate(groups, start=1):
-        file = "model.safetensors" if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        tensors = _read(checkpoint_dir, names, dtype)
-        total += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        save_file(tensors, output_dir / file, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(names, file))
-    if len(groups) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (output_dir / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    try:
+        _write(checkpoint_dir, output_dir, source_model_dir, max_shard_bytes, dtype, bard, manifest)
+    except BaseException:
+        shutil.rmtree(output_dir, ignore_errors=True)
+        raise
     return output_dir
 
 
-def _copy_companions(source: Path, output: Path, bard: dict[str, Any] | None, dtype: torch.dtype | None) -> None:
-    """Everything of the source folder that is not weights, and the config with the new settings."""
+def _write(
+    checkpoint: Path, output: Path, source: Path, max_shard_bytes: int, dtype: torch.dtype | None, bard: dict[str, Any] | None,
+    manifest: Manifest,
+) -> None:  # fmt: skip
+    from safetensors.torch import save_file
+
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.name not in NOT_COPIED and path.suffix != ".safetensors":
+        if path.suffix in COMPANIONS and path.name not in NOT_COPIED and not path.name.endswith(".index.json"):
             shutil.copyfile(path, output / path.name)
-    config = json.loads((output / "config.json").read_text())
-    if bard is not None:
-        config["bard"] = {**config.get("bard", {}), **bard}
-    if dtype is not None:
-        config["dtype"] = str(dtype).removeprefix("torch.")
-    (output / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def _metadata(checkpoint: Path) -> dict[str, Any]:
-    from torch.distributed.checkpoint import FileSystemReader
-
-    found = FileSystemReader(str(checkpoint)).read_metadata().state_dict_metadata
-    return {name.removeprefix("model."): meta for name, meta in found.items() if name.startswith("model.")}
-
-
-def _tensor_sizes(checkpoint: Path, tied: bool, dtype: torch.dtype | None) -> list[tuple[str, int]]:
-    """(name, bytes in the output) of every tensor to write, sorted by name."""
-    sizes = []
-    for name, meta in sorted(_metadata(checkpoint).items()):
-        if tied and name == "lm_head.weight":
-            continue
-        kind = _output_dtype(meta.properties.dtype, dtype)
-        sizes.append((name, meta.size.numel() * kind.itemsize))
-    if not sizes:
-        raise ConsolidationError(f"{checkpoint} holds no tensor under 'model.': is it a training checkpoint of Bard?")
-    return sizes
+    stored = _stored_tensors(checkpoint)
+    wanted = {name: _output_dtype(meta.properties.dtype, dtype) for name, meta in stored.items()}
+    config = _write_config(output, wanted, bard)
+    for name in _tied_names(output, {name: tuple(meta.size) for name, meta in stored.items()}, checkpoint):
+        del wanted[name]
+    groups = list(_groups([(name, stored[name].size.numel() * kind.itemsize) for name, kind in wanted.items()], max_shard_bytes))
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(groups, start=1):
+        file = "model.safetensors" if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        save_file(_read(checkpoint, {name: (stored[name].size, wanted[name]) for name in names}), output / file, {"format": "pt"})
+        weight_map.update(dict.fromkeys(names, file))
+    if len(groups) > 1:
+        total = sum(stored[name].size.numel() * kind.itemsize for name, kind in wanted.items())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (output / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (output / "README.md").write_text(_model_card(config, manifest), encoding="utf-8")
 
 
 def _output_dtype(stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
     return wanted if wanted is not None and stored.is_floating_point else stored
+
+
+def _stored_tensors(checkpoint: Path) -> dict[str, Any]:
+    """Name -> DCP metadata (``.size``, ``.properties.dtype``) of the model's tensors, sorted. Unpickles: verify first."""
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    found = FileSystemReader(str(checkpoint)).read_metadata().state_dict_metadata
+    tensors = {name.removeprefix("model."): meta for name, meta in sorted(found.items()) if name.startswith("model.")}
+    if not tensors:
+        raise ConsolidationError(f"{checkpoint} holds no tensor under 'model': save it with bard_core.training.checkpoint.save")
+    if bad := [name for name, meta in tensors.items() if not isinstance(meta, TensorStorageMetadata)]:
+        raise ConsolidationError(f"{checkpoint}: model.{bad[0]} is not a tensor; a model's state has tensors only")
+    return tensors
+
+
+def _write_config(output: Path, dtypes: dict[str, torch.dtype], bard: dict[str, Any] | None) -> dict[str, Any]:
+    """Record the Bard settings and the dtype that the weights really have, in which ``from_pretrained`` will load them."""
+    path = output / "config.json"
+    if not path.is_file():
+        raise ConsolidationError(
+            "source_model_dir has no config.json: it must be the Hugging Face folder the training started from"
+        )
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if bard is not None:
+        config["bard"] = {**config.get("bard", {}), **bard}
+    kinds = {kind for kind in dtypes.values() if kind.is_floating_point}
+    if kinds:
+        widest = max(kinds, key=lambda kind: kind.itemsize)
+        for part in (config, *(value for value in config.values() if isinstance(value, dict) and "dtype" in value)):
+            part["dtype"] = str(widest).removeprefix("torch.")
+        config.pop("torch_dtype", None)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return config
+
+
+def _tied_names(output: Path, shapes: dict[str, tuple[int, ...]], checkpoint: Path) -> list[str]:
+    """Stored names that the architecture ties to another tensor, after a check that names and shapes are the architecture's.
+
+    Raises:
+        ConsolidationError: naming what is missing, unknown or of another shape.
+    """
+    model = _architecture(output)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tied = getattr(model, "all_tied_weights_keys", {})
+    problems = {
+        "are missing": [name for name in expected if name not in shapes and name not in tied],
+        "are unknown to the architecture": [name for name in shapes if name not in expected],
+        "have another shape": [
+            f"{name} {shapes[name]} instead of {shape}" for name, shape in expected.items() if shapes.get(name, shape) != shape
+        ],
+    }
+    for problem, names in problems.items():
+        if names:
+            raise ConsolidationError(
+                f"{checkpoint} is not a checkpoint of the model in source_model_dir: {len(names)} tensors {problem}, "
+                f"first {names[0]}; pass the folder that this run was trained from"
+            )
+    return [name for name, kept in tied.items() if name in shapes and kept in shapes]
+
+
+def _architecture(folder: Path) -> Any:
+    """The stock model of a folder's config, with shapes and no memory."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    config = AutoConfig.from_pretrained(folder)
+    seeing = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    with torch.device("meta"):
+        return (AutoModelForImageTextToText if seeing else AutoModelForCausalLM).from_config(config)
 
 
 def _groups(sizes: list[tuple[str, int]], limit: int) -> Iterator[list[str]]:
@@ -112,11 +175,43 @@ def _groups(sizes: list[tuple[str, int]], limit: int) -> Iterator[list[str]]:
     yield names
 
 
-def _read(checkpoint: Path, names: list[str], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Load just these tensors from the DCP shards."""
+def _read(checkpoint: Path, wanted: dict[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Tensor]:
+    """Load just these tensors; DCP copies each stored piece into place, which converts it."""
     import torch.distributed.checkpoint as dcp
 
-    meta = _metadata(checkpoint)
-    state = {"model": {name: torch.empty(meta[name].size, dtype=meta[name].properties.dtype) for name in names}}
+    state = {"model": {name: torch.empty(size, dtype=kind) for name, (size, kind) in wanted.items()}}
     dcp.load(state, checkpoint_id=str(checkpoint), no_dist=True)
-    return {name: tensor.to(_output_dtype(tensor.dtype, dtype)) for name, tensor in state["model"].items()}
+    return state["model"]
+
+
+def _model_card(config: dict[str, Any], manifest: Manifest) -> str:
+    """README.md: what this is, where it came from and how to load it. No dates and no places, so the same bytes each time."""
+    settings = config.get("bard", {})
+    block = int(settings.get("block_size", 1))
+    kind = f"block-diffusion model, {block} tokens a block" if block > 1 else "autoregressive model, source of the conversion"
+    seeing = "vision_config" in config
+    auto = "AutoModelForImageTextToText" if seeing else "AutoModelForCausalLM"
+    facts = {
+        "architecture": ", ".join(config.get("architectures", [])) or config.get("model_type", ""),
+        "block size": block,
+        "mask token id": settings.get("mask_token_id"),
+        "clean stream attention": settings.get("clean_attention"),
+        "training step": manifest.step,
+        "training configuration": manifest.config_digest,
+        "parent model": manifest.parent_digest,
+        "checkpoint": manifest.digest,
+    }
+    rows = "".join(f"| {name} | {value} |\n" for name, value in facts.items() if value is not None)
+    decode = (
+        "Plain `generate` decodes one token at a time, which is not what a block-diffusion model is trained for. To fill whole blocks:\n"
+        "`bard_core.decoding.generate(model, inputs, block_size=" + str(block) + ")`.\n"
+        if block > 1
+        else ""
+    )
+    return (
+        f"---\nlibrary_name: transformers\npipeline_tag: {'image-text-to-text' if seeing else 'text-generation'}\n"
+        f"tags:\n- bard\n- {'block-diffusion' if block > 1 else 'autoregressive'}\n---\n\n"
+        f"# Bard: {kind}\n\n| | |\n|---|---|\n{rows}\n"
+        f'```python\nfrom transformers import {auto}, AutoProcessor\n\nmodel = {auto}.from_pretrained("this folder")\n'
+        f'processor = AutoProcessor.from_pretrained("this folder")\n```\n\n{decode}'
+    )

@@ -16,6 +16,7 @@ from bard_core.evaluation.suites import SuiteError, prepare_suite
 CONFIG = EvaluationConfig(decoding=DecodingConfig(max_new_tokens=8), batch_size=4, max_samples=6, speed_samples=2)
 
 
+@pytest.mark.slow
 def test_source_and_checkpoint_are_judged_by_the_same_suite(
     make_model: Callable[..., ModelRef], dataset: DatasetRef, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

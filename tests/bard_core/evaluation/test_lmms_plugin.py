@@ -78,7 +78,8 @@ def test_answers_are_scored_and_the_prompts_are_those_of_training(
 def test_the_batch_size_changes_no_answer(make_model: Callable[..., ModelRef], suite: Suite, tmp_path: Path) -> None:
     uri = make_model(tmp_path / "model", 4).uri
     runs = [
-        score(BardChat(uri, batch_size=size, max_new_tokens=10), suite.task_folder, suite.task, limit=5).records for size in (1, 4)
+        score(BardChat(uri, batch_size=size, max_new_tokens=10), suite.task_folder, suite.task, limit=5).records
+        for size in (1, 4)
     ]
     assert len(runs[0]) == 5
     assert runs[0] == runs[1]

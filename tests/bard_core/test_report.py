@@ -1,0 +1,149 @@
+"""The report: every view shows the numbers of report.json, and the page needs nothing but itself."""
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from bard_core import artifacts, report
+from bard_core.artifacts import DatasetRef, EvalResult, ModelRef
+from bard_core.evaluation.compare import ComparisonError
+
+SAMPLES = 8
+
+
+def picture(shade: int, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), (shade, 0, 0)).save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> DatasetRef:
+    rows = [
+        {
+            "id": f"s{i}",
+            "messages": json.dumps(
+                [
+                    {"role": "user", "content": [{"type": "image", "image": 0}, {"type": "text", "text": f"Is {i} < {i + 1}?"}]},
+                    {"role": "assistant", "content": [{"type": "text", "text": f"A={i}"}]},
+                ]
+            ),
+            "images": [picture(i, "JPEG" if i == 0 else "PNG")] * (2 if i == 2 else 1),
+            "answer": f"A={i}",
+        }
+        for i in range(SAMPLES)
+    ]
+    folder = tmp_path / "dataset.staging"
+    (folder / "eval").mkdir(parents=True)
+    for shard in (0, 1):
+        pq.write_table(pa.Table.from_pylist(rows[shard::2]), folder / "eval" / f"{shard}.parquet")
+    manifest = artifacts.commit_directory(folder, str(tmp_path / "dataset"), kind="dataset")
+    return DatasetRef(uri=str(tmp_path / "dataset"), manifest_sha256=manifest.digest, num_train=0, num_eval=SAMPLES)
+
+
+def judged(
+    folder: Path, stage: Any, block: int, right: int, speedup: float, judge: int = SAMPLES, wrong: str = "<b>`\n"
+) -> EvalResult:
+    """An evaluation whose first ``right`` answers are right."""
+    records = [
+        {"id": f"s{i}", "doc_id": i, "text": f"A={i}" if i < right else wrong, "reference": f"A={i}", "exact": float(i < right)}
+        for i in range(judge)
+    ]
+    name = f"{stage}-{block}"
+    staging = folder / f"{name}.staging"
+    staging.mkdir()
+    (staging / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (staging / "results.json").write_text(json.dumps({"metric": "exact"}))
+    manifest = artifacts.commit_directory(staging, str(folder / name), kind="evaluation")
+    curve = folder / f"{name}.jsonl"
+    curve.write_text("".join(json.dumps({"step": step, "loss": 3.0 / step, "lr": 0.1}) + "\n" for step in range(1, 6)))
+    model = ModelRef(
+        uri=f"model-{name}", manifest_sha256=name, stage=stage, block_size=block, parent_sha256=None,
+        curve_uri=None if block == 1 else str(curve),
+    )  # fmt: skip
+    return EvalResult(
+        uri=str(folder / name), manifest_sha256=manifest.digest, model=model, suite="lab", suite_digest="0",
+        accuracy=right / judge, accuracy_stderr=0.0123, num_samples=judge, tokens_per_forward=2.345 * block, tokens_per_s=1234.5 * speedup,
+        ar_tokens_per_s=1234.5, speedup=speedup, seconds=1.0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> list[EvalResult]:
+    return [judged(tmp_path, "source", 1, 7, 1.0), judged(tmp_path, "pbm", 4, 7, 2.25), judged(tmp_path, "swd", 32, 4, 3.5)]
+
+
+def test_all_views_agree(results: list[EvalResult], dataset: DatasetRef, tmp_path: Path) -> None:
+    ref = report.build(results, dataset, str(tmp_path / "report"), "Bard <lab>")
+    folder = artifacts.fetch(ref)
+    assert artifacts.verify(ref.uri).kind == "report"
+    assert Path(ref.markdown) == folder / "report.md"
+
+    body = json.loads((folder / "report.json").read_text())
+    for row, result in zip(body["rows"], results, strict=True):
+        assert row["model"] == result.model.name
+        for name in ("accuracy", "accuracy_stderr", "tokens_per_forward", "tokens_per_s", "speedup", "num_samples"):
+            assert row[name] == getattr(result, name)
+    assert [row["on_frontier"] for row in body["rows"]] == [False, True, True]
+    assert body["verdict"].endswith("at equal accuracy: 2.25x (pbm-b4); within 2.5 points of it: 2.25x (pbm-b4).")
+    assert [(row["model"], row["wins"], row["losses"]) for row in body["against_source"]] == [("pbm-b4", 0, 0), ("swd-b32", 0, 3)]
+    assert [record["loss"] for record in body["curves"]["pbm-b4"]] == [3.0, 1.5, 1.0, 0.75, 0.6]
+    assert body["curves"]["source"] == []
+
+    markdown, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()
+    for row in body["rows"]:
+        assert "| " + " | ".join(report.cells(row)) + " |" in markdown
+        assert "".join(f"<td>{cell}</td>" for cell in report.cells(row)) in page
+    table = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 3 + 2 + 2
+
+
+def test_the_page_holds_samples_and_pictures_and_runs_nothing(
+    results: list[EvalResult], dataset: DatasetRef, tmp_path: Path
+) -> None:
+    folder = artifacts.fetch(report.build(results, dataset, str(tmp_path / "report"), "Bard <lab>"))
+    samples = json.loads((folder / "report.json").read_text())["samples"]
+    assert [sample["id"] for sample in samples] == ["s0", "s2", "s4", "s6"]
+    assert samples[2] == {
+        "id": "s4",
+        "question": "Is 4 < 5?",
+        "reference": "A=4",
+        "answers": {"source": "A=4", "pbm-b4": "A=4", "swd-b32": "<b>`\n"},
+    }
+
+    page = (folder / "report.html").read_text()
+    assert "<h1>Bard &lt;lab&gt;</h1>" in page
+    assert "Is 4 &lt; 5?" in page and "&lt;b&gt;" in page and "<b>`" not in page
+    kinds = re.findall(r'src="data:(image/\w+);base64,', page)
+    assert kinds == ["image/png"] * 2 + ["image/jpeg"] + ["image/png"] * 4  # two plots, five images of four samples
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert "<script" not in page
+    assert "- swd-b32: `<b>'` (wrong)" in (folder / "report.md").read_text()
+
+
+def test_the_terminal_table_is_narrow_and_aligned(tmp_path: Path) -> None:
+    table = report.rows([judged(tmp_path, "source", 1, 8, 1.0), judged(tmp_path, "pbm", 256, 8, 123.456)])
+    lines = report.console_table(table).splitlines()
+    assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 100
+    assert lines[0].split()[:3] == ["model", "block", "accuracy"]
+    assert lines[2].split() == ["source", "AR", "100.0", "±", "1.2", "%", "2.35", "1234", "1.00x"]
+
+
+def test_a_report_needs_one_source_and_the_same_samples(results: list[EvalResult], dataset: DatasetRef, tmp_path: Path) -> None:
+    with pytest.raises(ComparisonError, match="exactly one source"):
+        report.build(results[1:], dataset, str(tmp_path / "report"), "t")
+    with pytest.raises(ComparisonError, match="max_samples"):
+        report.build([results[0], judged(tmp_path, "swd", 8, 2, 2.0, judge=4)], dataset, str(tmp_path / "report"), "t")
+
+
+def test_samples_come_from_those_judged(dataset: DatasetRef, tmp_path: Path) -> None:
+    few = [judged(tmp_path, "source", 1, 2, 1.0, judge=3), judged(tmp_path, "pbm", 4, 3, 2.0, judge=3)]
+    folder = artifacts.fetch(report.build(few, dataset, str(tmp_path / "report"), "t"))
+    assert [sample["id"] for sample in json.loads((folder / "report.json").read_text())["samples"]] == ["s0", "s1", "s2"]
