@@ -207,7 +207,7 @@ def frontier_png(table: Sequence[dict[str, Any]]) -> bytes:
         colour = {"source": "black", "pbm": "tab:blue", "swd": "tab:red"}[row["stage"]]
         axes.errorbar(row["speedup"], 100 * row["accuracy"], yerr=100 * row["accuracy_stderr"], fmt="o", color=colour, capsize=3)
         axes.annotate(row["model"], (row["speedup"], 100 * row["accuracy"]), textcoords="offset points", xytext=(7, 5))
-    axes.margins(0.12)
+    axes.margins(x=0.2, y=0.12)
     axes.set(xlabel="speed-up over autoregressive decoding (batch 1)", ylabel="accuracy, %")
     axes.grid(alpha=0.3)
     return _png(figure)

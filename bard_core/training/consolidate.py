@@ -18,7 +18,6 @@ from bard_core import artifacts
 from bard_core.artifacts import Manifest
 
 COMPANIONS = {".json", ".jinja", ".txt", ".model", ".spm"}  # config, generation defaults, tokenizer, processor
-NOT_COPIED = {artifacts.MANIFEST, "training_state.json"}
 
 
 class ConsolidationError(Exception):
@@ -68,7 +67,7 @@ def _write(
     from safetensors.torch import save_file
 
     for path in sorted(source.iterdir()):
-        if path.suffix in COMPANIONS and path.name not in NOT_COPIED and not path.name.endswith(".index.json"):
+        if path.suffix in COMPANIONS and path.name != artifacts.MANIFEST and not path.name.endswith(".index.json"):
             shutil.copyfile(path, output / path.name)
     stored = _stored_tensors(checkpoint)
     wanted = {name: _output_dtype(meta.properties.dtype, dtype) for name, meta in stored.items()}
@@ -203,15 +202,13 @@ def _model_card(config: dict[str, Any], manifest: Manifest) -> str:
     }
     rows = "".join(f"| {name} | {value} |\n" for name, value in facts.items() if value is not None)
     decode = (
-        "Plain `generate` decodes one token at a time, which is not what a block-diffusion model is trained for. To fill whole blocks:\n"
-        "`bard_core.decoding.generate(model, inputs, block_size=" + str(block) + ")`.\n"
-        if block > 1
-        else ""
+        "Plain `generate` decodes token by token, which is not what a block-diffusion model is trained for. To fill whole\n"
+        f"blocks: `bard_core.decoding.generate(model, inputs, block_size={block})`.\n"
     )
     return (
         f"---\nlibrary_name: transformers\npipeline_tag: {'image-text-to-text' if seeing else 'text-generation'}\n"
         f"tags:\n- bard\n- {'block-diffusion' if block > 1 else 'autoregressive'}\n---\n\n"
         f"# Bard: {kind}\n\n| | |\n|---|---|\n{rows}\n"
         f'```python\nfrom transformers import {auto}, AutoProcessor\n\nmodel = {auto}.from_pretrained("this folder")\n'
-        f'processor = AutoProcessor.from_pretrained("this folder")\n```\n\n{decode}'
+        f'processor = AutoProcessor.from_pretrained("this folder")\n```\n' + (f"\n{decode}" if block > 1 else "")
     )

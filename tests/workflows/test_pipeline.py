@@ -42,7 +42,7 @@ class Pipeline:
     def run(self, config, expect=0):
         path = self.folder / "config.yaml"
         path.write_text(yaml.safe_dump(config))
-        environment = {**os.environ, "BARD_HOME": str(self.home), "FLYTE_SDK_LOCAL_SANDBOX": str(self.home / "flyte" / "sandbox")}
+        environment = {**os.environ, "BARD_HOME": str(self.home), "FLYTE_SDK_LOCAL_SANDBOX": str(self.home / "flyte" / "sandbox"), "FLYTE_LOCAL_CACHE_ENABLED": "true"}
         command = [str(PYFLYTE), "run", str(ROOT / "workflows" / "pipeline.py"), "bard_pipeline", "--inputs-file", str(path)]
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=900, check=False)
         assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-6000:]
