@@ -164,9 +164,9 @@ class StageRun:
         """Send what waits, in batches that are dropped only once accepted; False when something still waits."""
         with self._lock:
             try:
-                self.run_id = self.run_id or self._create()
+                run_id = self.run_id = self.run_id or self._create()
                 while self._waiting:
-                    self._send(self._waiting[:BATCH])
+                    self._send(run_id, self._waiting[:BATCH])
                     del self._waiting[:BATCH]
                 self._pause_s = FIRST_PAUSE_S
             except Exception as error:  # noqa: BLE001 - tracking must never stop training
@@ -176,11 +176,11 @@ class StageRun:
                 return False
             return True
 
-    def _send(self, batch: "list[Metric]") -> None:
+    def _send(self, run_id: str, batch: "list[Metric]") -> None:
         from mlflow.exceptions import MlflowException
 
         try:
-            self.client.log_batch(self.run_id, metrics=batch)
+            self.client.log_batch(run_id, metrics=batch)
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
@@ -188,7 +188,7 @@ class StageRun:
                 log.error("tracking: MLflow refuses the metric %r, dropped: %s", batch[0].key, error)
                 return
             for metric in batch:
-                self._send([metric])
+                self._send(run_id, [metric])
 
     def log_file(self, path: Path) -> None:
         """Keep a small file (a curve, a report) with the run."""
@@ -206,8 +206,8 @@ class StageRun:
             log.warning(
                 "tracking: run %s ends with %d undelivered metrics; the training curve has them", self.run_id, len(self._waiting)
             )
-        if self.run_id is not None:
-            _survive("end a run", lambda: self.client.set_terminated(self.run_id, status=status))
+        if (run_id := self.run_id) is not None:
+            _survive("end a run", lambda: self.client.set_terminated(run_id, status=status))
 
 
 @contextmanager
@@ -259,7 +259,8 @@ def log_evaluation(config: TrackingConfig, run: StageRun, result: EvalResult, da
         TrackingError: MLflow cannot be reached. A score that nobody can compare is not a result, so the stage is to be retried.
     """
     try:
-        run.deliver()
+        if not run.deliver() or run.run_id is None:
+            raise ConnectionError("the run could not be written")
         model_id = result.model.mlflow_model_id or _log_model(config, run.run_id, result.model)
         for name, value in headline(result).items():
             run.client.log_metric(

@@ -6,6 +6,7 @@ same checkpoint gives the same bytes. The names are checked against the architec
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 from bard_core import artifacts
 from bard_core.artifacts import Manifest
 
+log = logging.getLogger(__name__)
 COMPANIONS = {".json", ".jinja", ".txt", ".model", ".spm"}  # config, generation defaults, tokenizer, processor
 
 
@@ -72,8 +74,12 @@ def _write(
     stored = _stored_tensors(checkpoint)
     wanted = {name: _output_dtype(meta.properties.dtype, dtype) for name, meta in stored.items()}
     config = _write_config(output, wanted, bard)
-    for name in _tied_names(output, {name: tuple(meta.size) for name, meta in stored.items()}, checkpoint):
-        del wanted[name]
+    for name, kept in _ties(output, {name: tuple(meta.size) for name, meta in stored.items()}, checkpoint).items():
+        if _equal(checkpoint, stored, name, kept):
+            del wanted[name]
+        else:  # training started from a folder whose head differs, which transformers loads untied: keep what was trained
+            log.warning("%s: %s differs from %s, so the model is written untied", checkpoint, name, kept)
+            _untie(output, config)
     groups = list(_groups([(name, stored[name].size.numel() * kind.itemsize) for name, kind in wanted.items()], max_shard_bytes))
     weight_map: dict[str, str] = {}
     for number, names in enumerate(groups, start=1):
@@ -93,7 +99,7 @@ def _output_dtype(stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtyp
 
 def _stored_tensors(checkpoint: Path) -> dict[str, Any]:
     """Name -> DCP metadata (``.size``, ``.properties.dtype``) of the model's tensors, sorted. Unpickles: verify first."""
-    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     found = FileSystemReader(str(checkpoint)).read_metadata().state_dict_metadata
@@ -121,12 +127,12 @@ def _write_config(output: Path, dtypes: dict[str, torch.dtype], bard: dict[str, 
         for part in (config, *(value for value in config.values() if isinstance(value, dict) and "dtype" in value)):
             part["dtype"] = str(widest).removeprefix("torch.")
         config.pop("torch_dtype", None)
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _save_config(output, config)
     return config
 
 
-def _tied_names(output: Path, shapes: dict[str, tuple[int, ...]], checkpoint: Path) -> list[str]:
-    """Stored names that the architecture ties to another tensor, after a check that names and shapes are the architecture's.
+def _ties(output: Path, shapes: dict[str, tuple[int, ...]], checkpoint: Path) -> dict[str, str]:
+    """Stored name -> the stored name it is tied to, after a check that names and shapes are the architecture's.
 
     Raises:
         ConsolidationError: naming what is missing, unknown or of another shape.
@@ -147,7 +153,23 @@ def _tied_names(output: Path, shapes: dict[str, tuple[int, ...]], checkpoint: Pa
                 f"{checkpoint} is not a checkpoint of the model in source_model_dir: {len(names)} tensors {problem}, "
                 f"first {names[0]}; pass the folder that this run was trained from"
             )
-    return [name for name, kept in tied.items() if name in shapes and kept in shapes]
+    return {name: kept for name, kept in tied.items() if name in shapes and kept in shapes}
+
+
+def _equal(checkpoint: Path, stored: dict[str, Any], one: str, other: str) -> bool:
+    pair = _read(checkpoint, {name: (stored[name].size, stored[name].properties.dtype) for name in (one, other)})
+    return torch.equal(pair[one], pair[other])
+
+
+def _untie(output: Path, config: dict[str, Any]) -> None:
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        if "tie_word_embeddings" in part:
+            part["tie_word_embeddings"] = False
+    _save_config(output, config)
+
+
+def _save_config(output: Path, config: dict[str, Any]) -> None:
+    (output / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _architecture(folder: Path) -> Any:
@@ -176,10 +198,10 @@ def _groups(sizes: list[tuple[str, int]], limit: int) -> Iterator[list[str]]:
 
 def _read(checkpoint: Path, wanted: dict[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Tensor]:
     """Load just these tensors; DCP copies each stored piece into place, which converts it."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     state = {"model": {name: torch.empty(size, dtype=kind) for name, (size, kind) in wanted.items()}}
-    dcp.load(state, checkpoint_id=str(checkpoint), no_dist=True)
+    load(state, checkpoint_id=str(checkpoint), no_dist=True)
     return state["model"]
 
 

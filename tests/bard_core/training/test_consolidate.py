@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from bard_core import artifacts
 from bard_core.training import consolidate as module
@@ -26,11 +26,16 @@ def load(folder: Path, **kwargs: Any) -> Any:
     return AutoModelForImageTextToText.from_pretrained(folder, **kwargs)
 
 
-def tied_copy(folder: Path) -> Path:
+def tied_copy(folder: Path, head: bool) -> Path:
+    """The source with ``tie_word_embeddings``; with ``head`` its file still holds a head of its own."""
     shutil.copytree(SOURCE, folder)
     config = json.loads((folder / "config.json").read_text())
     config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
     (folder / "config.json").write_text(json.dumps(config))
+    if not head:
+        tensors = load_file(folder / "model.safetensors")
+        del tensors["lm_head.weight"]
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
 
 
@@ -98,15 +103,17 @@ def test_dtype_is_converted_and_told(trained: tuple[Any, Path], tmp_path: Path) 
     assert load(consolidate(checkpoint, tmp_path / "back", half)).dtype == torch.float32
 
 
-def test_a_tied_head_is_left_out(tmp_path: Path) -> None:
-    source = tied_copy(tmp_path / "source")
-    model = load(source)
+@pytest.mark.parametrize("head", [False, True])
+def test_a_tied_head_is_left_out_and_a_differing_one_is_not_lost(head: bool, tmp_path: Path) -> None:
+    source = tied_copy(tmp_path / "source", head)
+    model = load(source)  # transformers does not tie what the file holds twice with different values
     checkpoint = save(model.state_dict(), tmp_path / "step-000001", tmp_path)
     out = consolidate(checkpoint, tmp_path / "out", source)
-    assert "lm_head.weight" not in load_file(out / "model.safetensors")
+    assert ("lm_head.weight" in load_file(out / "model.safetensors")) == head
     loaded = load(out)
-    assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
-    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+    assert (loaded.lm_head.weight is loaded.get_input_embeddings().weight) == (not head)
+    assert loaded.config.tie_word_embeddings == (not head)
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_companions_travel_and_weights_do_not(trained: tuple[Any, Path], tmp_path: Path) -> None:
