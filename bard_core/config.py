@@ -223,7 +223,7 @@ class DecodingConfig(StrictModel):
 class EvaluationConfig(StrictModel):
     """evaluate: lmms-eval suite and decoding."""
 
-    suite: str = Field("lab", min_length=1, description="A file of bard_core/evaluation/suites")
+    suite: str = Field("lab", min_length=1, description="A folder of bard_core/evaluation/suites")
     decoding: DecodingConfig = DecodingConfig()
     batch_size: int = Field(32, ge=1, description="Prompts a batch when accuracy is measured")
     max_samples: int | None = Field(None, ge=1, description="Judge at most this many samples; None: all")
