@@ -22,7 +22,9 @@ class StrictModel(BaseModel):
 class StorageConfig(StrictModel):
     """Where artifacts live."""
 
-    root_uri: str = Field("", description="Folder or s3:// prefix of all artifacts; empty: $BARD_HOME, else .bard beside the code")
+    root_uri: str = Field(
+        "", description="Folder or s3:// prefix of all artifacts; empty: $BARD_HOME, else .bard beside the code"
+    )
 
 
 class TrackingConfig(StrictModel):
@@ -50,7 +52,9 @@ class LabWorldConfig(StrictModel):
     @model_validator(mode="after")
     def _consistent(self) -> "LabWorldConfig":
         if self.rows * self.columns > self.alphabet:
-            raise ValueError(f"rows x columns is {self.rows * self.columns}, more cells than the alphabet's {self.alphabet} letters")
+            raise ValueError(
+                f"rows x columns is {self.rows * self.columns}, more cells than the alphabet's {self.alphabet} letters"
+            )
         if not self.min_cells <= self.max_cells <= self.rows * self.columns:
             raise ValueError("needs min_cells <= max_cells <= rows x columns")
         return self

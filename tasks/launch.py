@@ -42,18 +42,27 @@ def train_on_ray(spec: StageSpec, compute: ComputeConfig, tracking: TrackingConf
     parent = spec.parent.key if spec.parent else "none"
     final = latest_complete(run_folder(spec), spec.digest, parent)
     if final is None or artifacts.read_manifest(str(final)).step != spec.train.steps:
-        raise RuntimeError(f"{spec.name}: training ended without a checkpoint at step {spec.train.steps}; see the workers' log above")
+        raise RuntimeError(
+            f"{spec.name}: training ended without a checkpoint at step {spec.train.steps}; see the workers' log above"
+        )
     return checkpoint_ref(spec, base, final)
 
 
 def _fit(spec: StageSpec, base: Path, compute: ComputeConfig) -> None:
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")  # importing torch on a busy laptop takes longer than Ray's 30
+    os.environ.setdefault(
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180"
+    )  # importing torch on a busy laptop takes longer than Ray's 30
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"spec": spec.model_dump_json(), "base": str(base), "home": str(storage.home()), "threads": compute.cpus_per_worker},
+        train_loop_config={
+            "spec": spec.model_dump_json(),
+            "base": str(base),
+            "home": str(storage.home()),
+            "threads": compute.cpus_per_worker,
+        },
         scaling_config=ScalingConfig(
             num_workers=compute.num_workers,
             use_gpu=compute.use_gpu,

@@ -2,7 +2,8 @@
 
 from flytekit import Deck, task
 
-from bard_core import artifacts, report as reporting, storage
+from bard_core import artifacts, storage
+from bard_core import report as reporting
 from bard_core.artifacts import EvalResult
 from bard_core.config import StorageConfig, TrackingConfig
 from bard_core.tracking import stage_run
@@ -20,7 +21,12 @@ IGNORED = ("tracking", "parent_run")
     retries=2,
 )
 def report(
-    name: str, results: list[EvalResult], dataset: Dataset, storage_config: StorageConfig, tracking: TrackingConfig, parent_run: str
+    name: str,
+    results: list[EvalResult],
+    dataset: Dataset,
+    storage_config: StorageConfig,
+    tracking: TrackingConfig,
+    parent_run: str,
 ) -> Report:
     """Write report.json, report.md and report.html; the page is also the task's Flyte Deck."""
     key = artifacts.digest([result.key for result in results])

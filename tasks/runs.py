@@ -4,7 +4,9 @@ import json
 
 from flytekit import task
 
-from bard_core import artifacts, report as reporting, storage, tracking as mlflow_tracking
+from bard_core import artifacts, storage
+from bard_core import report as reporting
+from bard_core import tracking as mlflow_tracking
 from bard_core.config import DataConfig, EvaluationConfig, PBMConfig, SourceConfig, StorageConfig, SWDConfig, TrackingConfig
 from tasks.settings import CACHE_VERSION, Report, image
 

@@ -8,7 +8,7 @@ from flytekit.core import local_cache
 from bard_core import storage
 from bard_core.artifacts import CheckpointRef, DatasetRef, EvalResult, ModelRef, ReportRef
 
-# Flyte keeps its local cache in the user's home, shared by every checkout; its entries point at artifacts, so it belongs beside them.
+# Flyte's local cache is in the user's home, shared by every checkout; its entries point at artifacts, so it belongs with them.
 local_cache.CACHE_LOCATION = str(storage.home() / "flyte" / "cache")
 
 CACHE_VERSION = "1"  # raise it when a stage's code changes what it computes

@@ -25,7 +25,7 @@ from tasks.prepare import prepare
 from tasks.report import report
 from tasks.resolve import resolve_source
 from tasks.runs import close_run, open_run
-from tasks.settings import Dataset, Evaluation, Model, image
+from tasks.settings import Dataset, Evaluation, image
 from tasks.source import train_source
 from tasks.swd import swd as distil
 

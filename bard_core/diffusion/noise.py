@@ -114,7 +114,11 @@ def _edit(target_R: Tensor, index_R: Tensor, t_R: Tensor, replacements_W: Tensor
     length = target_R.numel()
     share = EDIT_SHARE[0] + (EDIT_SHARE[1] - EDIT_SHARE[0]) * t_R
     draw = torch.rand(length, generator=generator)
-    delete, insert, substitute = draw < share / 5, (draw >= share / 5) & (draw < share * 2 / 5), (draw >= share * 2 / 5) & (draw < share)
+    delete, insert, substitute = (
+        draw < share / 5,
+        (draw >= share / 5) & (draw < share * 2 / 5),
+        (draw >= share * 2 / 5) & (draw < share),
+    )
     fresh = _random_other(target_R, replacements_W, generator)
     # Each token's copies: 0 when deleted, 2 (a random one, then itself) when inserted before, else 1.
     copies = torch.ones(length, dtype=torch.long) - delete.long() + insert.long()

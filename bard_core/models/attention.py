@@ -55,7 +55,7 @@ def hidden_states(
     mask_B1LL: Tensor,
     images: ImageFeatures | Patches | None = None,
 ) -> Tensor:
-    """Hidden states [B, L, D] of a training layout: stock body, explicit mask and positions, features put in by the stock code."""
+    """Hidden states [B, L, D] of a training layout: stock body, explicit mask, features put in by the stock code."""
     inputs: dict[str, Any] = {}
     if isinstance(images, Patches):
         images = encode_images(model, images.values, images.grid_thw)
@@ -66,7 +66,5 @@ def hidden_states(
         encoded.deepstack_features = [(level,) for level in images.deepstack]
         inputs["mm_encoder_outputs"] = {"image": encoded}
     positions = position_ids_CBL if position_ids_CBL.shape[0] > 1 else position_ids_CBL[0]
-    out = backbone(model)(
-        input_ids=input_ids_BL, attention_mask=mask_B1LL, position_ids=positions, use_cache=False, **inputs
-    )
+    out = backbone(model)(input_ids=input_ids_BL, attention_mask=mask_B1LL, position_ids=positions, use_cache=False, **inputs)
     return out.last_hidden_state

@@ -70,7 +70,9 @@ def load(
     elif config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         auto = AutoModelForCausalLM
     else:
-        raise ValueError(f"{path_or_id}: model type {config.model_type!r} is neither image-text-to-text nor a causal language model")
+        raise ValueError(
+            f"{path_or_id}: model type {config.model_type!r} is neither image-text-to-text nor a causal language model"
+        )
     model = auto.from_pretrained(path_or_id, dtype=dtype or torch.float32, attn_implementation="sdpa")
     recorded = bard_settings(model)
     record_settings(

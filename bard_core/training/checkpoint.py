@@ -27,7 +27,9 @@ def _state(objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
     return {"model": {name.removeprefix(PREFIX): value for name, value in model_state.items()}, "optimizer": optimizer_state}
 
 
-def save(run: Path, step: int, objective: nn.Module, optimizer: torch.optim.Optimizer, config_digest: str, parent_digest: str) -> Path:
+def save(
+    run: Path, step: int, objective: nn.Module, optimizer: torch.optim.Optimizer, config_digest: str, parent_digest: str
+) -> Path:
     """Write ``run/step-<step>`` from every rank and return it. A checkpoint already there is kept."""
     final, staging = run / f"step-{step:06d}", run / f".step-{step:06d}"
     rank, _ = rank_and_world()

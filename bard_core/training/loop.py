@@ -124,7 +124,9 @@ def train_step(
         # FSDP averages gradients over ranks, so the sum over ranks needs the factor back.
         (loss * (world / counts[1].clamp(min=1))).backward()
         total = total + loss.detach().float()
-    norm = torch.nn.utils.clip_grad_norm_([p for p in objective.parameters() if p.grad is not None], config.optimizer.max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(
+        [p for p in objective.parameters() if p.grad is not None], config.optimizer.max_grad_norm
+    )
     optimizer.step()
     full_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     return sum_over_ranks(total) / counts[1].clamp(min=1), counts[0], full_norm

@@ -150,4 +150,3 @@ class StageWiseDistillation(Objective):
 
 def _next_token_loss(logits: Tensor, target: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), target, reduction="none")
-

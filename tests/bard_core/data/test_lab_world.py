@@ -28,7 +28,7 @@ def test_one_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -
 def test_shards_have_the_public_schemas_and_shares(tmp_path: Path) -> None:
     sources = lab_world.write_raw(SMALL, tmp_path)
     tables = {source.schema_name: pq.read_table(source.uri) for source in sources["train"]}
-    assert {name: table.num_rows for name, table in tables.items()} == {"finevision": 12, "llava_onevision": 4, "mmfinereason": 4}
+    assert {name: table.num_rows for name, table in tables.items()} == {"finevision": 8, "llava_onevision": 8, "mmfinereason": 4}
     fine, llava, reason = (tables[name].to_pylist()[0] for name in tables)
     assert set(fine) == {"images", "texts"} and set(fine["images"][0]) == {"bytes", "path"}
     assert len(fine["texts"]) == SMALL.turns_per_image and set(fine["texts"][0]) == {"user", "assistant"}

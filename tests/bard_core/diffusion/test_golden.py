@@ -40,7 +40,8 @@ def test_generalized_kl(losses):
 
 
 @pytest.mark.parametrize(
-    ("key", "direction", "temperature"), [("forward-kl", "forward", 1.0), ("reverse-kl", "reverse", 1.0), ("forward-kl-T2", "forward", 2.0)]
+    ("key", "direction", "temperature"),
+    [("forward-kl", "forward", 1.0), ("reverse-kl", "reverse", 1.0), ("forward-kl-T2", "forward", 2.0)],
 )
 def test_topk_distillation(losses, key, direction, temperature):
     x, expected = losses

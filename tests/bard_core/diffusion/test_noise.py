@@ -13,7 +13,13 @@ MASK, WORDS = 999, torch.arange(10, 500)
 def noisy(name, blocks=4000, size=8, **kwargs):
     targets = WORDS[torch.randint(len(WORDS), (blocks * size,), generator=generator_for(1, "targets", 0))]
     block = torch.arange(blocks).repeat_interleave(size)
-    arguments = {"min_t": 0.1, "max_t": 0.9, "mask_token_id": MASK, "replacements_W": WORDS, "generator": generator_for(0, "s", 0)}
+    arguments = {
+        "min_t": 0.1,
+        "max_t": 0.9,
+        "mask_token_id": MASK,
+        "replacements_W": WORDS,
+        "generator": generator_for(0, "s", 0),
+    }
     return targets, block, corrupt(targets, block, name=name, **{**arguments, **kwargs})
 
 
@@ -65,7 +71,14 @@ def test_same_seed_same_noise_other_epoch_other_noise():
 
     def draw(epoch):
         return corrupt(
-            targets, block, name="mask", min_t=0.1, max_t=1.0, mask_token_id=MASK, replacements_W=WORDS, generator=generator_for(3, "x", epoch)
+            targets,
+            block,
+            name="mask",
+            min_t=0.1,
+            max_t=1.0,
+            mask_token_id=MASK,
+            replacements_W=WORDS,
+            generator=generator_for(3, "x", epoch),
         ).noisy_R
 
     assert torch.equal(draw(0), draw(0))

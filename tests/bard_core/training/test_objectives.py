@@ -47,7 +47,14 @@ def loss_of(objective, encoder, batch):
     return float(objective(batch, encoder(batch.images, batch.grid_thw)).total)
 
 
-@pytest.mark.parametrize("make", [Autoregressive, lambda m: ProgressiveBlockMerging(m, "block", "mask", 0.0), lambda m: ProgressiveBlockMerging(m, "causal", "mix", 0.5)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        Autoregressive,
+        lambda m: ProgressiveBlockMerging(m, "block", "mask", 0.0),
+        lambda m: ProgressiveBlockMerging(m, "causal", "mix", 0.5),
+    ],
+)
 def test_packed_is_separate(parts, make):
     model, tokenizer, examples, encoder = parts
     objective = make(model)

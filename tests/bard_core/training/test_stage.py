@@ -69,7 +69,10 @@ def test_resumed_is_uninterrupted(tiny_dataset, source, stage, tmp_path, monkeyp
         final = run_stage(spec, base)
         if attempt == "resumed":
             shutil.rmtree(final)  # as if the kill came after step 3
-            assert checkpoint.latest_complete(run_folder(spec), spec.digest, spec.parent.key if spec.parent else "none").name == "step-000003"
+            assert (
+                checkpoint.latest_complete(run_folder(spec), spec.digest, spec.parent.key if spec.parent else "none").name
+                == "step-000003"
+            )
             final = run_stage(spec, base)
         consolidate(final, tmp_path / attempt / "model", base)
         results[attempt] = (weights(tmp_path / attempt / "model" / "model.safetensors"), read_curve(run_folder(spec) / CURVE))
