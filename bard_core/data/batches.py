@@ -66,10 +66,11 @@ class Batch:
     teacher_knows_P: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
-        moved = {
-            name: value.to(device) if isinstance(value, Tensor | TokenTable | Supervision) else value
-            for name, value in ((name, getattr(self, name)) for name in self.__dataclass_fields__)
-        }
+        """The tensors on ``device``; images and names stay."""
+        moved: dict[str, Any] = {}
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            moved[name] = value.to(device) if isinstance(value, Tensor | TokenTable | Supervision) else value
         return Batch(**moved)
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import BoolTensor, LongTensor, Tensor
+from torch import Tensor
 
 CleanAttention = Literal["block", "causal"]
 CLEAN, NOISY, PADDING = 0, 1, -1
@@ -46,11 +46,11 @@ class SampleLayout:
     is the end token). ``block_R``: block of every noisy token. ``turn_R``: index of its assistant turn.
     """
 
-    clean_block_N: LongTensor
-    source_R: LongTensor
-    block_R: LongTensor
-    turn_R: LongTensor
-    tail_R: BoolTensor
+    clean_block_N: Tensor
+    source_R: Tensor
+    block_R: Tensor
+    turn_R: Tensor
+    tail_R: Tensor
 
 
 def sample_layout(length: int, turns: Sequence[tuple[int, int]], block_size: int) -> SampleLayout:

@@ -62,7 +62,8 @@ def hidden_states(
     if images is not None:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        encoded = BaseModelOutputWithPooling(pooler_output=(images.merged_TD,))
+        encoded: Any = BaseModelOutputWithPooling()
+        encoded.pooler_output = (images.merged_TD,)
         encoded.deepstack_features = [(level,) for level in images.deepstack]
         inputs["mm_encoder_outputs"] = {"image": encoded}
     positions = position_ids_CBL if position_ids_CBL.shape[0] > 1 else position_ids_CBL[0]

@@ -25,13 +25,13 @@ class BardSettings:
     clean_attention: CleanAttention = "block"
 
 
-def bard_settings(model: nn.Module) -> BardSettings:
+def bard_settings(model: Any) -> BardSettings:
     """The settings in the model's config; a stock model without any is autoregressive."""
     recorded = getattr(model.config, "bard", None)
     return BardSettings(**recorded) if recorded else BardSettings(block_size=1, mask_token_id=None)
 
 
-def record_settings(model: nn.Module, settings: BardSettings) -> None:
+def record_settings(model: Any, settings: BardSettings) -> None:
     """Write the settings into the model's config, from where ``save_pretrained`` carries them along."""
     if settings.mask_token_id is not None and not 0 <= settings.mask_token_id < embedding_rows(model):
         raise ValueError(
@@ -66,7 +66,7 @@ def load(
 
     config = AutoConfig.from_pretrained(path_or_id)
     if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        auto = AutoModelForImageTextToText
+        auto: Any = AutoModelForImageTextToText
     elif config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         auto = AutoModelForCausalLM
     else:
@@ -86,7 +86,7 @@ def load(
     return model.to(device or "cpu").eval()
 
 
-def embedding_rows(model: nn.Module) -> int:
+def embedding_rows(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from bard_core import artifacts
 from bard_core.training.parallel import barrier, rank_and_world
@@ -37,7 +38,7 @@ def save(
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
     barrier()
-    dcp.save(_state(objective, optimizer), checkpoint_id=str(staging), no_dist=_alone())
+    dcp_save(_state(objective, optimizer), checkpoint_id=str(staging), no_dist=_alone())
     barrier()
     if rank == 0:
         artifacts.commit_directory(
@@ -70,7 +71,7 @@ def restore(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer
     """
     manifest = artifacts.verify(str(folder))
     state = _state(objective, optimizer)
-    dcp.load(state, checkpoint_id=str(folder), no_dist=_alone())
+    dcp_load(state, checkpoint_id=str(folder), no_dist=_alone())
     set_state_dict(
         objective,
         optimizer,
