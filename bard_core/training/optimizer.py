@@ -38,7 +38,7 @@ def build_optimizer(model: Any, config: OptimizerConfig) -> torch.optim.AdamW:
         for parameters, lr in rates(model, config).values()
         if lr > 0 and parameters
     ]
-    return torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
 
 
 def schedule(step: int, steps: int, config: OptimizerConfig) -> float:

@@ -9,6 +9,10 @@ from torch import Tensor, nn
 from bard_core.models.vlm import backbone, vision_tower
 
 
+# A layer smaller than this is gathered with the root: its own collective would cost more than the memory it saves.
+OWN_UNIT_PARAMETERS = 1_000_000
+
+
 def rank_and_world() -> tuple[int, int]:
     """(rank, world size); (0, 1) outside a process group."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -37,7 +41,7 @@ def decoder_layers(model: Any) -> list[nn.Module]:
 
 
 def shard(objective: nn.Module, model: Any, precision: str, device: torch.device, frozen_tower: bool) -> None:
-    """Shard ``objective`` in place over all ranks: one unit a decoder layer, the rest in the root.
+    """Shard ``objective`` in place over all ranks: one unit a large decoder layer, the rest in the root.
 
     A frozen vision tower stays whole on every rank: it runs outside the training step, once an image.
 
@@ -55,7 +59,8 @@ def shard(objective: nn.Module, model: Any, precision: str, device: torch.device
     tower = vision_tower(model) if frozen_tower else None
     whole = set(tower.parameters()) if tower is not None else set()
     for layer in decoder_layers(model):
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
+        if sum(parameter.numel() for parameter in layer.parameters()) >= OWN_UNIT_PARAMETERS:
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(objective, mesh=mesh, mp_policy=policy, ignored_params=whole)
 
 
