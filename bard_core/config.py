@@ -4,7 +4,9 @@ Each top-level section is one input of ``workflows/pipeline.py:bard_pipeline`` a
 a stage is cached by exactly the sections it reads. Units are in the names (``timeout_s``, ``max_pixels``).
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,9 +16,20 @@ RawSchema = Literal["finevision", "llava_onevision", "mmfinereason"]
 
 
 class StrictModel(BaseModel):
-    """A frozen model that refuses unknown keys."""
+    """A frozen model that refuses unknown keys, and says which there are."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: Any) -> Any:
+        known = list(cls.model_fields)
+        for key in values if isinstance(values, Mapping) else ():
+            if key not in known:
+                close = get_close_matches(str(key), known, n=1)
+                hint = f"did you mean {close[0]!r}? " if close else ""
+                raise ValueError(f"unknown key {key!r}: {hint}allowed are {', '.join(known)}")
+        return values
 
 
 class StorageConfig(StrictModel):
@@ -241,3 +254,19 @@ class ComputeConfig(StrictModel):
     use_gpu: bool = False
     cpus_per_worker: int = Field(1, ge=1)
     max_failures: int = Field(2, ge=0, description="Worker failures a stage survives before it stops")
+
+
+def check_stages(pbm: PBMConfig, swd: SWDConfig) -> None:
+    """What one section cannot know alone: every student and the teacher of distillation come out of a PBM stage.
+
+    Raises:
+        ValueError: naming the key and the allowed block sizes.
+    """
+    sizes = [stage.block_size for stage in pbm.stages]
+    for key, wanted in (("teacher_block_size", (swd.teacher_block_size,)), ("block_sizes", swd.block_sizes)):
+        if missing := [size for size in wanted if size not in sizes]:
+            raise ValueError(f"swd.{key} names {missing[0]}, which no entry of pbm.stages trains; allowed are {sizes}")
+    if small := [size for size in swd.block_sizes if size <= swd.teacher_block_size]:
+        raise ValueError(
+            f"swd.block_sizes names {small[0]}; a student's blocks are larger than its teacher's, {swd.teacher_block_size}"
+        )

@@ -7,7 +7,16 @@ from flytekit import task
 from bard_core import artifacts, storage
 from bard_core import report as reporting
 from bard_core import tracking as mlflow_tracking
-from bard_core.config import DataConfig, EvaluationConfig, PBMConfig, SourceConfig, StorageConfig, SWDConfig, TrackingConfig
+from bard_core.config import (
+    DataConfig,
+    EvaluationConfig,
+    PBMConfig,
+    SourceConfig,
+    StorageConfig,
+    SWDConfig,
+    TrackingConfig,
+    check_stages,
+)
 from tasks.settings import CACHE_VERSION, Report, image
 
 
@@ -22,7 +31,11 @@ def open_run(
     storage_config: StorageConfig,
     tracking: TrackingConfig,
 ) -> str:
-    """The parent run of exactly this configuration: made once, found again by every later start."""
+    """The parent run of exactly this configuration: made once, found again by every later start.
+
+    The pipeline's first task, so it also refuses sections that do not fit each other.
+    """
+    check_stages(pbm, swd)
     sections = {"data": data, "source": source, "pbm": pbm, "swd": swd, "evaluation": evaluation}
     params = {section: artifacts.digest(value)[:16] for section, value in sections.items()}
     return mlflow_tracking.open_pipeline(tracking, name, params)

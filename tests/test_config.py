@@ -32,14 +32,13 @@ def test_file_is_complete(path):
     values = read(path)
     assert set(values) <= set(SECTIONS)
     parsed = {key: TypeAdapter(SECTIONS[key]).validate_python(value) for key, value in values.items()}
-    trained = {stage.block_size for stage in parsed["pbm"].stages}
-    assert {*parsed["swd"].block_sizes, parsed["swd"].teacher_block_size} <= trained
+    config.check_stages(parsed["pbm"], parsed["swd"])
 
 
 @pytest.mark.parametrize(
     ("section", "change", "words"),
     [
-        ("swd", {"kl_wieght": 1}, "kl_wieght"),
+        ("swd", {"kl_wieght": 1}, "unknown key 'kl_wieght': did you mean 'kl_weight'.*allowed are block_sizes, "),
         ("evaluation", {"decoding": {"confidence_threshold": 1.5}}, "less than or equal to 1"),
         ("pbm", {"noise": {"min_t": 0.9, "max_t": 0.1}}, "below max_t"),
         ("pbm", {"noise": {"name": "salt"}}, "'mask', 'uniform', 'edit' or 'mix'"),
@@ -51,3 +50,18 @@ def test_faults_are_named(section, change, words):
     values = {**read(ROOT / "configs" / "lab.yaml")[section], **change}
     with pytest.raises(ValidationError, match=words):
         SECTIONS[section].model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"block_sizes": (8, 64)}, r"swd.block_sizes names 64.*allowed are \[4, 8, 16, 32\]"),
+        ({"teacher_block_size": 2}, "swd.teacher_block_size names 2"),
+        ({"block_sizes": (4,)}, "larger than its teacher's, 4"),
+    ],
+)
+def test_sections_that_do_not_fit_each_other_are_refused(change, words):
+    values = read(ROOT / "configs" / "lab.yaml")
+    pbm, swd = config.PBMConfig.model_validate(values["pbm"]), config.SWDConfig.model_validate({**values["swd"], **change})
+    with pytest.raises(ValueError, match=words):
+        config.check_stages(pbm, swd)
