@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from bard_core.config import CleanAttention, NoiseName, SWDConfig
 from bard_core.data.batches import Batch, Supervision
 from bard_core.diffusion.losses import MIN_T, generalized_kl_tokens, topk_distillation_tokens
-from bard_core.models.attention import ImageFeatures, Patches, dense_mask, hidden_states
+from bard_core.models.attention import ImageFeatures, Patches, hidden_states, training_attention
 
 CHUNK_POSITIONS = 2048
 Images = ImageFeatures | Patches | None
@@ -64,14 +64,14 @@ class Objective(nn.Module):
         self.clean_attention: CleanAttention = clean_attention
 
     def body(self, batch: Batch, images: Images) -> Tensor:
-        mask = dense_mask(batch.table_BL, self.clean_attention)
+        mask = training_attention(batch.table_BL, self.clean_attention)
         return hidden_states(self.model, batch.input_ids_BL, batch.position_ids_CBL, mask, images)
 
     def head_loss(self, hidden_BLD: Tensor, where: Supervision, loss: Callable[..., Tensor], *more_P: Tensor) -> Tensor:
         """Weighted sum of ``loss(logits, target, noisy, t, *more)`` over the supervised positions."""
 
         def piece(hidden_PD: Tensor, target: Tensor, noisy: Tensor, t: Tensor, weight: Tensor, *more: Tensor) -> Tensor:
-            return (loss(self.model.lm_head(hidden_PD), target, noisy, t, *more) * weight).sum()
+            return (loss(self.model.get_output_embeddings()(hidden_PD), target, noisy, t, *more) * weight).sum()
 
         return chunked(piece, gather(hidden_BLD, where), where.target_P, where.noisy_P, where.t_P, where.weight_P, *more_P)
 
@@ -124,10 +124,10 @@ class StageWiseDistillation(Objective):
         if batch.teacher_table_BL is None:
             raise ValueError("distillation needs batches with a teacher table: set BatchSpec.teacher_block_size")
         teacher = self._teacher[0]
-        mask = dense_mask(batch.teacher_table_BL, self.clean_attention)
+        mask = training_attention(batch.teacher_table_BL, self.clean_attention)
         hidden_BLD = hidden_states(teacher, batch.input_ids_BL, batch.position_ids_CBL, mask, images)
         tops = [
-            teacher.lm_head(piece).float().topk(self.config.top_k)
+            teacher.get_output_embeddings()(piece).float().topk(self.config.top_k)
             for piece in gather(hidden_BLD, batch.noisy).split(CHUNK_POSITIONS)
         ]
         return torch.cat([top.indices for top in tops]), torch.cat([top.values for top in tops])

@@ -6,8 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bard_core.models.vlm import backbone, vision_tower
-
+from bard_core.models.vlm import decoder_layers, vision_tower
 
 # A layer smaller than this is gathered with the root: its own collective would cost more than the memory it saves.
 OWN_UNIT_PARAMETERS = 1_000_000
@@ -28,16 +27,6 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(value)
     return value
-
-
-def decoder_layers(model: Any) -> list[nn.Module]:
-    """The decoder layers of the text backbone: the units of sharding and activation checkpointing."""
-    body = backbone(model)
-    text = getattr(body, "language_model", body)
-    layers = getattr(text, "layers", None)
-    if layers is None:
-        raise ValueError(f"{type(model).__name__}: no decoder layers at model.language_model.layers or model.layers")
-    return list(layers)
 
 
 def shard(objective: nn.Module, model: Any, precision: str, device: torch.device, frozen_tower: bool) -> None:

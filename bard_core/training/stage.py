@@ -18,7 +18,7 @@ from bard_core.config import CleanAttention, LabModelConfig, NoiseConfig, Strict
 from bard_core.data.batches import BatchSpec, attach_positions, load_examples, replacement_tokens
 from bard_core.models import BardSettings, bard_settings, load, record_settings
 from bard_core.models.lab import build_lab_model
-from bard_core.models.vlm import MASK_TOKEN
+from bard_core.models.vlm import MASK_TOKEN, reserved_ids
 from bard_core.training.images import ImageEncoder
 from bard_core.training.loop import Record, Run, train
 from bard_core.training.objectives import Autoregressive, Objective, ProgressiveBlockMerging, StageWiseDistillation
@@ -110,14 +110,13 @@ def run_stage(spec: StageSpec, base: Path, on_record: Callable[[Record], None] =
     encoder = ImageEncoder(model, processor.image_processor, frozen, device)
     objective = _objective(spec, model, device)
     shard(objective, model, spec.train.precision, device, frozen)
-    special = [int(i) for i in tokenizer.convert_tokens_to_ids(tokenizer.all_special_tokens)] + [mask_id]
     batch_spec = BatchSpec(
         block_size=None if spec.stage == "source" else spec.block_size,
         noise=spec.noise,
         mask_token_id=mask_id,
         end_token_id=int(tokenizer.eos_token_id),
         pad_token_id=int(tokenizer.pad_token_id),
-        replacements_W=replacement_tokens(len(tokenizer), special),
+        replacements_W=replacement_tokens(len(tokenizer), [*reserved_ids(model, tokenizer), mask_id]),
         sample_mean=spec.sample_mean,
         teacher_block_size=spec.teacher.block_size if spec.teacher else None,
         seed=spec.train.seed,
