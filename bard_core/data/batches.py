@@ -170,11 +170,18 @@ def collate(examples: Sequence[tuple[Example, int]], spec: BatchSpec) -> Batch:
         table[:, r, : row.length] = torch.cat(row.tables, dim=1)
     order = sorted(range(len(pieces)), key=lambda i: placed[i])  # images follow the tokens' order
     offsets = [row * length + start for row, start in placed]
-    teacher = TokenTable(table[0], table[1], table[4], table[3]) if spec.teacher_block_size else None
+    shape = tuple(
+        (where, start, len(pick.input_ids_N), tuple(pick.turns))
+        for (pick, _), (where, start) in zip(examples, placed, strict=True)
+    )
+    key = (length, spec.block_size, spec.noise.complementary, shape)
+    teacher = None
+    if spec.teacher_block_size:
+        teacher = TokenTable(table[0], table[1], table[4], table[3], (spec.teacher_block_size, *key))
     return Batch(
         input_ids_BL=ids,
         position_ids_CBL=positions,
-        table_BL=TokenTable(table[0], table[1], table[2], table[3]),
+        table_BL=TokenTable(table[0], table[1], table[2], table[3], key),
         noisy=_join([piece.noisy for piece in pieces], offsets),
         clean=_join([piece.clean for piece in pieces], offsets),
         images=[image for i in order for image in examples[i][0].images],

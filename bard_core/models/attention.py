@@ -1,6 +1,6 @@
 """Run the stock model's body over a training layout, under either evaluation of the one mask rule."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -26,13 +26,14 @@ ATTENTION_NAME = "bard_training"
 class ImageFeatures:
     """What the vision tower yields for a list of images: merged tokens [T, D], and deepstack features, each [T, D].
 
-    ``stacked``: the model's own code hands its images on as one tensor, not as a tuple.
+    ``as_tensors``: whether the model's own code hands (merged tokens, deepstack levels) on as one tensor, not as a tuple
+    with an entry an image; it depends on the family and on the release of transformers.
     """
 
     merged_TD: Tensor
     deepstack: tuple[Tensor, ...]
     lengths: tuple[int, ...]
-    stacked: bool = False
+    as_tensors: tuple[bool, bool] = (False, False)
 
     def to(self, device: torch.device | str) -> "ImageFeatures":
         return replace(self, merged_TD=self.merged_TD.to(device), deepstack=tuple(d.to(device) for d in self.deepstack))
@@ -102,11 +103,15 @@ def encode_images(model: Any, pixel_values: Tensor, grid_thw: Tensor | None = No
         raise ValueError(f"{type(model).__name__} has no vision tower, but the samples have images")
     inputs = (pixel_values,) if grid_thw is None else (pixel_values, grid_thw)
     out = backbone(model).get_image_features(*inputs, return_dict=True)
-    deepstack = getattr(out, "deepstack_features", None) or ()
-    pieces = tuple(piece.flatten(0, -2) for piece in out.pooler_output)
-    lengths = tuple(int(piece.shape[0]) for piece in pieces)
-    levels = tuple(torch.cat(tuple(level)) for level in deepstack)
-    return ImageFeatures(torch.cat(pieces), levels, lengths, stacked=isinstance(out.pooler_output, Tensor))
+    deepstack = tuple(getattr(out, "deepstack_features", None) or ())
+    as_tensors = (isinstance(out.pooler_output, Tensor), any(isinstance(level, Tensor) for level in deepstack))
+    lengths = tuple(int(piece.flatten(0, -2).shape[0]) for piece in out.pooler_output)
+    return ImageFeatures(_joined(out.pooler_output), tuple(_joined(level) for level in deepstack), lengths, as_tensors)
+
+
+def _joined(pieces: Tensor | Sequence[Tensor]) -> Tensor:
+    """[T, D] of one tensor [..., D] or of several."""
+    return pieces.flatten(0, -2) if isinstance(pieces, Tensor) else torch.cat([piece.flatten(0, -2) for piece in pieces])
 
 
 def hidden_states(
@@ -149,8 +154,9 @@ def _given_features(body: Any, images: ImageFeatures | None) -> Iterator[dict[st
         yield {}
         return
     encoded: Any = BaseModelOutputWithPooling()
-    encoded.pooler_output = images.merged_TD[None] if images.stacked else (images.merged_TD,)
-    encoded.deepstack_features = [(level,) for level in images.deepstack]
+    merged_is_tensor, levels_are_tensors = images.as_tensors
+    encoded.pooler_output = images.merged_TD[None] if merged_is_tensor else (images.merged_TD,)
+    encoded.deepstack_features = [level if levels_are_tensors else (level,) for level in images.deepstack]
     body.get_image_features = lambda *_, **__: encoded
     try:
         yield {"pixel_values": images.merged_TD}
