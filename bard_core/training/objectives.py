@@ -1,7 +1,7 @@
 """The three objectives, each a small module around the stock model: AR, PBM (paper eq. 4) and SWD (paper eq. 6).
 
 Logits exist only where there is loss: hidden states of supervised positions are gathered before the head, and head and loss
-run in chunks that are recomputed in the backward pass.
+run in chunks (see ``training.head``).
 
 Shape suffixes: B rows, L row length, P supervised positions, D hidden size, V vocabulary, K teacher's top tokens.
 """
@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from bard_core.config import CleanAttention, NoiseName, SWDConfig
 from bard_core.data.batches import Batch, Supervision
 from bard_core.diffusion.losses import MIN_T, generalized_kl_tokens, topk_distillation_tokens
 from bard_core.models.attention import ImageFeatures, Patches, hidden_states, training_attention
+from bard_core.training.head import chunk_rows, head_loss
 
-CHUNK_POSITIONS = 2048
 Images = ImageFeatures | Patches | None
 
 
@@ -28,18 +27,6 @@ class Loss(NamedTuple):
 
     total: Tensor
     parts: dict[str, Tensor]
-
-
-def chunked(function: Callable[..., Tensor], *tensors_P: Tensor) -> Tensor:
-    """Sum of ``function`` over chunks of positions; several chunks are recomputed in the backward pass."""
-    size = tensors_P[0].shape[0]
-    if size <= CHUNK_POSITIONS:
-        return function(*tensors_P)
-    total = torch.zeros((), device=tensors_P[0].device)
-    for start in range(0, size, CHUNK_POSITIONS):
-        piece = [tensor[start : start + CHUNK_POSITIONS] for tensor in tensors_P]
-        total = total + checkpoint(function, *piece, use_reentrant=False)
-    return total
 
 
 def gather(hidden_BLD: Tensor, where: Supervision) -> Tensor:
@@ -70,10 +57,12 @@ class Objective(nn.Module):
     def head_loss(self, hidden_BLD: Tensor, where: Supervision, loss: Callable[..., Tensor], *more_P: Tensor) -> Tensor:
         """Weighted sum of ``loss(logits, target, noisy, t, *more)`` over the supervised positions."""
 
-        def piece(hidden_PD: Tensor, target: Tensor, noisy: Tensor, t: Tensor, weight: Tensor, *more: Tensor) -> Tensor:
-            return (loss(self.model.get_output_embeddings()(hidden_PD), target, noisy, t, *more) * weight).sum()
+        def weighted(logits_PV: Tensor, weight: Tensor, *rest: Tensor) -> Tensor:
+            return (loss(logits_PV, *rest) * weight).sum()
 
-        return chunked(piece, gather(hidden_BLD, where), where.target_P, where.noisy_P, where.t_P, where.weight_P, *more_P)
+        head = self.model.get_output_embeddings()
+        supervision = (where.weight_P, where.target_P, where.noisy_P, where.t_P)
+        return head_loss(head, weighted, gather(hidden_BLD, where), *supervision, *more_P)
 
 
 class Autoregressive(Objective):
@@ -126,10 +115,9 @@ class StageWiseDistillation(Objective):
         teacher = self._teacher[0]
         mask = training_attention(batch.teacher_table_BL, self.clean_attention)
         hidden_BLD = hidden_states(teacher, batch.input_ids_BL, batch.position_ids_CBL, mask, images)
-        tops = [
-            teacher.get_output_embeddings()(piece).float().topk(self.config.top_k)
-            for piece in gather(hidden_BLD, batch.noisy).split(CHUNK_POSITIONS)
-        ]
+        head = teacher.get_output_embeddings()
+        rows = chunk_rows(head.weight.shape[0], hidden_BLD.device)
+        tops = [head(piece).float().topk(self.config.top_k) for piece in gather(hidden_BLD, batch.noisy).split(rows)]
         return torch.cat([top.indices for top in tops]), torch.cat([top.values for top in tops])
 
     def forward(self, batch: Batch, images: Images) -> Loss:
