@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 VOCABULARY, MASK, END = 151_936, 151_669, 151_645
@@ -93,7 +92,7 @@ class Ours:
 
         self.spec, self.examples = spec_and_examples(shape)
         parts = 1 if device.type == "cuda" else len(self.examples)
-        self.config = TrainConfig(steps=1, batch_size=len(self.examples), accumulation=parts)
+        self.config = TrainConfig(steps=1, batch_size=len(self.examples), accumulation=parts, precision="float32")
         self.objective, self.optimizer, self.device = ProgressiveBlockMerging(model, "block", "mask", 0.0), optimizer, device
 
     def step(self, epoch: int) -> tuple[Tensor, int]:
@@ -102,8 +101,8 @@ class Ours:
 
         parts = self.config.accumulation
         batches = [collate([(e, epoch) for e in self.examples[p::parts]], self.spec).to(self.device) for p in range(parts)]
-        loss, _, _ = train_step(self.objective, self.optimizer, batches, lambda *_: None, self.config, self.spec, world=1)
-        return loss, sum(batch.noisy.index_P.numel() for batch in batches)
+        done = train_step(self.objective, self.optimizer, batches, lambda *_: None, self.config, self.spec, world=1)
+        return done.loss, sum(batch.noisy.index_P.numel() for batch in batches)
 
 
 class Released:

@@ -40,7 +40,7 @@ class TokenTable:
     key: Hashable = None
 
     def to(self, device: torch.device | str) -> "TokenTable":
-        return replace(self, **{name: getattr(self, name).to(device) for name in FIELDS})
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in FIELDS})
 
     def __getitem__(self, index: Any) -> "TokenTable":
         """The same index into all four tensors."""

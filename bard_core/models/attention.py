@@ -36,7 +36,8 @@ class ImageFeatures:
     as_tensors: tuple[bool, bool] = (False, False)
 
     def to(self, device: torch.device | str) -> "ImageFeatures":
-        return replace(self, merged_TD=self.merged_TD.to(device), deepstack=tuple(d.to(device) for d in self.deepstack))
+        merged, *levels = (level.to(device, non_blocking=True) for level in (self.merged_TD, *self.deepstack))
+        return replace(self, merged_TD=merged, deepstack=tuple(levels))
 
 
 @dataclass(frozen=True)

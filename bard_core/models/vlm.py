@@ -137,6 +137,12 @@ def merger_parameters(model: Any) -> list[nn.Parameter]:
     return inside + (list(bridge.parameters()) if bridge else [])
 
 
+def same_vision(one: Any, other: Any) -> bool:
+    """Whether two models see alike: their towers and mergers hold the same numbers."""
+    sides = [[*(tower.parameters() if (tower := vision_tower(m)) else ()), *merger_parameters(m)] for m in (one, other)]
+    return len(sides[0]) == len(sides[1]) and all(torch.equal(a, b.to(a)) for a, b in zip(*sides, strict=True))
+
+
 def decoder_layers(model: Any) -> list[nn.Module]:
     """The decoder layers of the text backbone: the units of sharding, compilation and activation checkpointing.
 

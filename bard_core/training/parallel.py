@@ -1,5 +1,6 @@
 """FSDP2 over the process group that a launcher set up; a plain module without one."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -51,6 +52,13 @@ def shard(objective: nn.Module, model: Any, precision: str, device: torch.device
         if sum(parameter.numel() for parameter in layer.parameters()) >= OWN_UNIT_PARAMETERS:
             fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(objective, mesh=mesh, mp_policy=policy, ignored_params=whole)
+
+
+def mixed_precision(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """The forward pass of a model that is not sharded: fp32 weights computed with in bf16. Sharded units see to it themselves."""
+    if precision != "bfloat16" or dist.is_initialized():
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def use_activation_checkpointing(model: Any) -> None:

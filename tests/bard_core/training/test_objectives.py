@@ -43,7 +43,10 @@ def spec_for(tokenizer, **kwargs):
 
 @torch.no_grad()
 def loss_of(objective, encoder, batch):
-    return float(objective(batch, encoder(batch.images, batch.grid_thw)).total)
+    loss = objective(batch, encoder(batch.images, batch.grid_thw))
+    total = float(loss.total) + float(loss.causal or 0)
+    assert float(loss.samples_S.sum()) > 0
+    return total
 
 
 @pytest.mark.parametrize(
@@ -104,5 +107,3 @@ def test_gathered_loss_is_the_papers(parts):
         response[0, : sum(end - start for start, end in example.turns)] = True
         total += float(weighted_cross_entropy(logits.view(1, -1, logits.shape[-1]), targets, t, response, loss_mask))
     assert mine == pytest.approx(total, rel=1e-4)
-
-
