@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from bard_core import storage
 
 MANIFEST = "manifest.json"
-Kind = Literal["dataset", "model", "checkpoint", "evaluation", "report"]
+Kind = Literal["dataset", "model", "checkpoint", "evaluation", "report", "teacher"]
 
 
 class ArtifactError(Exception):

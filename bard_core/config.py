@@ -186,7 +186,9 @@ class PBMMethod(StrictModel):
 
     noise: NoiseConfig = NoiseConfig()
     clean_attention: CleanAttention = "block"
-    ar_weight: float = Field(0.0, ge=0.0, le=1.0, description="Share of the AR loss on the clean stream (needs 'causal')")
+    ar_weight: float | None = Field(
+        None, ge=0.0, le=1.0, description="Share of the AR loss on a causal clean stream; None: a half, and none with 'block'"
+    )
     reduction: Literal["sample_mean", "token_mean"] = "token_mean"
 
     @model_validator(mode="after")
@@ -194,6 +196,12 @@ class PBMMethod(StrictModel):
         if self.ar_weight and self.clean_attention != "causal":
             raise ValueError("pbm.ar_weight needs clean_attention: causal (a block-wise clean stream sees its own targets)")
         return self
+
+    @property
+    def ar_share(self) -> float:
+        """``ar_weight`` with its default: 0.5 + 0.5 as in Fast-dVLM where the clean stream is causal."""
+        default = 0.5 if self.clean_attention == "causal" else 0.0
+        return default if self.ar_weight is None else self.ar_weight
 
 
 class PBMConfig(PBMMethod):
@@ -226,6 +234,9 @@ class SWDConfig(StrictModel):
     top_k: int = Field(16, ge=1)
     direction: Literal["forward", "reverse"] = "forward"
     temperature: float = Field(1.0, gt=0.0)
+    targets: Literal["online", "offline"] = Field(
+        "online", description="Ask the teacher in every step, or once for all runs on the same data, noise and teacher"
+    )
 
 
 class DecodingConfig(StrictModel):

@@ -38,7 +38,7 @@ def pbm(
         block_size=block_size,
         clean_attention=method.clean_attention,
         noise=method.noise,
-        ar_weight=method.ar_weight,
+        ar_weight=method.ar_share,
         sample_mean=method.reduction == "sample_mean",
     )
     return train_on_ray(spec, compute, tracking, parent_run)

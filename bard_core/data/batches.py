@@ -47,7 +47,7 @@ class Supervision:
     sample_P: Tensor
 
     def to(self, device: torch.device | str) -> "Supervision":
-        return Supervision(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+        return Supervision(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,18 @@ class Batch:
     images: list[bytes]
     grid_thw: list[list[int]]
     sample_ids: list[str]
+    epochs: list[int]
     teacher_table_BL: TokenTable | None = None
     teacher_knows_P: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The tensors on ``device``; images and names stay."""
+        """The tensors on ``device``, without waiting for it; images and names stay."""
         moved: dict[str, Any] = {}
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
-            moved[name] = value.to(device) if isinstance(value, Tensor | TokenTable | Supervision) else value
+            if isinstance(value, Tensor):
+                value = value.to(device, non_blocking=True)
+            moved[name] = value.to(device) if isinstance(value, TokenTable | Supervision) else value
         return Batch(**moved)
 
 
@@ -170,16 +173,24 @@ def collate(examples: Sequence[tuple[Example, int]], spec: BatchSpec) -> Batch:
         table[:, r, : row.length] = torch.cat(row.tables, dim=1)
     order = sorted(range(len(pieces)), key=lambda i: placed[i])  # images follow the tokens' order
     offsets = [row * length + start for row, start in placed]
-    teacher = TokenTable(table[0], table[1], table[4], table[3]) if spec.teacher_block_size else None
+    shape = tuple(
+        (where, start, len(pick.input_ids_N), tuple(pick.turns))
+        for (pick, _), (where, start) in zip(examples, placed, strict=True)
+    )
+    key = (length, spec.block_size, spec.noise.complementary, shape)
+    teacher = None
+    if spec.teacher_block_size:
+        teacher = TokenTable(table[0], table[1], table[4], table[3], (spec.teacher_block_size, *key))
     return Batch(
         input_ids_BL=ids,
         position_ids_CBL=positions,
-        table_BL=TokenTable(table[0], table[1], table[2], table[3]),
+        table_BL=TokenTable(table[0], table[1], table[2], table[3], key),
         noisy=_join([piece.noisy for piece in pieces], offsets),
         clean=_join([piece.clean for piece in pieces], offsets),
         images=[image for i in order for image in examples[i][0].images],
         grid_thw=[grid for i in order for grid in examples[i][0].grid_thw],
         sample_ids=[example.id for example, _ in examples],
+        epochs=[epoch for _, epoch in examples],
         teacher_table_BL=teacher,
         teacher_knows_P=torch.cat([piece.teacher_knows for piece in pieces]) if teacher else None,
     )

@@ -13,28 +13,38 @@ A sample may carry several noisy copies (complementary masks): role 1, 2, ...; a
 Shape suffixes: B rows, L row length, N clean tokens of a sample, R noisy tokens of a sample.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 CleanAttention = Literal["block", "causal"]
 CLEAN, NOISY, PADDING = 0, 1, -1
+FIELDS = ("sample", "position", "block", "role")
 
 
 @dataclass(frozen=True)
 class TokenTable:
-    """What the mask rule needs to know of every token; four integer tensors of one shape [..., L]."""
+    """What the mask rule needs to know of every token; four integer tensors of one shape [..., L].
+
+    ``key`` names what the table was laid out from (lengths, turns, block size); tables of one key are equal, so a mask made
+    from one serves them all. None: unnamed.
+    """
 
     sample: Tensor
     position: Tensor
     block: Tensor
     role: Tensor
+    key: Hashable = None
 
     def to(self, device: torch.device | str) -> "TokenTable":
-        return TokenTable(*(t.to(device) for t in (self.sample, self.position, self.block, self.role)))
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in FIELDS})
+
+    def __getitem__(self, index: Any) -> "TokenTable":
+        """The same index into all four tensors."""
+        return TokenTable(*(getattr(self, name)[index] for name in FIELDS))
 
 
 @dataclass(frozen=True)
@@ -102,32 +112,36 @@ def prefix_blocks(length: int, block_size: int) -> Tensor:
 
 
 def clean_to_clean(query: TokenTable, key: TokenTable, clean_attention: CleanAttention) -> Tensor:
-    """Sub-mask [..., Lq, Lk] of the clean stream on itself."""
+    """Sub-rule: the clean stream on itself."""
     if clean_attention == "causal":
-        order = key.position[..., None, :] <= query.position[..., :, None]
+        order = key.position <= query.position
     else:
-        order = key.block[..., None, :] <= query.block[..., :, None]
-    return order & (query.role[..., :, None] == CLEAN) & (key.role[..., None, :] == CLEAN)
+        order = key.block <= query.block
+    return order & (query.role == CLEAN) & (key.role == CLEAN)
 
 
 def noisy_to_clean(query: TokenTable, key: TokenTable) -> Tensor:
-    """Sub-mask [..., Lq, Lk]: a noisy block sees the clean blocks before it."""
-    order = key.block[..., None, :] < query.block[..., :, None]
-    return order & (query.role[..., :, None] >= NOISY) & (key.role[..., None, :] == CLEAN)
+    """Sub-rule: a noisy block sees the clean blocks before it."""
+    return (key.block < query.block) & (query.role >= NOISY) & (key.role == CLEAN)
 
 
 def noisy_to_noisy(query: TokenTable, key: TokenTable) -> Tensor:
-    """Sub-mask [..., Lq, Lk]: a noisy block sees itself, both ways, and no other copy of itself."""
-    same_block = key.block[..., None, :] == query.block[..., :, None]
-    same_copy = key.role[..., None, :] == query.role[..., :, None]
-    return same_block & same_copy & (query.role[..., :, None] >= NOISY)
+    """Sub-rule: a noisy block sees itself, both ways, and no other copy of itself."""
+    return (key.block == query.block) & (key.role == query.role) & (query.role >= NOISY)
+
+
+def visible(query: TokenTable, key: TokenTable, clean_attention: CleanAttention) -> Tensor:
+    """The whole rule, for tables that broadcast against each other: True where the query may look at the key.
+
+    The dense mask calls it on all pairs at once, the sparse one inside the attention kernel on one pair at a time.
+    """
+    seen = clean_to_clean(query, key, clean_attention) | noisy_to_clean(query, key) | noisy_to_noisy(query, key)
+    return seen & (key.sample == query.sample)
 
 
 def attention_mask(query: TokenTable, key: TokenTable, clean_attention: CleanAttention = "block") -> Tensor:
-    """The whole rule, dense: boolean [..., Lq, Lk], True where the query may look."""
-    same_sample = key.sample[..., None, :] == query.sample[..., :, None]
-    visible = clean_to_clean(query, key, clean_attention) | noisy_to_clean(query, key) | noisy_to_noisy(query, key)
-    return visible & same_sample
+    """The rule evaluated densely: boolean [..., Lq, Lk]."""
+    return visible(query[..., :, None], key[..., None, :], clean_attention)
 
 
 def training_mask(

@@ -1,26 +1,43 @@
 """Run the stock model's body over a training layout, under either evaluation of the one mask rule."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from bard_core.config import CleanAttention
 from bard_core.diffusion.layout import TokenTable, attention_mask
+from bard_core.diffusion.tiles import block_mask
 from bard_core.models.vlm import backbone, vision_tower
+
+ATTENTION_NAME = "bard_training"
 
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What the vision tower yields for a list of images: merged tokens [T, D], and deepstack features, each [T, D]."""
+    """What the vision tower yields for a list of images: merged tokens [T, D], and deepstack features, each [T, D].
+
+    ``as_tensors``: whether the model's own code hands (merged tokens, deepstack levels) on as one tensor, not as a tuple
+    with an entry an image; it depends on the family and on the release of transformers.
+    """
 
     merged_TD: Tensor
     deepstack: tuple[Tensor, ...]
     lengths: tuple[int, ...]
+    as_tensors: tuple[bool, bool] = (False, False)
 
     def to(self, device: torch.device | str) -> "ImageFeatures":
-        return ImageFeatures(self.merged_TD.to(device), tuple(d.to(device) for d in self.deepstack), self.lengths)
+        merged, *levels = (level.to(device, non_blocking=True) for level in (self.merged_TD, *self.deepstack))
+        return replace(self, merged_TD=merged, deepstack=tuple(levels))
 
 
 @dataclass(frozen=True)
@@ -38,34 +55,111 @@ def dense_mask(table_BL: TokenTable, clean_attention: CleanAttention) -> Tensor:
     return mask[:, None]
 
 
-def encode_images(model: Any, pixel_values: Tensor, grid_thw: Tensor) -> ImageFeatures:
-    """Run the vision tower over the patches [n, patch] of several images with grids [images, 3]."""
+def training_attention(table_BL: TokenTable, clean_attention: CleanAttention) -> Tensor | BlockMask:
+    """The mask in the form that trains on the table's device: sparse on CUDA, dense elsewhere (flex has no backward on CPU)."""
+    if table_BL.role.is_cuda:
+        return block_mask(table_BL, clean_attention)
+    return dense_mask(table_BL, clean_attention)
+
+
+def attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | BlockMask | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Attention of the text layers: a sparse mask goes to ``flex_attention``, all else to transformers' own SDPA.
+
+    Args:
+        query: [B, heads, L, D]; ``key`` and ``value``: [B, key-value heads, L, D].
+
+    Returns:
+        [B, L, heads, D] and None, as transformers expects.
+    """
+    if not isinstance(attention_mask, BlockMask):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    grouped = query.shape[1] != key.shape[1]
+    output = _compiled_flex()(query, key, value, block_mask=attention_mask, scale=options.get("scaling"), enable_gqa=grouped)
+    return output.transpose(1, 2).contiguous(), None
+
+
+@cache
+def _compiled_flex() -> Any:
+    """One compilation for rows of every length: the kernel takes lengths and tile lists as inputs."""
+    return torch.compile(flex_attention, dynamic=True)
+
+
+AttentionInterface.register(ATTENTION_NAME, attend)
+AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+
+
+def encode_images(model: Any, pixel_values: Tensor, grid_thw: Tensor | None = None) -> ImageFeatures:
+    """Run the vision tower over several images.
+
+    Args:
+        pixel_values, grid_thw: patches [n, patch] and grids [images, 3]; for towers that know no grids, the processor's
+            pixel values alone.
+
+    Raises:
+        ValueError: the model has no vision tower.
+    """
     if vision_tower(model) is None:
         raise ValueError(f"{type(model).__name__} has no vision tower, but the samples have images")
-    out = backbone(model).get_image_features(pixel_values, grid_thw, return_dict=True)
-    deepstack = getattr(out, "deepstack_features", None) or ()
-    lengths = tuple(int(piece.shape[0]) for piece in out.pooler_output)
-    return ImageFeatures(torch.cat(tuple(out.pooler_output)), tuple(torch.cat(tuple(level)) for level in deepstack), lengths)
+    inputs = (pixel_values,) if grid_thw is None else (pixel_values, grid_thw)
+    out = backbone(model).get_image_features(*inputs, return_dict=True)
+    deepstack = tuple(getattr(out, "deepstack_features", None) or ())
+    as_tensors = (isinstance(out.pooler_output, Tensor), any(isinstance(level, Tensor) for level in deepstack))
+    lengths = tuple(int(piece.flatten(0, -2).shape[0]) for piece in out.pooler_output)
+    return ImageFeatures(_joined(out.pooler_output), tuple(_joined(level) for level in deepstack), lengths, as_tensors)
+
+
+def _joined(pieces: Tensor | Sequence[Tensor]) -> Tensor:
+    """[T, D] of one tensor [..., D] or of several."""
+    return pieces.flatten(0, -2) if isinstance(pieces, Tensor) else torch.cat([piece.flatten(0, -2) for piece in pieces])
 
 
 def hidden_states(
     model: Any,
     input_ids_BL: Tensor,
     position_ids_CBL: Tensor,
-    mask_B1LL: Tensor,
+    mask: Tensor | BlockMask,
     images: ImageFeatures | Patches | None = None,
 ) -> Tensor:
-    """Hidden states [B, L, D] of a training layout: stock body, explicit mask, features put in by the stock code."""
-    inputs: dict[str, Any] = {}
+    """Hidden states [B, L, D] of a training layout: stock body, explicit mask, features put in by the stock code.
+
+    Args:
+        position_ids_CBL: C is 3 for multimodal rope, else 1. mask: boolean [B, 1, L, L], or its sparse form.
+    """
     if isinstance(images, Patches):
         images = encode_images(model, images.values, images.grid_thw)
-    if images is not None:
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-        encoded: Any = BaseModelOutputWithPooling()
-        encoded.pooler_output = (images.merged_TD,)
-        encoded.deepstack_features = [(level,) for level in images.deepstack]
-        inputs["mm_encoder_outputs"] = {"image": encoded}
     positions = position_ids_CBL if position_ids_CBL.shape[0] > 1 else position_ids_CBL[0]
-    out = backbone(model)(input_ids=input_ids_BL, attention_mask=mask_B1LL, position_ids=positions, use_cache=False, **inputs)
+    _use_our_attention(model)
+    with _given_features(backbone(model), images) as inputs:
+        out = backbone(model)(input_ids=input_ids_BL, attention_mask=mask, position_ids=positions, use_cache=False, **inputs)
     return out.last_hidden_state
+
+
+def _use_our_attention(model: Any) -> None:
+    """Switch the text layers to :func:`attend`, and leave it so: activation checkpointing calls them once more in backward.
+
+    Given no mask of ours they work as before.
+    """
+    model.get_decoder().config._attn_implementation = ATTENTION_NAME
+
+
+@contextmanager
+def _given_features(body: Any, images: ImageFeatures | None) -> Iterator[dict[str, Tensor]]:
+    """Keyword arguments that make the stock body put these features in place: asked for those of its pixels, it gets them.
+
+    Every image-text body of transformers takes ``pixel_values`` and asks its own ``get_image_features``; not every release
+    takes features encoded before.
+    """
+    if images is None:
+        yield {}
+        return
+    encoded: Any = BaseModelOutputWithPooling()
+    merged_is_tensor, levels_are_tensors = images.as_tensors
+    encoded.pooler_output = images.merged_TD[None] if merged_is_tensor else (images.merged_TD,)
+    encoded.deepstack_features = [level if levels_are_tensors else (level,) for level in images.deepstack]
+    body.get_image_features = lambda *_, **__: encoded
+    try:
+        yield {"pixel_values": images.merged_TD}
+    finally:
+        del body.get_image_features

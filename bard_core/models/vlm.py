@@ -55,7 +55,8 @@ def load(
         block_size, mask_token_id: override what ``config.json`` records; needed for a model that was never converted.
 
     Raises:
-        ValueError: the architecture is neither image-text-to-text nor causal, or the mask token is outside the embedding.
+        ValueError: the architecture is neither image-text-to-text nor causal, it has layers without full attention, or the
+            mask token is outside the embedding.
         OSError: nothing to load there (from transformers).
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
@@ -73,6 +74,9 @@ def load(
         raise ValueError(
             f"{path_or_id}: model type {config.model_type!r} is neither image-text-to-text nor a causal language model"
         )
+    other = sorted(set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ()) - {"full_attention"})
+    if other:
+        raise ValueError(f"{path_or_id} has {', '.join(other)} layers: an explicit mask needs full attention in every layer")
     model = auto.from_pretrained(path_or_id, dtype=dtype or torch.float32, attn_implementation="sdpa")
     recorded = bard_settings(model)
     record_settings(
@@ -93,8 +97,8 @@ def embedding_rows(model: Any) -> int:
 def add_mask_token(model: Any, tokenizer: Any) -> int:
     """Make sure ``<|mask|>`` has an id and an embedding; returns the id.
 
-    Rows that the model already keeps spare (vocabularies padded for speed) are used before the embedding grows. The row
-    starts as the mean of the embedding, where an unseen token does least harm.
+    Rows that the model already keeps spare (vocabularies padded for speed) are used before the embedding grows; an untied
+    head grows with it. The row starts as the mean of the others, where an unseen token does least harm.
     """
     if MASK_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [MASK_TOKEN]}, replace_extra_special_tokens=False)
@@ -102,9 +106,18 @@ def add_mask_token(model: Any, tokenizer: Any) -> int:
     if mask_id >= embedding_rows(model):
         model.resize_token_embeddings(mask_id + 1, mean_resizing=False)
     with torch.no_grad():
-        weight = model.get_input_embeddings().weight
-        weight[mask_id] = weight[:mask_id].float().mean(0).to(weight.dtype)
+        for weight in {id(w): w for w in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}.values():
+            weight[mask_id] = weight[:mask_id].float().mean(0).to(weight.dtype)
     return mask_id
+
+
+def reserved_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Ids that random noise must not draw: special tokens of the tokenizer, and what the model reads as images or video."""
+    special = {int(i) for i in tokenizer.convert_tokens_to_ids(tokenizer.all_special_tokens)}
+    special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    visual = {value for name, value in model.config.to_dict().items() if name.endswith("_token_id") and isinstance(value, int)}
+    mask_id = bard_settings(model).mask_token_id
+    return sorted(special | visual | ({mask_id} if mask_id is not None else set()))
 
 
 def backbone(model: Any) -> Any:
@@ -114,12 +127,37 @@ def backbone(model: Any) -> Any:
 
 def vision_tower(model: Any) -> nn.Module | None:
     """The vision encoder, or None for a text-only model."""
+    return _part(model, ("visual", "vision_tower", "vision_model"))
+
+
+def merger_parameters(model: Any) -> list[nn.Parameter]:
+    """Parameters between the vision encoder and the language model: Qwen's mergers, others' projector or connector."""
+    tower, bridge = vision_tower(model), _part(model, ("multi_modal_projector", "connector"))
+    inside = [p for name, p in tower.named_parameters() if "merger" in name] if tower else []
+    return inside + (list(bridge.parameters()) if bridge else [])
+
+
+def same_vision(one: Any, other: Any) -> bool:
+    """Whether two models see alike: their towers and mergers hold the same numbers."""
+    sides = [[*(tower.parameters() if (tower := vision_tower(m)) else ()), *merger_parameters(m)] for m in (one, other)]
+    return len(sides[0]) == len(sides[1]) and all(torch.equal(a, b.to(a)) for a, b in zip(*sides, strict=True))
+
+
+def decoder_layers(model: Any) -> list[nn.Module]:
+    """The decoder layers of the text backbone: the units of sharding, compilation and activation checkpointing.
+
+    Raises:
+        ValueError: the decoder keeps them elsewhere.
+    """
+    layers = getattr(model.get_decoder(), "layers", None)
+    if layers is None:
+        raise ValueError(f"{type(model).__name__}: its decoder {type(model.get_decoder()).__name__} has no .layers")
+    return list(layers)
+
+
+def _part(model: Any, names: tuple[str, ...]) -> nn.Module | None:
     body = backbone(model)
-    for name in ("visual", "vision_tower", "vision_model"):
-        tower = getattr(body, name, None)
-        if isinstance(tower, nn.Module):
-            return tower
-    return None
+    return next((part for name in names if isinstance(part := getattr(body, name, None), nn.Module)), None)
 
 
 def position_ids(model: Any, input_ids_N: Tensor, image_grid_thw: Tensor | None = None) -> Tensor:

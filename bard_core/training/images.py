@@ -24,6 +24,7 @@ class ImageEncoder:
         self.model, self.image_processor, self.frozen, self.device = model, image_processor, frozen, device
         self._kept: dict[bytes, tuple[Tensor, ...]] = {}
         self._bytes = 0
+        self._as_tensors = (False, False)
 
     def __call__(self, images: Sequence[bytes], grid_thw: Sequence[Sequence[int]]) -> ImageFeatures | Patches | None:
         if not images:
@@ -38,7 +39,8 @@ class ImageEncoder:
         parts = [found[key] for key in keys]
         if self.frozen:
             merged, *deepstack = (torch.cat(level) for level in zip(*parts, strict=True))
-            return ImageFeatures(merged, tuple(deepstack), tuple(part[0].shape[0] for part in parts)).to(self.device)
+            lengths = tuple(part[0].shape[0] for part in parts)
+            return ImageFeatures(merged, tuple(deepstack), lengths, self._as_tensors).to(self.device)
         return Patches(torch.cat([part[0] for part in parts]).to(self.device), grids.to(self.device))
 
     def _compute(self, images: Sequence[bytes], grids: Tensor) -> list[tuple[Tensor, ...]]:
@@ -55,6 +57,7 @@ class ImageEncoder:
             return [(piece,) for piece in patches.split(grids.prod(-1).tolist())]
         with torch.no_grad():
             features = encode_images(self.model, patches.to(self.device), grids.to(self.device))
+        self._as_tensors = features.as_tensors
         levels = [level.split(features.lengths) for level in (features.merged_TD, *features.deepstack)]
         return [tuple(level[i] for level in levels) for i in range(len(images))]
 

@@ -3,22 +3,25 @@
 There is no host sync inside a step: the loss is read, and tested for NaN, when it is logged.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bard_core.config import TrainConfig
 from bard_core.data.batches import Batch, BatchSpec, Example, collate, step_samples
+from bard_core.diffusion.layout import PADDING
 from bard_core.training import checkpoint
 from bard_core.training.images import ImageEncoder
 from bard_core.training.objectives import Objective
 from bard_core.training.optimizer import build_optimizer, schedule, set_rates
-from bard_core.training.parallel import rank_and_world, sum_over_ranks
+from bard_core.training.parallel import mixed_precision, rank_and_world, sum_over_ranks
+from bard_core.training.throughput import decoder_parameters, peak_memory_gib, step_flops, utilisation
 
 Record = dict[str, float]
 
@@ -40,10 +43,20 @@ class Run:
 class _Window:
     """What happened since the last log line: tensors, read only when logged."""
 
-    losses: list[Tensor] = field(default_factory=list)
+    steps: list["Step"] = field(default_factory=list)
     samples: list[list[str]] = field(default_factory=list)
-    tokens: list[Tensor] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
+
+
+class Step(NamedTuple):
+    """One optimizer step over all ranks, on the device: loss, supervised and all tokens, gradient norm; this rank's samples'
+    shares of the loss."""
+
+    loss: Tensor
+    supervised: Tensor
+    tokens: Tensor
+    norm: Tensor
+    samples_S: Tensor
 
 
 def train(
@@ -58,7 +71,8 @@ def train(
 ) -> Path:
     """Train to ``config.steps`` from the newest complete checkpoint of the run, and return the final checkpoint.
 
-    ``on_record`` receives, on rank 0, {step, loss, lr, grad_norm, supervised_tokens_per_s} every ``config.log_every`` steps.
+    ``on_record`` receives, on rank 0, every ``config.log_every`` steps, {step, loss, lr, grad_norm, supervised_tokens_per_s,
+    peak_memory_gib} and, on GPUs whose peak is known, mfu.
 
     Raises:
         TrainingDiverged: the loss is not finite.
@@ -81,13 +95,11 @@ def train(
             collate([(examples[i], epoch) for i, epoch in picks[part :: config.accumulation]], spec).to(device)
             for part in range(config.accumulation)
         ]
-        loss, tokens, norm = train_step(objective, optimizer, batches, encoder, config, spec, world)
-        window.losses.append(loss)
-        window.tokens.append(tokens)
+        window.steps.append(train_step(objective, optimizer, batches, encoder, config, spec, world))
         window.samples.append([name for batch in batches for name in batch.sample_ids])
         step += 1
         if step % config.log_every == 0 or step == config.steps:
-            record = _read(window, step, norm, optimizer)
+            record = _read(window, step, objective, optimizer, device)
             if rank == 0:
                 on_record(record)
             window = _Window()
@@ -108,42 +120,60 @@ def train_step(
     config: TrainConfig,
     spec: BatchSpec,
     world: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One optimizer step over micro-batches: (global loss, global supervised tokens, gradient norm), all on the device.
+) -> Step:
+    """One optimizer step over micro-batches.
 
-    The loss is divided by the weight of the *global* batch, so neither the number of ranks nor of micro-batches changes it.
+    Each stream's loss is divided by its weight in the *global* batch, so neither ranks nor micro-batches change it.
     """
-    streams = [batch.clean if spec.block_size is None else batch.noisy for batch in batches]
-    tokens = torch.stack([torch.tensor(float(stream.index_P.numel()), device=stream.index_P.device) for stream in streams]).sum()
-    weight = torch.tensor(float(config.batch_size), device=tokens.device) if spec.sample_mean else tokens.clone()
-    counts = sum_over_ranks(torch.stack([tokens, weight / world if spec.sample_mean else weight]))
+    device = batches[0].input_ids_BL.device
+    clean_count = sum(batch.clean.index_P.numel() for batch in batches)
+    count = clean_count if spec.block_size is None else sum(batch.noisy.index_P.numel() for batch in batches)
+    supervised, clean = (torch.full((), float(number), device=device) for number in (count, clean_count))
+    tokens = torch.stack([(batch.table_BL.role != PADDING).sum() for batch in batches]).sum().float()
+    supervised, clean, tokens = sum_over_ranks(torch.stack([supervised, clean, tokens])).unbind()
+    if spec.sample_mean:
+        weight = clean_weight = torch.full((), float(config.batch_size), device=device)
+    else:
+        weight, clean_weight = supervised.clamp(min=1), clean.clamp(min=1)
     optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=tokens.device)
+    total, samples = torch.zeros((), device=device), []
     for batch in batches:
-        loss = objective(batch, encoder(batch.images, batch.grid_thw)).total
-        # FSDP averages gradients over ranks, so the sum over ranks needs the factor back.
-        (loss * (world / counts[1].clamp(min=1))).backward()
-        total = total + loss.detach().float()
+        with mixed_precision(config.precision, device):
+            loss = objective(batch, encoder(batch.images, batch.grid_thw))
+        mean = loss.total / weight if loss.causal is None else loss.total / weight + loss.causal / clean_weight
+        (mean * world).backward()  # FSDP averages gradients over ranks; the sum over ranks needs the factor back
+        total = total + mean.detach().float()
+        samples.append(loss.samples_S)
     norm = torch.nn.utils.clip_grad_norm_(
         [p for p in objective.parameters() if p.grad is not None], config.optimizer.max_grad_norm
     )
     optimizer.step()
     full_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    return sum_over_ranks(total) / counts[1].clamp(min=1), counts[0], full_norm
+    return Step(sum_over_ranks(total), supervised, tokens, full_norm, torch.cat(samples))
 
 
-def _read(window: _Window, step: int, norm: Tensor, optimizer: torch.optim.Optimizer) -> Record:
+def _read(window: _Window, step: int, objective: Objective, optimizer: torch.optim.Optimizer, device: torch.device) -> Record:
     """Bring the window's tensors to the host and test them."""
-    losses: list[float] = torch.stack(window.losses).tolist()
+    losses: list[float] = torch.stack([done.loss for done in window.steps]).tolist()
     for back, loss in enumerate(reversed(losses)):
-        if not torch.isfinite(torch.tensor(loss)):
-            guilty: Any = window.samples[len(losses) - 1 - back]
-            raise TrainingDiverged(f"loss is {loss} at step {step - back}; samples of that step on this rank: {guilty}")
+        if not math.isfinite(loss):
+            shares = window.steps[-1 - back].samples_S.tolist()
+            guilty = [name for name, share in zip(window.samples[-1 - back], shares, strict=True) if not math.isfinite(share)]
+            raise TrainingDiverged(
+                f"loss is {loss} at step {step - back}; samples of this rank whose own loss is not finite: {guilty or 'none'}. "
+                "A few: look at their images and texts; all: the weights diverged, lower the learning rate"
+            )
     seconds = time.perf_counter() - window.started
+    supervised, tokens = (float(torch.stack(counts).sum()) for counts in zip(*(s[1:3] for s in window.steps), strict=True))
+    model = objective.model
+    flops = step_flops(decoder_parameters(model), model.get_output_embeddings().weight.numel(), tokens, supervised)
+    mfu = utilisation(flops / seconds, device, rank_and_world()[1])
     return {
         "step": step,
         "loss": sum(losses) / len(losses),
         "lr": optimizer.param_groups[0]["lr"],
-        "grad_norm": float(norm),
-        "supervised_tokens_per_s": float(torch.stack(window.tokens).sum()) / seconds,
+        "grad_norm": float(window.steps[-1].norm),
+        "supervised_tokens_per_s": supervised / seconds,
+        "peak_memory_gib": peak_memory_gib(device),
+        **({} if mfu is None else {"mfu": mfu}),
     }

@@ -1,7 +1,7 @@
 """The three objectives, each a small module around the stock model: AR, PBM (paper eq. 4) and SWD (paper eq. 6).
 
 Logits exist only where there is loss: hidden states of supervised positions are gathered before the head, and head and loss
-run in chunks that are recomputed in the backward pass.
+run in chunks (see ``training.head``).
 
 Shape suffixes: B rows, L row length, P supervised positions, D hidden size, V vocabulary, K teacher's top tokens.
 """
@@ -12,39 +12,34 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from bard_core.config import CleanAttention, NoiseName, SWDConfig
 from bard_core.data.batches import Batch, Supervision
 from bard_core.diffusion.losses import MIN_T, generalized_kl_tokens, topk_distillation_tokens
-from bard_core.models.attention import ImageFeatures, Patches, dense_mask, hidden_states
+from bard_core.models.attention import ImageFeatures, Patches, hidden_states, training_attention
+from bard_core.training.head import head_loss
+from bard_core.training.teacher import Teacher
 
-CHUNK_POSITIONS = 2048
 Images = ImageFeatures | Patches | None
 
 
 class Loss(NamedTuple):
-    """Sum of the weighted token losses (divide by the step's global weight), and detached sums to log."""
+    """Sums of weighted token losses: ``total`` of the supervised stream, ``causal`` of the clean stream beside it (or None); the
+    step divides each by that stream's weight in the global batch. Each sample's own sum [S], detached."""
 
     total: Tensor
-    parts: dict[str, Tensor]
-
-
-def chunked(function: Callable[..., Tensor], *tensors_P: Tensor) -> Tensor:
-    """Sum of ``function`` over chunks of positions; several chunks are recomputed in the backward pass."""
-    size = tensors_P[0].shape[0]
-    if size <= CHUNK_POSITIONS:
-        return function(*tensors_P)
-    total = torch.zeros((), device=tensors_P[0].device)
-    for start in range(0, size, CHUNK_POSITIONS):
-        piece = [tensor[start : start + CHUNK_POSITIONS] for tensor in tensors_P]
-        total = total + checkpoint(function, *piece, use_reentrant=False)
-    return total
+    causal: Tensor | None
+    samples_S: Tensor
 
 
 def gather(hidden_BLD: Tensor, where: Supervision) -> Tensor:
     """Hidden states of the supervised positions [P, D]."""
     return hidden_BLD.flatten(0, 1)[where.index_P]
+
+
+def shares(batch: Batch) -> Tensor:
+    """Room for every sample's own loss [S]."""
+    return torch.zeros(len(batch.sample_ids), device=batch.input_ids_BL.device)
 
 
 def denoising_loss(noise: NoiseName, logits_PV: Tensor, targets_P: Tensor, noisy_P: Tensor, t_P: Tensor) -> Tensor:
@@ -64,16 +59,22 @@ class Objective(nn.Module):
         self.clean_attention: CleanAttention = clean_attention
 
     def body(self, batch: Batch, images: Images) -> Tensor:
-        mask = dense_mask(batch.table_BL, self.clean_attention)
+        mask = training_attention(batch.table_BL, self.clean_attention)
         return hidden_states(self.model, batch.input_ids_BL, batch.position_ids_CBL, mask, images)
 
-    def head_loss(self, hidden_BLD: Tensor, where: Supervision, loss: Callable[..., Tensor], *more_P: Tensor) -> Tensor:
-        """Weighted sum of ``loss(logits, target, noisy, t, *more)`` over the supervised positions."""
+    def head_loss(
+        self, hidden_BLD: Tensor, where: Supervision, samples_S: Tensor, loss: Callable[..., Tensor], *more_P: Tensor
+    ) -> Tensor:
+        """Weighted sum of ``loss(logits, target, noisy, t, *more)`` over the supervised positions; each sample's is added up."""
 
-        def piece(hidden_PD: Tensor, target: Tensor, noisy: Tensor, t: Tensor, weight: Tensor, *more: Tensor) -> Tensor:
-            return (loss(self.model.lm_head(hidden_PD), target, noisy, t, *more) * weight).sum()
+        def weighted(logits_PV: Tensor, sample: Tensor, weight: Tensor, *rest: Tensor) -> Tensor:
+            losses_P = loss(logits_PV, *rest) * weight
+            samples_S.index_add_(0, sample, losses_P.detach())
+            return losses_P.sum()
 
-        return chunked(piece, gather(hidden_BLD, where), where.target_P, where.noisy_P, where.t_P, where.weight_P, *more_P)
+        head = self.model.get_output_embeddings()
+        supervision = (where.sample_P, where.weight_P, where.target_P, where.noisy_P, where.t_P)
+        return head_loss(head, weighted, gather(hidden_BLD, where), *supervision, *more_P)
 
 
 class Autoregressive(Objective):
@@ -83,8 +84,9 @@ class Autoregressive(Objective):
         super().__init__(model, "causal")
 
     def forward(self, batch: Batch, images: Images) -> Loss:
-        total = self.head_loss(self.body(batch, images), batch.clean, _next_token_loss)
-        return Loss(total, {"ce": total.detach()})
+        samples_S = shares(batch)
+        total = self.head_loss(self.body(batch, images), batch.clean, samples_S, _next_token_loss)
+        return Loss(total, None, samples_S)
 
 
 class ProgressiveBlockMerging(Objective):
@@ -101,40 +103,25 @@ class ProgressiveBlockMerging(Objective):
         def denoise(logits: Tensor, target: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
             return denoising_loss(self.noise, logits, target, noisy, t)
 
-        diffusion = self.head_loss(hidden_BLD, batch.noisy, denoise)
+        samples_S = shares(batch)
+        diffusion = self.head_loss(hidden_BLD, batch.noisy, samples_S, denoise)
         if not self.ar_weight:
-            return Loss(diffusion, {"diffusion": diffusion.detach()})
-        causal = self.head_loss(hidden_BLD, batch.clean, _next_token_loss)
-        total = (1 - self.ar_weight) * diffusion + self.ar_weight * causal
-        return Loss(total, {"diffusion": diffusion.detach(), "ar": causal.detach()})
+            return Loss(diffusion, None, samples_S)
+        causal = self.head_loss(hidden_BLD, batch.clean, samples_S, _next_token_loss)
+        return Loss((1 - self.ar_weight) * diffusion, self.ar_weight * causal, samples_S)
 
 
 class StageWiseDistillation(Objective):
     """Large-block student, frozen small-block teacher, one noise under both masks: CE + weighted top-k KL (paper eq. 6)."""
 
-    def __init__(self, model: Any, clean_attention: CleanAttention, teacher: Any, config: SWDConfig) -> None:
+    def __init__(self, model: Any, clean_attention: CleanAttention, teacher: Teacher, config: SWDConfig) -> None:
         super().__init__(model, clean_attention)
         self.config = config
-        # Held outside the module tree: the teacher is neither sharded, optimised nor saved.
-        self._teacher = [teacher.requires_grad_(False).eval()]
-
-    @torch.no_grad()
-    def teacher_topk(self, batch: Batch, images: Images) -> tuple[Tensor, Tensor]:
-        """Indices and logits [P, K] of the teacher's top tokens at the supervised positions."""
-        if batch.teacher_table_BL is None:
-            raise ValueError("distillation needs batches with a teacher table: set BatchSpec.teacher_block_size")
-        teacher = self._teacher[0]
-        mask = dense_mask(batch.teacher_table_BL, self.clean_attention)
-        hidden_BLD = hidden_states(teacher, batch.input_ids_BL, batch.position_ids_CBL, mask, images)
-        tops = [
-            teacher.lm_head(piece).float().topk(self.config.top_k)
-            for piece in gather(hidden_BLD, batch.noisy).split(CHUNK_POSITIONS)
-        ]
-        return torch.cat([top.indices for top in tops]), torch.cat([top.values for top in tops])
+        self.teacher = teacher  # no module: it is neither sharded, optimised nor saved
 
     def forward(self, batch: Batch, images: Images) -> Loss:
         config = self.config
-        indices_PK, logits_PK = self.teacher_topk(batch, images)
+        indices_PK, logits_PK = self.teacher(batch)
         known_P = batch.teacher_knows_P if batch.teacher_knows_P is not None else torch.ones_like(batch.noisy.t_P)
 
         def distil(
@@ -144,8 +131,9 @@ class StageWiseDistillation(Objective):
             kl = topk_distillation_tokens(logits, indices, teacher, config.direction, config.temperature)
             return config.ce_weight * ce + config.kl_weight * kl * known
 
-        total = self.head_loss(self.body(batch, images), batch.noisy, distil, indices_PK, logits_PK, known_P)
-        return Loss(total, {"distillation": total.detach()})
+        samples_S = shares(batch)
+        total = self.head_loss(self.body(batch, images), batch.noisy, samples_S, distil, indices_PK, logits_PK, known_P)
+        return Loss(total, None, samples_S)
 
 
 def _next_token_loss(logits: Tensor, target: Tensor, noisy: Tensor, t: Tensor) -> Tensor:

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from bard_core.config import OptimizerConfig
-from bard_core.models.vlm import vision_tower
+from bard_core.models.vlm import merger_parameters, vision_tower
 
 
 def rates(model: Any, config: OptimizerConfig) -> dict[str, tuple[list[nn.Parameter], float]]:
     """Parameters and peak learning rate of each group; parameters of a group with rate 0 lose their gradient."""
     merger_lr = config.lr if config.merger_lr is None else config.merger_lr
     tower = vision_tower(model)
-    merger = [p for name, p in tower.named_parameters() if "merger" in name] if tower else []
+    merger = merger_parameters(model)
     merger_ids = {id(p) for p in merger}
     vision = [p for p in tower.parameters() if id(p) not in merger_ids] if tower else []
     seen = merger_ids | {id(p) for p in vision}

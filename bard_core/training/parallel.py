@@ -1,12 +1,13 @@
 """FSDP2 over the process group that a launcher set up; a plain module without one."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bard_core.models.vlm import backbone, vision_tower
+from bard_core.models.vlm import decoder_layers, vision_tower
 
 # A layer smaller than this is gathered with the root: its own collective would cost more than the memory it saves.
 OWN_UNIT_PARAMETERS = 1_000_000
@@ -27,16 +28,6 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(value)
     return value
-
-
-def decoder_layers(model: Any) -> list[nn.Module]:
-    """The decoder layers of the text backbone: the units of sharding and activation checkpointing."""
-    body = backbone(model)
-    text = getattr(body, "language_model", body)
-    layers = getattr(text, "layers", None)
-    if layers is None:
-        raise ValueError(f"{type(model).__name__}: no decoder layers at model.language_model.layers or model.layers")
-    return list(layers)
 
 
 def shard(objective: nn.Module, model: Any, precision: str, device: torch.device, frozen_tower: bool) -> None:
@@ -61,6 +52,13 @@ def shard(objective: nn.Module, model: Any, precision: str, device: torch.device
         if sum(parameter.numel() for parameter in layer.parameters()) >= OWN_UNIT_PARAMETERS:
             fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(objective, mesh=mesh, mp_policy=policy, ignored_params=whole)
+
+
+def mixed_precision(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """The forward pass of a model that is not sharded: fp32 weights computed with in bf16. Sharded units see to it themselves."""
+    if precision != "bfloat16" or dist.is_initialized():
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def use_activation_checkpointing(model: Any) -> None:

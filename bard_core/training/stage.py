@@ -15,15 +15,16 @@ import torch
 from bard_core import artifacts, storage
 from bard_core.artifacts import CheckpointRef, DatasetRef, ModelRef
 from bard_core.config import CleanAttention, LabModelConfig, NoiseConfig, StrictModel, SWDConfig, TrainConfig
-from bard_core.data.batches import BatchSpec, attach_positions, load_examples, replacement_tokens
+from bard_core.data.batches import BatchSpec, Example, attach_positions, load_examples, replacement_tokens
 from bard_core.models import BardSettings, bard_settings, load, record_settings
 from bard_core.models.lab import build_lab_model
-from bard_core.models.vlm import MASK_TOKEN
+from bard_core.models.vlm import MASK_TOKEN, reserved_ids, same_vision
 from bard_core.training.images import ImageEncoder
 from bard_core.training.loop import Record, Run, train
 from bard_core.training.objectives import Autoregressive, Objective, ProgressiveBlockMerging, StageWiseDistillation
 from bard_core.training.optimizer import freeze
 from bard_core.training.parallel import rank_and_world, shard, use_activation_checkpointing
+from bard_core.training.teacher import OnlineTeacher, Teacher, precompute
 
 CURVE = "curve.jsonl"
 
@@ -108,21 +109,24 @@ def run_stage(spec: StageSpec, base: Path, on_record: Callable[[Record], None] =
     if spec.train.activation_checkpointing:
         use_activation_checkpointing(model)
     encoder = ImageEncoder(model, processor.image_processor, frozen, device)
-    objective = _objective(spec, model, device)
-    shard(objective, model, spec.train.precision, device, frozen)
-    special = [int(i) for i in tokenizer.convert_tokens_to_ids(tokenizer.all_special_tokens)] + [mask_id]
     batch_spec = BatchSpec(
         block_size=None if spec.stage == "source" else spec.block_size,
         noise=spec.noise,
         mask_token_id=mask_id,
         end_token_id=int(tokenizer.eos_token_id),
         pad_token_id=int(tokenizer.pad_token_id),
-        replacements_W=replacement_tokens(len(tokenizer), special),
+        replacements_W=replacement_tokens(len(tokenizer), [*reserved_ids(model, tokenizer), mask_id]),
         sample_mean=spec.sample_mean,
         teacher_block_size=spec.teacher.block_size if spec.teacher else None,
         seed=spec.train.seed,
         max_tokens_per_row=spec.train.max_tokens_per_row,
     )
+
+    def teacher() -> Teacher:
+        return _teacher(spec, model, examples, batch_spec, encoder, device)
+
+    objective = _objective(spec, model, teacher)
+    shard(objective, model, spec.train.precision, device, frozen)
     parent = spec.parent.key if spec.parent else "none"
     run = Run(folder, spec.digest, parent)
     curve = Curve(folder / CURVE, rank_and_world()[0] == 0)
@@ -134,15 +138,43 @@ def run_stage(spec: StageSpec, base: Path, on_record: Callable[[Record], None] =
     return train(objective, examples, encoder, spec.train, batch_spec, run, device, record)
 
 
-def _objective(spec: StageSpec, model: Any, device: torch.device) -> Objective:
+def _objective(spec: StageSpec, model: Any, teacher: Callable[[], Teacher]) -> Objective:
     if spec.stage == "source":
         return Autoregressive(model)
     if spec.stage == "pbm":
         return ProgressiveBlockMerging(model, spec.clean_attention, spec.noise.name, spec.ar_weight)
     if spec.teacher is None or spec.swd is None:
         raise ValueError("stage swd needs a teacher and its configuration")
-    teacher = load(artifacts.fetch(spec.teacher), device=device)
-    return StageWiseDistillation(model, spec.clean_attention, teacher, spec.swd)
+    return StageWiseDistillation(model, spec.clean_attention, teacher(), spec.swd)
+
+
+def _teacher(
+    spec: StageSpec, student: Any, examples: list[Example], batch_spec: BatchSpec, encoder: ImageEncoder, device: torch.device
+) -> Teacher:
+    """The frozen teacher: the model itself, or its answers in storage beside the dataset, which this call completes."""
+    assert spec.teacher is not None and spec.swd is not None
+    ref, config = spec.teacher, spec.swd
+
+    def online() -> Teacher:
+        model = load(artifacts.fetch(ref), device=device)
+        shared = encoder.frozen and same_vision(model, student)
+        eyes = encoder if shared else ImageEncoder(model, encoder.image_processor, True, device)
+        return OnlineTeacher(model, spec.clean_attention, config.top_k, eyes)
+
+    if config.targets == "online":
+        return online()
+    depends_on = {
+        "teacher": ref.key,
+        "teacher_block_size": ref.block_size,
+        "dataset": spec.dataset.key,
+        "noise": spec.noise,
+        "seed": spec.train.seed,
+        "block_size": spec.block_size,
+        "clean_attention": spec.clean_attention,
+        "top_k": config.top_k,
+    }
+    uri = storage.join(f"{spec.dataset.uri}-teacher", artifacts.digest(depends_on)[:16])
+    return precompute(uri, spec.train.steps * spec.train.batch_size, examples, batch_spec, online, device)
 
 
 class Curve:

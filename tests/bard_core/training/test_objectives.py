@@ -10,7 +10,6 @@ from bard_core.data.batches import BatchSpec, attach_positions, collate, load_ex
 from bard_core.diffusion.losses import weighted_cross_entropy
 from bard_core.models.attention import dense_mask, hidden_states
 from bard_core.models.lab import build_lab_model
-from bard_core.training import objectives
 from bard_core.training.images import ImageEncoder
 from bard_core.training.objectives import Autoregressive, ProgressiveBlockMerging
 
@@ -44,7 +43,10 @@ def spec_for(tokenizer, **kwargs):
 
 @torch.no_grad()
 def loss_of(objective, encoder, batch):
-    return float(objective(batch, encoder(batch.images, batch.grid_thw)).total)
+    loss = objective(batch, encoder(batch.images, batch.grid_thw))
+    total = float(loss.total) + float(loss.causal or 0)
+    assert float(loss.samples_S.sum()) > 0
+    return total
 
 
 @pytest.mark.parametrize(
@@ -105,17 +107,3 @@ def test_gathered_loss_is_the_papers(parts):
         response[0, : sum(end - start for start, end in example.turns)] = True
         total += float(weighted_cross_entropy(logits.view(1, -1, logits.shape[-1]), targets, t, response, loss_mask))
     assert mine == pytest.approx(total, rel=1e-4)
-
-
-def test_chunked_is_whole(parts, monkeypatch):
-    model, tokenizer, examples, encoder = parts
-    batch = collate([(example, 0) for example in examples[:4]], spec_for(tokenizer))
-    images = encoder(batch.images, batch.grid_thw)
-    objective = ProgressiveBlockMerging(model, "block", "mask", 0.0)
-    grads = []
-    for size in (10_000, 7):
-        monkeypatch.setattr(objectives, "CHUNK_POSITIONS", size)
-        model.zero_grad()
-        objective(batch, images).total.backward()
-        grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*grads, strict=True))

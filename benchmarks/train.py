@@ -1,0 +1,222 @@
+"""Our training step against the released code's approach, re-created here on the same model and the same noise.
+
+    make bench-train                                    # tiny and 100 M parameters on a CPU, the 4B shape too on a GPU
+    python benchmarks/train.py --shapes 100m --repeats 5
+
+The released approach: for every sample a dense [L, L] mask built on the CPU, logits of the whole sequence in fp32, one sample
+a forward. Ours: ``training.loop.train_step`` as the stages call it. Both take the same optimizer steps on the same samples, and
+their losses have to agree. Every measurement is a process of its own, so that peak memory is that of one way only; the two ways
+take turns. On a GPU both run in bf16 and are timed by the clock; on a CPU both run in fp32 on one thread and are timed by the
+processor time they used, which neighbours on a shared machine lengthen little.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+VOCABULARY, MASK, END = 151_936, 151_669, 151_645
+COMMON: dict[str, Any] = {"vocab_size": VOCABULARY, "tie_word_embeddings": True, "max_position_embeddings": 32768}
+# Qwen3's text body in three sizes; "4b" is that of Qwen3-VL-4B.
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "model": {
+            "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 32,
+        },
+        "prefix": 1024, "response": 512, "samples": 1,
+    },
+    "100m": {
+        "model": {
+            "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 7, "num_attention_heads": 8,
+            "num_key_value_heads": 4, "head_dim": 64,
+        },
+        "prefix": 1024, "response": 512, "samples": 1,
+    },
+    "4b": {
+        "model": {
+            "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+            "num_key_value_heads": 8, "head_dim": 128,
+        },
+        "prefix": 4096, "response": 2048, "samples": 2,
+    },
+}  # fmt: skip
+BLOCK = 32
+WAYS = ("ours", "released")
+
+
+def build(shape: dict[str, Any], device: torch.device) -> Any:
+    """The model with random weights; bf16 with activation checkpointing on a GPU."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16 if device.type == "cuda" else torch.float32)
+    with device:
+        model = Qwen3ForCausalLM(Qwen3Config(**COMMON, **shape["model"]))
+    torch.set_default_dtype(torch.float32)
+    if device.type == "cuda":
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model.train()
+
+
+def spec_and_examples(shape: dict[str, Any]) -> tuple[Any, list[Any]]:
+    from bard_core.config import NoiseConfig
+    from bard_core.data.batches import BatchSpec, Example
+
+    length = shape["prefix"] + shape["response"]
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.randint(0, 151_000, (length,), generator=generator) for _ in range(shape["samples"])]
+    examples = [Example(str(i), row, [(shape["prefix"], length)], [], []) for i, row in enumerate(rows)]
+    for example in examples:
+        example.position_ids_CN = torch.arange(length)[None]
+    spec = BatchSpec(
+        BLOCK, NoiseConfig(min_t=0.05), MASK, END, 151_643, torch.arange(151_000), sample_mean=True, max_tokens_per_row=32768
+    )
+    return spec, examples
+
+
+class Ours:
+    """The training stages' own step. On a GPU the samples share a packed row; a CPU gains nothing from that."""
+
+    def __init__(self, model: Any, optimizer: torch.optim.Optimizer, shape: dict[str, Any], device: torch.device) -> None:
+        from bard_core.config import TrainConfig
+        from bard_core.training.objectives import ProgressiveBlockMerging
+
+        self.spec, self.examples = spec_and_examples(shape)
+        parts = 1 if device.type == "cuda" else len(self.examples)
+        self.config = TrainConfig(steps=1, batch_size=len(self.examples), accumulation=parts, precision="float32")
+        self.objective, self.optimizer, self.device = ProgressiveBlockMerging(model, "block", "mask", 0.0), optimizer, device
+
+    def step(self, epoch: int) -> tuple[Tensor, int]:
+        from bard_core.data.batches import collate
+        from bard_core.training.loop import train_step
+
+        parts = self.config.accumulation
+        batches = [collate([(e, epoch) for e in self.examples[p::parts]], self.spec).to(self.device) for p in range(parts)]
+        done = train_step(self.objective, self.optimizer, batches, lambda *_: None, self.config, self.spec, world=1)
+        return done.loss, sum(batch.noisy.index_P.numel() for batch in batches)
+
+
+class Released:
+    """The released code's approach, apart from its faults: the mask is the figure's, 1/t is clamped, gradients accumulate."""
+
+    def __init__(self, model: Any, optimizer: torch.optim.Optimizer, shape: dict[str, Any], device: torch.device) -> None:
+        self.spec, self.examples = spec_and_examples(shape)
+        self.model, self.optimizer, self.shape, self.device = model, optimizer, shape, device
+
+    def step(self, epoch: int) -> tuple[Tensor, int]:
+        from bard_core.data.batches import collate
+        from bard_core.diffusion.layout import training_mask
+        from bard_core.diffusion.losses import weighted_cross_entropy
+
+        prefix, response = self.shape["prefix"], self.shape["response"]
+        self.optimizer.zero_grad(set_to_none=True)
+        total, supervised = torch.zeros((), device=self.device), 0
+        for example in self.examples:
+            batch = collate([(example, epoch)], self.spec)  # the same noise as ours
+            ids = batch.input_ids_BL.to(self.device)
+            mask = training_mask(prefix, response, BLOCK)[None, None].to(self.device)
+            out = self.model.model(
+                input_ids=ids, position_ids=batch.position_ids_CBL[0].to(self.device), attention_mask=mask, use_cache=False
+            )
+            logits = self.model.lm_head(out.last_hidden_state).float()
+            where = batch.noisy
+            supervised += where.index_P.numel()
+            at = where.index_P.to(self.device)
+            targets, t = torch.zeros_like(ids), torch.ones_like(ids, dtype=torch.float32)
+            loss_mask, response_mask = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids, dtype=torch.bool)
+            targets[0, at], t[0, at], loss_mask[0, at] = where.target_P.to(self.device), where.t_P.to(self.device), True
+            response_mask[0, prefix + response :] = True
+            loss = weighted_cross_entropy(logits, targets, t, response_mask, loss_mask, num_samples=len(self.examples))
+            loss.backward()
+            total += loss.detach()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return total, supervised
+
+
+def measure(shape_name: str, way: str, steps: int) -> dict[str, Any]:
+    """``steps`` timed steps (after an untimed one on a GPU, which compiles), and the process's peak memory."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(1)
+    shape = SHAPES[shape_name]
+    model = build(shape, device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    worker = {"ours": Ours, "released": Released}[way](model, optimizer, shape, device)
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    if device.type == "cuda":
+        float(worker.step(0)[0])
+    started, supervised, losses = clock(), 0, []
+    for epoch in range(1, steps + 1):
+        loss, tokens = worker.step(epoch)
+        losses.append(loss)
+        supervised += tokens
+    values = torch.stack(losses).tolist()  # waits for the device
+    seconds = clock() - started
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "seconds_per_step": seconds / steps,
+        "supervised_tokens_per_s": supervised / seconds,
+        "peak_memory_gib": peak / 2**30,
+        "losses": values,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def compare(shape: str, repeats: int, steps: int) -> dict[str, Any]:
+    """Alternate the two ways ``repeats`` times; the best speed and the highest memory of each, and their ratios."""
+    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    for _ in range(repeats):
+        for way in WAYS:
+            command = [sys.executable, __file__, "--measure", shape, way, "--steps", str(steps)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+            if done.returncode:
+                raise SystemExit(f"{shape} {way} failed:\n{done.stderr[-3000:]}")
+            runs[way].append(json.loads(done.stdout.splitlines()[-1]))
+            result = runs[way][-1]
+            speed, peak = result["supervised_tokens_per_s"], result["peak_memory_gib"]
+            print(f"{shape:>5} {way:>9}: {speed:8.1f} supervised tokens/s, {peak:6.2f} GiB", flush=True)
+    losses = [runs[way][0]["losses"] for way in WAYS]
+    tolerance = 0.02 if torch.cuda.is_available() else 1e-3
+    if any(abs(ours - theirs) > tolerance * abs(theirs) for ours, theirs in zip(*losses, strict=True)):
+        raise SystemExit(f"{shape}: the two ways disagree on the loss, so their speeds mean nothing: {losses}")
+    best = {way: max(run["supervised_tokens_per_s"] for run in runs[way]) for way in WAYS}
+    peak = {way: max(run["peak_memory_gib"] for run in runs[way]) for way in WAYS}
+    summary = {"speed_ratio": best["ours"] / best["released"], "memory_ratio": peak["ours"] / peak["released"]}
+    print(
+        f"{shape:>5}: {summary['speed_ratio']:.2f}x supervised tokens/s, {summary['memory_ratio']:.2f}x peak memory", flush=True
+    )
+    sizes = {name: SHAPES[shape][name] for name in ("prefix", "response", "samples")}
+    return {"shape": SHAPES[shape]["model"], **sizes, "vocabulary": VOCABULARY, "block_size": BLOCK, **summary, "runs": runs}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = ["tiny", "100m", "4b"] if torch.cuda.is_available() else ["tiny", "100m"]
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=default)
+    parser.add_argument("--repeats", type=int, default=2, help="processes a way")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps a process")
+    parser.add_argument("--measure", nargs=2, metavar=("SHAPE", "WAY"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(*arguments.measure, arguments.steps)))
+        return
+    from _machine import write
+
+    results = {shape: compare(shape, arguments.repeats, arguments.steps) for shape in arguments.shapes}
+    print(write("train", {"results": results}).relative_to(Path.cwd()))
+
+
+if __name__ == "__main__":
+    main()
