@@ -4,6 +4,7 @@ Each top-level section is one input of ``workflows/pipeline.py:bard_pipeline`` a
 a stage is cached by exactly the sections it reads. Units are in the names (``timeout_s``, ``max_pixels``).
 """
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -259,3 +260,35 @@ class ComputeConfig(StrictModel):
         if not 1 <= fewest <= most:
             raise ValueError(f"compute.num_workers is a count or [fewest, most] with 1 <= fewest <= most, got {self.num_workers}")
         return self
+
+
+class PipelineConfig(StrictModel):
+    """A whole configuration file: the inputs of ``workflows/pipeline.py:bard_pipeline``."""
+
+    name: str = Field(min_length=1)
+    data: DataConfig
+    source: SourceConfig
+    pbm: PBMConfig
+    swd: SWDConfig
+    evaluation: EvaluationConfig
+    compute: ComputeConfig = ComputeConfig()
+    storage_config: StorageConfig = StorageConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _students_are_trained(self) -> "PipelineConfig":
+        trained = {stage.block_size for stage in self.pbm.stages}
+        if missing := sorted({*self.swd.block_sizes, self.swd.teacher_block_size} - trained):
+            raise ValueError(f"swd needs models of block size {missing}, which pbm.stages does not train")
+        return self
+
+
+def read_pipeline(path: Path) -> PipelineConfig:
+    """Read a configuration file.
+
+    Raises:
+        ValidationError: naming each fault. OSError: there is no such file.
+    """
+    import yaml
+
+    return PipelineConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
