@@ -45,7 +45,7 @@ demo: $(VENV)/.ready ## run the whole pipeline (CONFIG=configs/lab.yaml) and pri
 	cd $(ROOT) && $(if $(filter lab%,$(notdir $(CONFIG))),HF_HUB_OFFLINE=1) $(BIN)/pyflyte run workflows/pipeline.py bard_pipeline --inputs-file $(CONFIG)
 
 test-faults: $(VENV)/.ready ## the long fault suite: kill -9 at twenty and more moments, on processes and on Ray; full disks
-	cd $(ROOT) && $(BIN)/pytest -q -m "faults or not faults" tests/bard_core/training/test_kill.py tests/bard_core/training/test_checkpoint.py tests/tasks
+	cd $(ROOT) && $(BIN)/pytest -q -m "faults or not faults" tests/bard_core/training/test_kill.py tests/bard_core/training/test_checkpoint.py tests/bard_core/test_tracking_server.py tests/tasks
 
 test: $(VENV)/.ready ## run all tests, on TEST_JOBS=2 cores
 	cd $(ROOT) && $(BIN)/pytest -q -n $(TEST_JOBS) --dist loadfile
