@@ -17,8 +17,8 @@ from torch import nn
 from bard_core.training import checkpoint
 from bard_core.training.checkpoint import Run, Writer
 
-WIDTH, LAYERS, ROWS = 1024, 24, 256
-STEPS, EVERY, ROUNDS = 24, 8, 3
+WIDTH, LAYERS, ROWS = 1024, 12, 128
+STEPS, EVERY, ROUNDS = 40, 20, 3
 
 
 class Held(nn.Module):

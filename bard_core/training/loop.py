@@ -52,7 +52,8 @@ def train(
     """Train to ``config.steps`` from the newest complete checkpoint of the run, and return the final checkpoint's uri.
 
     ``on_record`` receives, on rank 0, {step, loss, lr, grad_norm, supervised_tokens_per_s} every ``config.log_every`` steps, with
-    {checkpoint_blocked_s, checkpoint_write_s}: what checkpoints have cost this start of the run, and the last one's writing.
+    {train_s, checkpoint_blocked_s, checkpoint_write_s}: seconds since this start of the run began to train, how many of them it
+    waited for checkpoints, and what the last one took behind it.
 
     Raises:
         TrainingDiverged: the loss is not finite.
@@ -72,6 +73,7 @@ def train(
         step = checkpoint.restore(found, objective, optimizer)
     writer = checkpoint.Writer(run, objective, optimizer)
     record: Record = {}
+    started = time.perf_counter()
     objective.train()
     window = _Window()
     while step < config.steps and wish is not Wish.STOP:
@@ -90,7 +92,8 @@ def train(
         step += 1
         if step % config.log_every == 0 or step == config.steps:
             record = _read(window, step, norm, optimizer)
-            record |= {"checkpoint_blocked_s": writer.blocked_s, "checkpoint_write_s": writer.write_s}
+            record |= {"train_s": time.perf_counter() - started, "checkpoint_blocked_s": writer.blocked_s}
+            record["checkpoint_write_s"] = writer.write_s
             if rank == 0:
                 on_record(record)
             window = _Window()
