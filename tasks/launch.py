@@ -2,7 +2,7 @@
 
 Resuming is ours, not Ray's: every attempt has a fresh Ray run name, and the workers start from the newest complete checkpoint
 of the run's folder, which the spec's digest names. So a stale run is never mistaken for this one, and a run goes on with however
-many workers there are. Stages of one process share one Ray: flytekit's Ray plugin starts it, or joins the cluster's.
+many workers there are. Stages of one process share one Ray: flytekit's plugin starts it or joins the cluster's, else we do.
 
 SIGTERM to the driver leaves a request to stop; the workers checkpoint and end, and the process exits with 75 (run it again).
 """
@@ -36,12 +36,14 @@ PASSED_ON = ("AWS_", "BARD_", "HF_", "MLFLOW_", "NCCL_", "TRANSFORMERS_")  # Ray
 def _worker(environment: dict[str, str], config: dict[str, Any]) -> None:
     """Runs on every Ray worker; the process group is Ray's."""
     os.environ.update(environment)
-    import ray.train
+    import ray.train.torch
     import torch
 
     if ray.train.get_context().get_world_rank() > 0:
         logging.disable(logging.WARNING)
     torch.set_num_threads(config["threads"])
+    if torch.cuda.is_available():
+        torch.cuda.set_device(ray.train.torch.get_device())
     compute = ComputeConfig.model_validate_json(config["compute"])
     spec = StageSpec.model_validate_json(config["spec"])
     try:
@@ -62,6 +64,7 @@ def train_on_ray(spec: StageSpec, compute: ComputeConfig, tracking: TrackingConf
     Raises:
         SystemExit: with code 75 when SIGTERM stopped it behind a checkpoint.
     """
+    _join_ray()
     where = run_of(spec, compute.checkpoints)
     base = prepare_base(spec, where)
     params = {"digest": spec.digest, "block_size": spec.block_size, **_flat(spec.train.model_dump(), "train")}
@@ -69,15 +72,23 @@ def train_on_ray(spec: StageSpec, compute: ComputeConfig, tracking: TrackingConf
         with _followed(spec, where, run), _stoppable(where, compute.stop_within_s) as asked:
             if _finished(spec, where) is None:
                 _fit(spec, base, compute)
-        final = _finished(spec, where)
-        if final is None and asked.is_set():
+        if asked.is_set():  # a stage that ended all the same is found finished by the next start
             raise SystemExit(EXIT_STOPPED)
+        final = _finished(spec, where)
         _log_curve(where, run)
     if final is None:
         raise RuntimeError(
             f"{spec.name}: training ended without a checkpoint at step {spec.train.steps}; see the workers' log above"
         )
     return checkpoint_ref(spec, base, final)
+
+
+def _join_ray() -> None:
+    """Before SIGTERM is handled here: ``ray.init`` installs a handler of its own."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False)
 
 
 def _finished(spec: StageSpec, where: Run) -> str | None:

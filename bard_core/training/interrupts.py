@@ -44,7 +44,7 @@ class Interrupts:
 
     def __init__(self, run_uri: str, losing_node: Callable[[], bool] | None = None, pause_s: float | None = None) -> None:
         self._uri, self._losing_node = storage.join(run_uri, STOP), losing_node
-        self._pause_s = pause_s if pause_s is not None else (0.25 if storage.is_local(run_uri) else 5.0)
+        self._pause_s = pause_s if pause_s is not None else (1.0 if storage.is_local(run_uri) else 5.0)
         self._next_look, self._warned = 0.0, False
         self._signalled = threading.Event()
         if threading.current_thread() is threading.main_thread():
