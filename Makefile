@@ -25,7 +25,7 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION ?= false
 BENCHMARKS := $(basename $(notdir $(wildcard $(ROOT)/benchmarks/[a-z]*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ui package lock clean
+.PHONY: help setup demo test test-faults lint ui package lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ $(VENV)/.ready: $(ROOT)/requirements/dev.lock $(ROOT)/pyproject.toml
 
 demo: $(VENV)/.ready ## run the whole pipeline (CONFIG=configs/lab.yaml) and print the table
 	cd $(ROOT) && $(if $(filter lab%,$(notdir $(CONFIG))),HF_HUB_OFFLINE=1) $(BIN)/pyflyte run workflows/pipeline.py bard_pipeline --inputs-file $(CONFIG)
+
+test-faults: $(VENV)/.ready ## the long fault suite: kill -9 at twenty and more moments, on processes and on Ray; full disks
+	cd $(ROOT) && $(BIN)/pytest -q -m "faults or not faults" tests/bard_core/training/test_kill.py tests/bard_core/training/test_checkpoint.py tests/bard_core/test_tracking_server.py tests/tasks
 
 test: $(VENV)/.ready ## run all tests, on TEST_JOBS=2 cores
 	cd $(ROOT) && $(BIN)/pytest -q -n $(TEST_JOBS) --dist loadfile

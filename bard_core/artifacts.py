@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -153,14 +153,18 @@ def _canonical(value: Any, where: str) -> Any:
     )
 
 
-def _entries(folder: Path) -> tuple[FileEntry, ...]:
-    """Every file below the folder except its own manifest, sorted by path."""
+def file_entries(folder: Path, mine: Callable[[str], bool] = lambda name: True) -> tuple[FileEntry, ...]:
+    """Every file below the folder that is ``mine``, except the folder's own manifest, sorted by path.
+
+    Raises:
+        ArtifactError: a symbolic link is among them.
+    """
     entries = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise ArtifactError(f"{path} is a symbolic link, whose target may change: copy what it points to into the folder")
-        if path.is_file() and name != MANIFEST:
+        if path.is_file() and name != MANIFEST and mine(name):
             entries.append(FileEntry(path=name, size=path.stat().st_size, sha256=storage.sha256(str(path))))
     return tuple(entries)
 
@@ -183,7 +187,7 @@ def commit_directory(
     Raises:
         ArtifactError: staging holds no files, or a symbolic link. TypeError: metadata has no canonical form.
     """
-    entries = _entries(staging)
+    entries = file_entries(staging)
     if not entries:
         raise ArtifactError(f"{staging} holds no files to commit as {kind} {uri}")
     manifest = Manifest(
@@ -194,10 +198,9 @@ def commit_directory(
         parent_digest=parent_digest,
         metadata=metadata or {},
     )
-    body = (manifest.model_dump_json(indent=2) + "\n").encode()
     if not storage.is_local(uri):
         if not _already_there(uri, manifest.digest):
-            _publish_remote(staging, uri, manifest, body)
+            _publish_remote(staging, uri, manifest)
         return manifest
     target = storage.local_path(uri).absolute()
     if _already_there(uri, manifest.digest):
@@ -205,19 +208,24 @@ def commit_directory(
             shutil.rmtree(staging)
         return manifest
     target.parent.mkdir(parents=True, exist_ok=True)
-    storage.write_bytes(str(staging / MANIFEST), body)
+    write_manifest(str(staging), manifest)
     storage.replace_folder(staging, target)
     return manifest
 
 
-def _publish_remote(staging: Path, uri: str, manifest: Manifest, body: bytes) -> None:
+def write_manifest(uri: str, manifest: Manifest) -> None:
+    """Make the folder at ``uri``, whose files are all there, an artifact. This is the last thing to be written."""
+    storage.write_bytes(storage.join(uri, MANIFEST), (manifest.model_dump_json(indent=2) + "\n").encode())
+
+
+def _publish_remote(staging: Path, uri: str, manifest: Manifest) -> None:
     """The old manifest goes first and the new one comes last, so a torn replacement is no artifact."""
     storage.delete_file(storage.join(uri, MANIFEST))
     kept = {entry.path for entry in manifest.files}
     for name in set(storage.list_files(uri)) - kept:
         storage.delete_file(storage.join(uri, name))
     storage.upload_tree(staging, uri)
-    storage.write_bytes(storage.join(uri, MANIFEST), body)
+    write_manifest(uri, manifest)
 
 
 def _already_there(uri: str, wanted: str) -> bool:
@@ -237,8 +245,10 @@ def read_manifest(uri: str) -> Manifest:
         raise ArtifactError(f"{uri}/{MANIFEST} is not a manifest ({error.error_count()} faults); run its stage again") from error
 
 
-def verify(uri: str, hashes: bool = True) -> Manifest:
+def verify(uri: str, hashes: bool | Callable[[FileEntry], bool] = True) -> Manifest:
     """Check an artifact, local or remote, against its manifest: its files are those listed, whole and (``hashes``) unchanged.
+
+    ``hashes`` may choose the files to hash, so that several processes share the work.
 
     Raises:
         ArtifactError: naming the first file that is missing, unlisted, cut or changed.
@@ -255,6 +265,8 @@ def verify(uri: str, hashes: bool = True) -> Manifest:
     if extra := sorted(sizes.keys() - {entry.path for entry in manifest.files} - {MANIFEST}):
         raise ArtifactError(f"{uri}: {extra[0]} is not in the manifest: it was added later; remove it, or run the stage again")
     for entry in manifest.files if hashes else ():
+        if callable(hashes) and not hashes(entry):
+            continue
         if storage.sha256(storage.join(uri, entry.path)) != entry.sha256:
             raise ArtifactError(f"{uri}: {entry.path} does not have its recorded sha256: it was changed; run its stage again")
     return manifest

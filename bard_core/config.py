@@ -6,6 +6,7 @@ a stage is cached by exactly the sections it reads. Units are in the names (``ti
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -258,13 +259,31 @@ class EvaluationConfig(StrictModel):
     speed_samples: int = Field(16, ge=1, description="Prompts decoded one by one, interleaved with the AR baseline")
 
 
+class CheckpointConfig(StrictModel):
+    """Where training keeps its checkpoints, how many, and how much of them it believes."""
+
+    root_uri: str = Field("", description="Folder that every worker reaches, or s3:// prefix; empty: $BARD_HOME/checkpoints")
+    keep_last: int = Field(2, ge=1, description="Newest checkpoints of a run to keep")
+    keep_best: int = Field(0, ge=0, description="Checkpoints with the lowest training loss to keep besides")
+    verify_sha256: bool = Field(True, description="Hash every shard before resuming; False: sizes, and .metadata's hash")
+
+
 class ComputeConfig(StrictModel):
     """Where training runs. Not part of any cache key: the same step on other hardware is the same step."""
 
-    num_workers: int = Field(2, ge=1, description="Ray Train workers")
+    num_workers: int | tuple[int, int] = Field(2, description="Ray Train workers; [fewest, most] follows the cluster's size")
     use_gpu: bool = False
     cpus_per_worker: int = Field(1, ge=1)
-    max_failures: int = Field(2, ge=0, description="Worker failures a stage survives before it stops")
+    max_failures: int = Field(2, ge=0, description="Worker failures a stage survives; nodes taken away are not counted")
+    stop_within_s: float = Field(90.0, gt=0.0, description="After SIGTERM, the longest wait for a last checkpoint")
+    checkpoints: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _workers(self) -> "ComputeConfig":
+        fewest, most = self.num_workers if isinstance(self.num_workers, tuple) else (self.num_workers, self.num_workers)
+        if not 1 <= fewest <= most:
+            raise ValueError(f"compute.num_workers is a count or [fewest, most] with 1 <= fewest <= most, got {self.num_workers}")
+        return self
 
 
 def check_stages(pbm: PBMConfig, swd: SWDConfig) -> None:
@@ -281,3 +300,33 @@ def check_stages(pbm: PBMConfig, swd: SWDConfig) -> None:
         raise ValueError(
             f"swd.block_sizes names {small[0]}; a student's blocks are larger than its teacher's, {swd.teacher_block_size}"
         )
+
+
+class PipelineConfig(StrictModel):
+    """A whole configuration file: the inputs of ``workflows/pipeline.py:bard_pipeline``."""
+
+    name: str = Field(min_length=1)
+    data: DataConfig
+    source: SourceConfig
+    pbm: PBMConfig
+    swd: SWDConfig
+    evaluation: EvaluationConfig
+    compute: ComputeConfig = ComputeConfig()
+    storage_config: StorageConfig = StorageConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _students_are_trained(self) -> "PipelineConfig":
+        check_stages(self.pbm, self.swd)
+        return self
+
+
+def read_pipeline(path: Path) -> PipelineConfig:
+    """Read a configuration file.
+
+    Raises:
+        ValidationError: naming each fault. OSError: there is no such file.
+    """
+    import yaml
+
+    return PipelineConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))

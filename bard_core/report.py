@@ -22,6 +22,7 @@ from bard_core.evaluation.compare import frontier, load_samples, paired, source_
 
 COLUMNS = ("model", "block", "accuracy", "TPF", "tok/s", "speed-up vs AR")
 AGAINST = ("model", "difference, points", "better : worse", "p", "smallest detectable, points")
+TRAINING = ("model", "steps", "waited for checkpoints", "from start to first step, s")
 NOTE = (
     "TPF: real tokens a forward of the language body after prefill, over the whole suite. tok/s: greedy, batch 1, real tokens a "
     "second of decoding after prefill. Speed-up: tok/s over the source's autoregressive decoding, both in turn in one run."
@@ -226,10 +227,22 @@ def curves_png(curves: dict[str, list[dict[str, float]]]) -> bytes:
     return _png(figure)
 
 
+def training_cells(curves: dict[str, list[dict[str, float]]]) -> list[list[str]]:
+    """What checkpoints cost the last start of each run, and how long it took to start, in the order of :data:`TRAINING`."""
+    rows = []
+    for name, curve in curves.items():
+        if curve and (seconds := curve[-1].get("train_s")):
+            last = curve[-1]
+            share = last["checkpoint_blocked_s"] / seconds
+            rows.append([name, f"{last['step']:.0f}", f"{share:.1%} of {seconds:.0f} s", f"{last['startup_s']:.1f}"])
+    return rows
+
+
 def markdown(body: dict[str, Any]) -> str:
     """report.md from report.json's content."""
     lines = [f"# {body['title']}", "", body["verdict"], "", *_markdown_table(COLUMNS, [cells(row) for row in body["rows"]])]
     lines += ["", NOTE, "", "![accuracy and speed](frontier.png)", "", "![loss curves](curves.png)", ""]
+    lines += ["## Training", "", *_markdown_table(TRAINING, training_cells(body["curves"])), ""]
     lines += ["## Against the source, sample by sample", ""]
     lines += [*_markdown_table(AGAINST, [against_cells(row) for row in body["against_source"]]), "", "## Samples", ""]
     for sample in body["samples"]:
@@ -273,7 +286,7 @@ def page(body: dict[str, Any], folder: Path, images: Sequence[Sequence[bytes]]) 
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{STYLE}</style>"
         f"<h1>{title}</h1><p>{html.escape(body['verdict'])}</p>"
         f"{_html_table(COLUMNS, [cells(row) for row in body['rows']])}<p class='note'>{html.escape(NOTE)}</p>{plots}"
-        "<h2>Against the source, sample by sample</h2>"
+        f"<h2>Training</h2>{_html_table(TRAINING, training_cells(body['curves']))}<h2>Against the source, sample by sample</h2>"
         f"{_html_table(AGAINST, [against_cells(row) for row in body['against_source']])}<h2>Samples</h2>{samples}</html>\n"
     )
 

@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,17 @@ def file_sizes(uri: str) -> dict[str, int]:
     return sizes
 
 
+def list_folders(uri: str) -> list[str]:
+    """Names of the folders right below ``uri``, sorted; empty when there is nothing."""
+    filesystem, path = _filesystem(uri)
+    filesystem.invalidate_cache()
+    try:
+        found = filesystem.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(str(info["name"]).rstrip("/").rsplit("/", 1)[-1] for info in found if info["type"] == "directory")
+
+
 def list_files(uri: str) -> list[str]:
     """Relative paths of all files below ``uri``, sorted; empty when there is nothing."""
     return sorted(file_sizes(uri))
@@ -134,6 +146,18 @@ def delete_file(uri: str) -> None:
     filesystem, path = _filesystem(uri)
     with contextlib.suppress(FileNotFoundError):
         filesystem.rm_file(path)
+
+
+def delete_tree(uri: str, first: str = "") -> None:
+    """Remove everything below ``uri``, the file ``first`` before the others; nothing happens when there is nothing."""
+    if is_local(uri):
+        folder = local_path(uri)
+        if first:
+            (folder / first).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for name in sorted(list_files(uri), key=lambda name: name != first):
+        delete_file(join(uri, name))
 
 
 def replace_folder(staging: Path, target: Path) -> None:
@@ -166,11 +190,14 @@ def replace_folder(staging: Path, target: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def upload_tree(folder: Path, uri: str) -> None:
-    """Copy a local folder's files to ``uri``."""
+def upload_tree(folder: Path, uri: str, names: Collection[str] | None = None) -> None:
+    """Copy a local folder's files, or those with the given relative ``names``, to ``uri``."""
     filesystem, path = _filesystem(uri)
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        target = f"{path.rstrip('/')}/{file.relative_to(folder).as_posix()}"
+        name = file.relative_to(folder).as_posix()
+        if names is not None and name not in names:
+            continue
+        target = f"{path.rstrip('/')}/{name}"
         filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         filesystem.put_file(str(file), target)
 

@@ -32,10 +32,10 @@ def consolidate(
         write_model(
             artifacts.fetch(checkpoint),
             staging,
-            storage.local_path(checkpoint.base_uri),
+            artifacts.fetch(checkpoint.base_uri),
             bard={"block_size": checkpoint.block_size, "clean_attention": clean_attention},
         )
-        shutil.copyfile(storage.local_path(checkpoint.curve_uri), staging / "training_curve.jsonl")
+        (staging / "training_curve.jsonl").write_bytes(storage.read_bytes(checkpoint.curve_uri))
         manifest = artifacts.commit_directory(
             Path(staging), uri, kind="model", step=checkpoint.step, parent_digest=checkpoint.parent_sha256
         )

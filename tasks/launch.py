@@ -1,15 +1,23 @@
 """Run a training stage on Ray Train and follow it from the driver: one bar, one MLflow run, one final checkpoint.
 
 Resuming is ours, not Ray's: every attempt has a fresh Ray run name, and the workers start from the newest complete checkpoint
-of the run folder, which the spec's digest names. So a stale run is never mistaken for this one.
+of the run's folder, which the spec's digest names. So a stale run is never mistaken for this one, and a run goes on with however
+many workers there are. Stages of one process share one Ray: flytekit's plugin starts it or joins the cluster's, else we do.
+
+SIGTERM to the driver leaves a request to stop; the workers checkpoint and end, and the process exits with 75 (run it again).
 """
 
+import logging
 import os
+import signal
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
@@ -18,49 +26,92 @@ from bard_core import artifacts, storage
 from bard_core.artifacts import CheckpointRef
 from bard_core.config import ComputeConfig, TrackingConfig
 from bard_core.tracking import StageRun, stage_run
-from bard_core.training.checkpoint import latest_complete
-from bard_core.training.stage import CURVE, StageSpec, checkpoint_ref, prepare_base, read_curve, run_folder, run_stage
+from bard_core.training.checkpoint import Run, latest_complete
+from bard_core.training.interrupts import EXIT_STOPPED, Stopped, ask_to_stop, withdraw
+from bard_core.training.stage import CURVE, StageSpec, checkpoint_ref, prepare_base, read_curve, run_of, run_stage
+
+PASSED_ON = ("AWS_", "BARD_", "HF_", "MLFLOW_", "NCCL_", "TRANSFORMERS_")  # Ray starts workers without the driver's environment
 
 
-def _worker(config: dict[str, Any]) -> None:
+def _worker(environment: dict[str, str], config: dict[str, Any]) -> None:
     """Runs on every Ray worker; the process group is Ray's."""
+    os.environ.update(environment)
+    import ray.train.torch
     import torch
 
-    os.environ["BARD_HOME"] = config["home"]
+    if ray.train.get_context().get_world_rank() > 0:
+        logging.disable(logging.WARNING)
     torch.set_num_threads(config["threads"])
-    run_stage(StageSpec.model_validate_json(config["spec"]), Path(config["base"]))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(ray.train.torch.get_device())
+    compute = ComputeConfig.model_validate_json(config["compute"])
+    spec = StageSpec.model_validate_json(config["spec"])
+    try:
+        run_stage(spec, config["base"], run_of(spec, compute.checkpoints), losing_node=_losing_node)
+    except Stopped as stopped:
+        logging.getLogger(__name__).warning("%s: %s", spec.name, stopped)
+
+
+def _losing_node() -> bool:
+    import ray.train
+
+    return ray.train.get_preemption_info() is not None
 
 
 def train_on_ray(spec: StageSpec, compute: ComputeConfig, tracking: TrackingConfig, parent_run: str) -> CheckpointRef:
-    """Train one stage to its end and return its final checkpoint; a finished run is returned as it is."""
-    base = prepare_base(spec)
+    """Train one stage to its end and return its final checkpoint; a finished run is returned as it is.
+
+    Raises:
+        SystemExit: with code 75 when SIGTERM stopped it behind a checkpoint.
+    """
+    _join_ray()
+    where = run_of(spec, compute.checkpoints)
+    base = prepare_base(spec, where)
     params = {"digest": spec.digest, "block_size": spec.block_size, **_flat(spec.train.model_dump(), "train")}
     with stage_run(tracking, parent_run, spec.stage, spec.name, params) as run:
-        with _followed(spec, run):
-            _fit(spec, base, compute)
-        run.log_file(run_folder(spec) / CURVE)
-    parent = spec.parent.key if spec.parent else "none"
-    final = latest_complete(run_folder(spec), spec.digest, parent)
-    if final is None or artifacts.read_manifest(str(final)).step != spec.train.steps:
+        with _followed(spec, where, run), _stoppable(where, compute.stop_within_s) as asked:
+            if _finished(spec, where) is None:
+                _fit(spec, base, compute)
+        if asked.is_set():  # a stage that ended all the same is found finished by the next start
+            raise SystemExit(EXIT_STOPPED)
+        final = _finished(spec, where)
+        _log_curve(where, run)
+    if final is None:
         raise RuntimeError(
             f"{spec.name}: training ended without a checkpoint at step {spec.train.steps}; see the workers' log above"
         )
     return checkpoint_ref(spec, base, final)
 
 
-def _fit(spec: StageSpec, base: Path, compute: ComputeConfig) -> None:
-    os.environ.setdefault(
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180"
-    )  # importing torch on a busy laptop takes longer than Ray's 30
+def _join_ray() -> None:
+    """Before SIGTERM is handled here: ``ray.init`` installs a handler of its own."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False)
+
+
+def _finished(spec: StageSpec, where: Run) -> str | None:
+    """The run's last checkpoint, once it is there. Whoever reads it hashes it."""
+    newest = latest_complete(where, hashes=False)
+    return newest if newest and artifacts.read_manifest(newest).step == spec.train.steps else None
+
+
+def _fit(spec: StageSpec, base: str, compute: ComputeConfig) -> None:
+    # Importing torch on a busy laptop takes longer than Ray's 30 seconds.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    # Bound into the function: Ray's dashboard and state files show train_loop_config and worker_runtime_env, secrets and all.
+    environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    environment["BARD_HOME"] = str(storage.home())
     trainer = TorchTrainer(
-        _worker,
+        partial(_worker, environment),
         train_loop_config={
             "spec": spec.model_dump_json(),
-            "base": str(base),
-            "home": str(storage.home()),
+            "compute": compute.model_dump_json(),
+            "base": base,
             "threads": compute.cpus_per_worker,
         },
         scaling_config=ScalingConfig(
@@ -71,17 +122,44 @@ def _fit(spec: StageSpec, base: Path, compute: ComputeConfig) -> None:
         run_config=RunConfig(
             name=f"{spec.name}-{spec.digest[:8]}-{uuid.uuid4().hex[:8]}",
             storage_path=str(storage.home() / "ray"),
-            failure_config=FailureConfig(max_failures=compute.max_failures),
+            failure_config=FailureConfig(max_failures=compute.max_failures, max_preemption_failures=-1),
         ),
     )
     trainer.fit()
 
 
 @contextmanager
-def _followed(spec: StageSpec, run: StageRun) -> Iterator[None]:
+def _stoppable(where: Run, within_s: float) -> Iterator[threading.Event]:
+    """While the body runs, SIGTERM asks the run to stop, and ends the process when it has not within ``within_s``."""
+    asked = threading.Event()
+    withdraw(where.uri)
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        ask_to_stop(where.uri)
+        signal.setitimer(signal.ITIMER_REAL, within_s)
+
+    def too_late(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(EXIT_STOPPED)
+
+    before = signal.signal(signal.SIGTERM, stop), signal.signal(signal.SIGALRM, too_late)
+    try:
+        yield asked
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGALRM, before[1])
+        withdraw(where.uri)
+
+
+@contextmanager
+def _followed(spec: StageSpec, where: Run, run: StageRun) -> Iterator[None]:
     """Show the curve as a bar and send it to MLflow while the body runs."""
     done = threading.Event()
-    thread = threading.Thread(target=_follow, args=(spec, run, done), daemon=True)
+    thread = threading.Thread(target=_follow, args=(spec, where, run, done), daemon=True)
     thread.start()
     try:
         yield
@@ -90,12 +168,12 @@ def _followed(spec: StageSpec, run: StageRun) -> Iterator[None]:
         thread.join(timeout=30)
 
 
-def _follow(spec: StageSpec, run: StageRun, done: threading.Event) -> None:
+def _follow(spec: StageSpec, where: Run, run: StageRun, done: threading.Event) -> None:
     seen = 0.0
     with tqdm(total=spec.train.steps, desc=f"{spec.name:<10}", unit="step", mininterval=1.0) as bar:
         while True:
             last = done.wait(timeout=1.0)
-            for record in read_curve(run_folder(spec) / CURVE):
+            for record in read_curve(storage.join(where.uri, CURVE)):
                 if record["step"] > seen:
                     seen = record["step"]
                     run.log_metrics({k: v for k, v in record.items() if k != "step"}, step=int(seen))
@@ -103,6 +181,13 @@ def _follow(spec: StageSpec, run: StageRun, done: threading.Event) -> None:
                     bar.update(int(seen) - bar.n)
             if last:
                 return
+
+
+def _log_curve(where: Run, run: StageRun) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch) / CURVE
+        local.write_bytes(storage.read_bytes(storage.join(where.uri, CURVE)))
+        run.log_file(local)
 
 
 def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ FLOORS = (
     {"data"},
     {"decoding", "training"},
     {"evaluation"},
-    {"report"},
+    {"plan", "report"},
     {"cli"},
 )
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bard_core import artifacts
+from bard_core import artifacts, storage
 from bard_core.artifacts import Manifest
+from bard_core.training import dcp
 
 log = logging.getLogger(__name__)
 COMPANIONS = {".json", ".jinja", ".txt", ".model", ".spm"}  # config, generation defaults, tokenizer, processor
@@ -27,7 +28,7 @@ class ConsolidationError(Exception):
 
 
 def consolidate(
-    checkpoint_dir: Path,
+    checkpoint_dir: Path | str,
     output_dir: Path,
     source_model_dir: Path,
     max_shard_bytes: int = 5 * 2**30,
@@ -37,7 +38,8 @@ def consolidate(
     """Write ``output_dir`` (new) from a committed checkpoint and the folder it was trained from.
 
     Args:
-        checkpoint_dir: local; its model tensors stand under the key ``model`` with the names of the stock ``state_dict()``.
+        checkpoint_dir: a folder, or an s3:// uri that is brought here first; its model tensors stand under the key ``model`` with
+            the names of the stock ``state_dict()``.
         source_model_dir: gives config, generation defaults, tokenizer and processor.
         max_shard_bytes: largest output shard (a larger single tensor stands alone), and about the peak memory.
         dtype: of the floating-point tensors; None: as trained.
@@ -48,6 +50,9 @@ def consolidate(
         ConsolidationError: it is not a checkpoint of this model. Nothing is left in ``output_dir``.
         FileExistsError: ``output_dir`` is there already.
     """
+    if not storage.is_local(str(checkpoint_dir)):
+        checkpoint_dir = artifacts.fetch(str(checkpoint_dir))
+    checkpoint_dir = storage.local_path(str(checkpoint_dir))
     manifest = artifacts.verify(str(checkpoint_dir))
     if manifest.kind != "checkpoint":
         raise ConsolidationError(
@@ -98,11 +103,10 @@ def _output_dtype(stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtyp
 
 
 def _stored_tensors(checkpoint: Path) -> dict[str, Any]:
-    """Name -> DCP metadata (``.size``, ``.properties.dtype``) of the model's tensors, sorted. Unpickles: verify first."""
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    """Name -> DCP metadata (``.size``, ``.properties.dtype``) of the model's tensors, sorted."""
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-    found = FileSystemReader(str(checkpoint)).read_metadata().state_dict_metadata
+    found = dcp.SafeReader(str(checkpoint)).read_metadata().state_dict_metadata
     tensors = {name.removeprefix("model."): meta for name, meta in sorted(found.items()) if name.startswith("model.")}
     if not tensors:
         raise ConsolidationError(f"{checkpoint} holds no tensor under 'model': save it with bard_core.training.checkpoint.save")
@@ -198,10 +202,8 @@ def _groups(sizes: list[tuple[str, int]], limit: int) -> Iterator[list[str]]:
 
 def _read(checkpoint: Path, wanted: dict[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Tensor]:
     """Load just these tensors; DCP copies each stored piece into place, which converts it."""
-    from torch.distributed.checkpoint.state_dict_loader import load
-
     state = {"model": {name: torch.empty(size, dtype=kind) for name, (size, kind) in wanted.items()}}
-    load(state, checkpoint_id=str(checkpoint), no_dist=True)
+    dcp.load(state, checkpoint, no_dist=True)
     return state["model"]
 
 

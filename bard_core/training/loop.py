@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -17,7 +16,9 @@ from bard_core.config import TrainConfig
 from bard_core.data.batches import Batch, BatchSpec, Example, collate, step_samples
 from bard_core.diffusion.layout import PADDING
 from bard_core.training import checkpoint
+from bard_core.training.checkpoint import Run
 from bard_core.training.images import ImageEncoder
+from bard_core.training.interrupts import Interrupts, Stopped, Wish
 from bard_core.training.objectives import Objective
 from bard_core.training.optimizer import build_optimizer, schedule, set_rates
 from bard_core.training.parallel import mixed_precision, rank_and_world, sum_over_ranks
@@ -28,15 +29,6 @@ Record = dict[str, float]
 
 class TrainingDiverged(RuntimeError):
     """The loss became NaN or infinite; names the step and the samples at fault."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """Where a run keeps its checkpoints, and what it must have been started from to be resumed."""
-
-    folder: Path
-    config_digest: str
-    parent_digest: str
 
 
 @dataclass
@@ -68,27 +60,38 @@ def train(
     run: Run,
     device: torch.device,
     on_record: Callable[[Record], None],
-) -> Path:
-    """Train to ``config.steps`` from the newest complete checkpoint of the run, and return the final checkpoint.
+    interrupts: Interrupts,
+) -> str:
+    """Train to ``config.steps`` from the newest complete checkpoint of the run, and return the final checkpoint's uri.
 
     ``on_record`` receives, on rank 0, every ``config.log_every`` steps, {step, loss, lr, grad_norm, supervised_tokens_per_s,
-    peak_memory_gib} and, on GPUs whose peak is known, mfu.
+    peak_memory_gib} and, on GPUs whose peak is known, mfu; with {train_s, checkpoint_blocked_s, checkpoint_write_s}: seconds
+    since this start of the run began to train, how many of them it waited for checkpoints, and what the last one took behind it.
 
     Raises:
         TrainingDiverged: the loss is not finite.
-        ValueError: the global batch does not divide over ranks and micro-batches.
+        ValueError: the global batch is smaller than ranks x micro-batches.
+        Stopped: the run was asked to stop, and its last step is in a checkpoint.
+        CheckpointError: checkpoints cannot be written, or those in the run's folder are another run's.
     """
     rank, world = rank_and_world()
-    share = world * config.accumulation
-    if config.batch_size % share:
-        raise ValueError(f"batch_size {config.batch_size} must be a multiple of workers x accumulation = {share}")
+    if config.batch_size < world * config.accumulation:
+        raise ValueError(
+            f"batch_size {config.batch_size} must be at least workers x accumulation = {world * config.accumulation}"
+        )
     optimizer = build_optimizer(objective.model, config.optimizer)
-    step, found = 0, checkpoint.latest_complete(run.folder, run.config_digest, run.parent_digest)
+    checkpoint.sweep(run)
+    step, found, wish = 0, checkpoint.latest_complete(run), Wish.NONE
     if found is not None:
         step = checkpoint.restore(found, objective, optimizer)
+    writer = checkpoint.Writer(run, objective, optimizer)
+    record: Record = {}
+    started = time.perf_counter()
     objective.train()
     window = _Window()
-    while step < config.steps:
+    while step < config.steps and wish is not Wish.STOP:
+        # What a model draws at random (dropout) follows from the step, so resuming needs no generator's state.
+        torch.manual_seed((config.seed * 1_000_003 + step) * world + rank)
         set_rates(optimizer, schedule(step, config.steps, config.optimizer))
         picks = step_samples(len(examples), step, config.batch_size, config.seed)[rank::world]
         batches = [
@@ -100,16 +103,18 @@ def train(
         step += 1
         if step % config.log_every == 0 or step == config.steps:
             record = _read(window, step, objective, optimizer, device)
+            record |= {"train_s": time.perf_counter() - started, "checkpoint_blocked_s": writer.blocked_s}
+            record["checkpoint_write_s"] = writer.write_s
             if rank == 0:
                 on_record(record)
             window = _Window()
-        if step % config.checkpoint_every == 0 or step == config.steps:
-            found = checkpoint.save(run.folder, step, objective, optimizer, run.config_digest, run.parent_digest)
-            if rank == 0:
-                checkpoint.prune(run.folder, keep=2)
-    if found is None:
-        raise ValueError(f"steps must be at least 1, got {config.steps}")
-    return found
+        wish = interrupts.poll()
+        if step % config.checkpoint_every == 0 or step == config.steps or wish is not Wish.NONE:
+            writer.save(step, record.get("loss"))
+    writer.close()
+    if step < config.steps:
+        raise Stopped(step)
+    return run.checkpoint(step)
 
 
 def train_step(

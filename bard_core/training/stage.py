@@ -1,29 +1,32 @@
 """One training stage on one worker: everything a launcher needs is in a :class:`StageSpec`, and a folder is what it leaves.
 
 The launcher (Ray Train, torchrun, a test) sets up the process group, or none, and calls :func:`run_stage` on every rank. The
-run folder is named by the digest of the spec, so a run is resumed by the same spec and by no other.
+run's folder is named by the digest of the spec, so a run is resumed by the same spec and by no other.
 """
 
 import json
 import shutil
+import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from bard_core import artifacts, storage
 from bard_core.artifacts import CheckpointRef, DatasetRef, ModelRef
-from bard_core.config import CleanAttention, LabModelConfig, NoiseConfig, StrictModel, SWDConfig, TrainConfig
+from bard_core.config import CheckpointConfig, CleanAttention, LabModelConfig, NoiseConfig, StrictModel, SWDConfig, TrainConfig
 from bard_core.data.batches import BatchSpec, Example, attach_positions, load_examples, replacement_tokens
 from bard_core.models import BardSettings, bard_settings, load, record_settings
 from bard_core.models.lab import build_lab_model
 from bard_core.models.vlm import MASK_TOKEN, reserved_ids, same_vision
+from bard_core.training import checkpoint
+from bard_core.training.checkpoint import Run
 from bard_core.training.images import ImageEncoder
-from bard_core.training.loop import Record, Run, train
+from bard_core.training.interrupts import Interrupts
+from bard_core.training.loop import Record, train
 from bard_core.training.objectives import Autoregressive, Objective, ProgressiveBlockMerging, StageWiseDistillation
 from bard_core.training.optimizer import freeze
-from bard_core.training.parallel import rank_and_world, shard, use_activation_checkpointing
+from bard_core.training.parallel import once_a_node, rank_and_world, shard, use_activation_checkpointing
 from bard_core.training.teacher import OnlineTeacher, Teacher, precompute
 
 CURVE = "curve.jsonl"
@@ -46,39 +49,45 @@ class StageSpec(StrictModel):
     teacher: ModelRef | None = None
 
     @property
+    def origin(self) -> dict[str, str]:
+        """The digests of all that decides the result: the knobs, and the artifacts the run starts from."""
+        refs = {name: ref.key if (ref := getattr(self, name)) else "none" for name in ("dataset", "parent", "teacher")}
+        return {"config": artifacts.digest(self.model_dump(exclude={"dataset", "parent", "teacher"})), **refs}
+
+    @property
     def digest(self) -> str:
-        refs = {name: ref.key if (ref := getattr(self, name)) else None for name in ("dataset", "parent", "teacher")}
-        return artifacts.digest({**self.model_dump(exclude={"dataset", "parent", "teacher"}), **refs})
+        return artifacts.digest(self.origin)
 
     @property
     def name(self) -> str:
         return "source" if self.stage == "source" else f"{self.stage}-b{self.block_size}"
 
 
-def run_folder(spec: StageSpec) -> Path:
-    """Where the run of this spec keeps its base model, checkpoints and curve."""
-    return storage.home() / "checkpoints" / f"{spec.name}-{spec.digest[:16]}"
+def run_of(spec: StageSpec, settings: CheckpointConfig = CheckpointConfig()) -> Run:
+    """Where the run of this spec keeps its base model, checkpoints and curve, and what it starts from."""
+    root = settings.root_uri or str(storage.home() / "checkpoints")
+    return Run(storage.join(root, f"{spec.name}-{spec.digest[:16]}"), spec.origin, settings)
 
 
-def prepare_base(spec: StageSpec) -> Path:
-    """The Hugging Face folder that training starts from: the parent's, or a new lab model's. Called once, by the launcher."""
+def prepare_base(spec: StageSpec, run: Run) -> str:
+    """The uri of the model that training starts from: the parent's, or a new lab model's. Called once, by the launcher."""
     if spec.parent is not None:
-        return artifacts.fetch(spec.parent)
+        return spec.parent.uri
     if spec.lab_model is None:
         raise ValueError(f"stage {spec.name} has neither a parent model nor a lab model to start from")
-    base = run_folder(spec) / "base"
-    if not (base / "config.json").exists():
+    base = storage.join(run.uri, "base")
+    if not storage.exists(storage.join(base, artifacts.MANIFEST)):
         from transformers import AutoProcessor
 
         processor = AutoProcessor.from_pretrained(artifacts.fetch(spec.dataset) / "processor")
         model = build_lab_model(spec.lab_model, processor, _largest_side(spec.dataset), spec.train.seed)
         mask_id = int(processor.tokenizer.convert_tokens_to_ids(MASK_TOKEN))
         record_settings(model, BardSettings(block_size=1, mask_token_id=mask_id))
-        scratch = base.with_name(".base")
+        scratch = storage.home() / "staging" / f"base-{spec.digest[:16]}"
         shutil.rmtree(scratch, ignore_errors=True)
         model.save_pretrained(scratch)
         processor.save_pretrained(scratch)
-        scratch.rename(base)
+        artifacts.commit_directory(scratch, base, kind="model")
     return base
 
 
@@ -88,17 +97,25 @@ def _largest_side(dataset: DatasetRef) -> int:
     return 16 * max(side for example in examples for grid in example.grid_thw for side in grid[1:])
 
 
-def run_stage(spec: StageSpec, base: Path, on_record: Callable[[Record], None] = lambda record: None) -> Path:
-    """Train this rank's share and return the final checkpoint's folder. Rank 0 appends to the run's ``curve.jsonl``."""
+def run_stage(
+    spec: StageSpec,
+    base: str,
+    run: Run,
+    on_record: Callable[[Record], None] = lambda record: None,
+    losing_node: Callable[[], bool] | None = None,
+) -> str:
+    """Train this rank's share and return the final checkpoint's uri. Rank 0 appends to the run's ``curve.jsonl``.
+
+    ``base`` is what ``prepare_base`` returned. For ``losing_node`` see ``interrupts.Interrupts``; for errors, ``loop.train``.
+    """
     from transformers import AutoProcessor
 
+    started = time.perf_counter()
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    folder = run_folder(spec)
-    folder.mkdir(parents=True, exist_ok=True)
-    data = artifacts.fetch(spec.dataset)
+    data = once_a_node(lambda: artifacts.fetch(spec.dataset))
     processor = AutoProcessor.from_pretrained(data / "processor")
     tokenizer = processor.tokenizer
-    model = load(base, device=device)
+    model = load(once_a_node(lambda: artifacts.fetch(base)), device=device)
     settings = bard_settings(model)
     mask_id = settings.mask_token_id
     if mask_id is None:
@@ -127,15 +144,19 @@ def run_stage(spec: StageSpec, base: Path, on_record: Callable[[Record], None] =
 
     objective = _objective(spec, model, teacher)
     shard(objective, model, spec.train.precision, device, frozen)
-    parent = spec.parent.key if spec.parent else "none"
-    run = Run(folder, spec.digest, parent)
-    curve = Curve(folder / CURVE, rank_and_world()[0] == 0)
+    curve = Curve(storage.join(run.uri, CURVE), rank_and_world()[0] == 0)
+    startup_s = time.perf_counter() - started
 
     def record(values: Record) -> None:
+        values["startup_s"] = startup_s
         curve.append(values)
         on_record(values)
 
-    return train(objective, examples, encoder, spec.train, batch_spec, run, device, record)
+    interrupts = Interrupts(run.uri, losing_node)
+    try:
+        return train(objective, examples, encoder, spec.train, batch_spec, run, device, record, interrupts)
+    finally:
+        interrupts.close()
 
 
 def _objective(spec: StageSpec, model: Any, teacher: Callable[[], Teacher]) -> Objective:
@@ -155,14 +176,15 @@ def _teacher(
     assert spec.teacher is not None and spec.swd is not None
     ref, config = spec.teacher, spec.swd
 
-    def online() -> Teacher:
-        model = load(artifacts.fetch(ref), device=device)
+    def asked(folder: Path) -> Teacher:
+        dtype = torch.bfloat16 if spec.train.precision == "bfloat16" else torch.float32  # frozen, so no master copy is needed
+        model = load(folder, device=device, dtype=dtype)
         shared = encoder.frozen and same_vision(model, student)
         eyes = encoder if shared else ImageEncoder(model, encoder.image_processor, True, device)
         return OnlineTeacher(model, spec.clean_attention, config.top_k, eyes)
 
     if config.targets == "online":
-        return online()
+        return asked(once_a_node(lambda: artifacts.fetch(ref)))
     depends_on = {
         "teacher": ref.key,
         "teacher_block_size": ref.block_size,
@@ -174,40 +196,42 @@ def _teacher(
         "top_k": config.top_k,
     }
     uri = storage.join(f"{spec.dataset.uri}-teacher", artifacts.digest(depends_on)[:16])
-    return precompute(uri, spec.train.steps * spec.train.batch_size, examples, batch_spec, online, device)
+    samples = spec.train.steps * spec.train.batch_size
+    return precompute(uri, samples, examples, batch_spec, lambda: asked(artifacts.fetch(ref)), device)
 
 
 class Curve:
     """Appends records to a JSON-lines file; a resumed run first drops what lies past its checkpoint."""
 
-    def __init__(self, path: Path, active: bool) -> None:
-        self.path, self.active = path, active
+    def __init__(self, uri: str, active: bool) -> None:
+        self.uri, self.active = uri, active
 
     def append(self, values: Record) -> None:
         if not self.active:
             return
-        kept = [record for record in read_curve(self.path) if record["step"] < values["step"]]
+        kept = [record for record in read_curve(self.uri) if record["step"] < values["step"]]
         text = "".join(json.dumps(record) + "\n" for record in [*kept, values])
-        storage.write_bytes(str(self.path), text.encode())
+        storage.write_bytes(self.uri, text.encode())
 
 
-def read_curve(path: Path) -> list[Record]:
+def read_curve(uri: str) -> list[Record]:
     """The records of a curve, in order of steps; empty when there is none yet."""
-    if not path.exists():
+    if not storage.exists(uri):
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines()]
 
 
-def checkpoint_ref(spec: StageSpec, base: Path, folder: Path) -> CheckpointRef:
-    """The ref of a finished run's final checkpoint."""
-    manifest = artifacts.read_manifest(str(folder))
+def checkpoint_ref(spec: StageSpec, base: str, uri: str) -> CheckpointRef:
+    """The ref of a finished run's final checkpoint, which is registered with it: retention will not delete it."""
+    manifest = artifacts.read_manifest(uri)
+    checkpoint.keep(uri, f"the result of {spec.name}")
     return CheckpointRef(
-        uri=str(folder),
+        uri=uri,
         manifest_sha256=manifest.digest,
         stage=spec.stage,
         block_size=spec.block_size,
         step=int(manifest.step or 0),
-        base_uri=str(base),
+        base_uri=base,
         parent_sha256=spec.parent.key if spec.parent else None,
-        curve_uri=str(folder.parent / CURVE),
+        curve_uri=storage.join(uri.rsplit("/", 1)[0], CURVE),
     )

@@ -147,3 +147,9 @@ def test_samples_come_from_those_judged(dataset: DatasetRef, tmp_path: Path) -> 
     few = [judged(tmp_path, "source", 1, 2, 1.0, judge=3), judged(tmp_path, "pbm", 4, 3, 2.0, judge=3)]
     folder = artifacts.fetch(report.build(few, dataset, str(tmp_path / "report"), "t"))
     assert [sample["id"] for sample in json.loads((folder / "report.json").read_text())["samples"]] == ["s0", "s1", "s2"]
+
+
+def test_what_checkpoints_cost_is_told_where_it_was_measured() -> None:
+    measured = {"step": 700.0, "loss": 1.0, "train_s": 200.0, "checkpoint_blocked_s": 3.0, "startup_s": 4.25}
+    cells = report.training_cells({"old": [{"step": 1.0, "loss": 2.0}], "none": [], "pbm-b4": [{"step": 1.0}, measured]})
+    assert cells == [["pbm-b4", "700", "1.5% of 200 s", "4.2"]]

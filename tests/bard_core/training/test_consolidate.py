@@ -185,6 +185,16 @@ def test_an_evil_checkpoint_is_never_unpickled(trained: tuple[Any, Path], tmp_pa
     assert not os.path.lexists(marker) and not (tmp_path / "out").exists()
 
 
+def test_from_an_s3_api(trained: tuple[Any, Path], tmp_path: Path, s3_root: str, bard_home: Path) -> None:
+    local = consolidate(trained[1], tmp_path / "local", SOURCE)
+    manifest = artifacts.read_manifest(str(trained[1]))
+    artifacts.commit_directory(
+        trained[1], f"{s3_root}/step-000007", kind="checkpoint", step=7, config_digest="c" * 64, parent_digest="p" * 64
+    )
+    assert artifacts.read_manifest(f"{s3_root}/step-000007") == manifest
+    assert files(consolidate(f"{s3_root}/step-000007", tmp_path / "remote", SOURCE)) == files(local)
+
+
 def test_a_flipped_bit_is_refused(trained: tuple[Any, Path], tmp_path: Path) -> None:
     shard = next(trained[1].glob("*.distcp"))
     body = bytearray(shard.read_bytes())

@@ -1,6 +1,7 @@
-"""Stages in one process: resumed equals uninterrupted, all three objectives, and a consolidated model anyone can load."""
+"""Stages in one process, and a consolidated model anyone can load."""
 
-import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,109 +9,72 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from bard_core import artifacts
-from bard_core.artifacts import ModelRef
-from bard_core.config import NoiseConfig, SWDConfig
 from bard_core.models import bard_settings, load
 from bard_core.training import checkpoint
 from bard_core.training.consolidate import consolidate
-from bard_core.training.stage import CURVE, StageSpec, prepare_base, read_curve, run_folder, run_stage
+from bard_core.training.stage import StageSpec, checkpoint_ref, prepare_base, run_of, run_stage
 
-from .conftest import TINY_MODEL, tiny_train
-
-
-def source_spec(dataset, **kwargs):
-    return StageSpec(
-        stage="source", dataset=dataset, train=tiny_train(frozen=False, **kwargs), lab_model=TINY_MODEL, clean_attention="causal"
-    )
+from .conftest import stage_specs
 
 
-def finish(spec, out):
-    """Train, consolidate, and return the model's ref."""
-    base = prepare_base(spec)
-    final = run_stage(spec, base)
-    folder = consolidate(final, out, base, bard={"block_size": spec.block_size, "clean_attention": spec.clean_attention})
-    manifest = artifacts.commit_directory(folder, str(out) + "-model", kind="model")
-    return ModelRef(
-        uri=str(out) + "-model", manifest_sha256=manifest.digest, stage=spec.stage, block_size=spec.block_size, parent_sha256=None
-    )
+def weights(ref):
+    return load_file(artifacts.fetch(ref) / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
-def source(tiny_dataset, tmp_path_factory):
-    return finish(source_spec(tiny_dataset, steps=4), tmp_path_factory.mktemp("models") / "source")
+def trained(tiny_dataset, tmp_path_factory):
+    """(spec, base folder, final checkpoint) of a source run of three steps."""
+    spec = stage_specs(tiny_dataset, None, steps=3)["source"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BARD_HOME", str(tmp_path_factory.mktemp("home")))
+        run = run_of(spec)
+        base = prepare_base(spec, run)
+        return spec, artifacts.fetch(base), run_stage(spec, base, run)
 
 
-def weights(folder):
-    return load_file(artifacts.fetch(folder) / "model.safetensors") if isinstance(folder, ModelRef) else load_file(folder)
+def test_a_finished_run_is_registered_and_comes_back_as_it_is(trained):
+    spec, base, final = trained
+    ref = checkpoint_ref(spec, str(base), final)
+    assert (ref.step, ref.stage, ref.uri) == (3, "source", final)
+    run = checkpoint.Run(final.rsplit("/", 1)[0], spec.origin)
+    assert artifacts.read_manifest(final).metadata["origin"] == spec.origin
+    assert run_stage(spec, str(base), run) == final
+    assert artifacts.verify(final).digest == ref.key
 
 
-def stage_specs(dataset, source):
-    pbm = StageSpec(stage="pbm", dataset=dataset, train=tiny_train(), parent=source, block_size=4)
-    swd = StageSpec(
-        stage="swd",
-        dataset=dataset,
-        train=tiny_train(),
-        parent=source,
-        block_size=8,
-        noise=NoiseConfig(min_t=0.1, max_t=0.5),
-        swd=SWDConfig(train=tiny_train(), block_sizes=(8,)),
-        teacher=source.model_copy(update={"block_size": 4, "stage": "pbm"}),
-    )
-    return {"source": source_spec(dataset, steps=6), "pbm": pbm, "swd": swd}
+STRANGER = """
+import sys, torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+model, report = AutoModelForImageTextToText.from_pretrained(sys.argv[1], output_loading_info=True)
+assert not report["missing_keys"] and not report["unexpected_keys"], report
+processor = AutoProcessor.from_pretrained(sys.argv[1])
+ids = processor.tokenizer("A=3 F=0", return_tensors="pt").input_ids
+torch.save(model(input_ids=ids).logits.detach(), sys.argv[2])
+assert not [name for name in sys.modules if name.split(".")[0] in ("bard_core", "tasks")]
+"""
 
 
-@pytest.mark.parametrize("stage", ["source", "pbm", "swd"])
-def test_resumed_is_uninterrupted(tiny_dataset, source, stage, tmp_path, monkeypatch):
-    spec = stage_specs(tiny_dataset, source)[stage]
-    results = {}
-    for attempt in ("whole", "resumed"):
-        monkeypatch.setenv("BARD_HOME", str(tmp_path / attempt))
-        base = prepare_base(spec)
-        final = run_stage(spec, base)
-        if attempt == "resumed":
-            shutil.rmtree(final)  # as if the kill came after step 3
-            assert (
-                checkpoint.latest_complete(run_folder(spec), spec.digest, spec.parent.key if spec.parent else "none").name
-                == "step-000003"
-            )
-            final = run_stage(spec, base)
-        consolidate(final, tmp_path / attempt / "model", base)
-        results[attempt] = (weights(tmp_path / attempt / "model" / "model.safetensors"), read_curve(run_folder(spec) / CURVE))
-    (whole, curve), (resumed, curve_resumed) = results["whole"], results["resumed"]
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert [r["loss"] for r in curve] == [r["loss"] for r in curve_resumed]
-    assert [r["step"] for r in curve] == [1, 2, 3, 4, 5, 6]
+def test_a_stranger_loads_the_model_and_gets_the_same_logits(source_model, tmp_path):
+    folder = artifacts.fetch(source_model)
+    subprocess.run([sys.executable, "-c", STRANGER, str(folder), str(tmp_path / "logits.pt")], check=True, cwd=tmp_path)
+    model = load(folder)
+    ids = AutoProcessor.from_pretrained(folder).tokenizer("A=3 F=0", return_tensors="pt").input_ids
+    assert torch.equal(model(input_ids=ids).logits, torch.load(tmp_path / "logits.pt", weights_only=True))
 
 
-def test_torn_checkpoint_is_passed_over(tiny_dataset, bard_home, caplog):
-    spec = source_spec(tiny_dataset, steps=6)
-    final = run_stage(spec, prepare_base(spec))
-    shard = next(final.glob("*.distcp"))
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 1
-    shard.write_bytes(bytes(data))
-    found = checkpoint.latest_complete(run_folder(spec), spec.digest, "none")
-    assert found is not None and found.name == "step-000003"
-    assert "changed" in caplog.text
-    assert checkpoint.latest_complete(run_folder(spec), "another", "none") is None
-
-
-def test_consolidated_model_loads_without_our_code(source):
-    folder = artifacts.fetch(source)
+def test_consolidated_model_holds_what_was_trained(source_model):
+    folder = artifacts.fetch(source_model)
     model = AutoModelForImageTextToText.from_pretrained(folder)
     assert AutoProcessor.from_pretrained(folder).tokenizer.convert_tokens_to_ids("<|mask|>") == model.config.bard["mask_token_id"]
     assert bard_settings(load(folder)).block_size == 1
-    stored = weights(source)
+    stored = weights(source_model)
     assert "lm_head.weight" not in stored  # tied
     state = model.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in stored.items())
 
 
-def test_consolidation_is_deterministic_and_shards(tiny_dataset, bard_home, tmp_path):
-    spec = source_spec(tiny_dataset, steps=3)
-    base = prepare_base(spec)
-    final = run_stage(spec, base)
+def test_consolidation_is_deterministic_and_shards(trained, tmp_path):
+    _, base, final = trained
     one, two = consolidate(final, tmp_path / "1", base), consolidate(final, tmp_path / "2", base)
     assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
     many = consolidate(final, tmp_path / "3", base, max_shard_bytes=20_000, dtype=torch.bfloat16)
@@ -121,7 +85,8 @@ def test_consolidation_is_deterministic_and_shards(tiny_dataset, bard_home, tmp_
 
 
 def test_spec_digest_names_what_matters(tiny_dataset):
-    spec = source_spec(tiny_dataset)
+    spec = stage_specs(tiny_dataset, None)["source"]
     moved = spec.model_copy(update={"dataset": tiny_dataset.model_copy(update={"uri": "/elsewhere"})})
     assert moved.digest == spec.digest
-    assert source_spec(tiny_dataset, seed=1).digest != spec.digest
+    assert stage_specs(tiny_dataset, None, seed=1)["source"].digest != spec.digest
+    assert StageSpec.model_validate_json(spec.model_dump_json()).origin == spec.origin

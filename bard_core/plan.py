@@ -1,0 +1,314 @@
+"""What a configuration will cost, before anything is paid: parameters, memory a GPU, tokens, GPU-hours, checkpoint sizes.
+
+    bard plan configs/bard_4b.yaml
+
+The architecture is built on the meta device (shapes, no memory), and one decoder layer of it is run there to see what its
+backward pass keeps; so no GPU and no weights are needed. What cannot be known before the data is seen is an argument.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bard_core.config import PipelineConfig, TrainConfig
+from bard_core.data.lab_processor import build_lab_processor
+from bard_core.models.lab import build_lab_model
+from bard_core.models.qwen3_vl import architecture
+from bard_core.models.vlm import vision_tower
+from bard_core.training.objectives import CHUNK_POSITIONS
+from bard_core.training.parallel import OWN_UNIT_PARAMETERS, decoder_layers
+
+GPUS = {  # dense bf16 FLOP/s and bytes of memory, from the vendor's data sheets
+    "a100": (312e12, 80 * 2**30),
+    "h100": (989e12, 80 * 2**30),
+    "h200": (989e12, 141 * 2**30),
+}
+KEPT_BYTES_PER_LOGIT = 10  # bf16 logits, their fp32 copy, and its gradient
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What the configuration does not say. ``tokens_per_sample`` counts clean and noisy tokens; None: a full row."""
+
+    gpu: str = "h100"
+    mfu: float = 0.35
+    tokens_per_sample: int | None = None
+    image_tokens_per_sample: int = 1024
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of parameters. ``layer`` is one decoder layer; ``root`` what is gathered with the root unit."""
+
+    total: int
+    text_layers: int
+    layer: int
+    vision: int
+    embeddings: int
+    root: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training stage. Memory is the peak in bytes of one GPU, by what holds it; sizes are in bytes."""
+
+    name: str
+    parent: str
+    teacher: str
+    steps: int
+    batch_size: int
+    tokens_per_step: int
+    gpu_hours: float
+    memory: dict[str, int]
+    checkpoint: int
+    model: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A configuration's cost."""
+
+    name: str
+    model: str
+    gpus: int
+    assumptions: Assumptions
+    parameters: Parameters
+    stages: tuple[Stage, ...]
+    shard: int
+
+    @property
+    def gpu_hours(self) -> float:
+        return sum(stage.gpu_hours for stage in self.stages)
+
+
+def meta_model(config: PipelineConfig) -> Any:
+    """The source model's architecture with shapes and no memory.
+
+    Raises:
+        OSError: the model is neither a public Qwen3-VL nor a folder, and no hub is to be reached (from transformers).
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    if config.data.lab is not None and config.source.model == "lab":
+        world = config.data.lab
+        with torch.device("meta"):
+            return build_lab_model(
+                config.source.lab_model, build_lab_processor(), world.cell_px * max(world.rows, world.columns), 0
+            )
+    known = architecture(config.source.model)
+    hf_config = known if known is not None else AutoConfig.from_pretrained(config.source.model, revision=config.source.revision)
+    seeing = hf_config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    with torch.device("meta"):
+        return (AutoModelForImageTextToText if seeing else AutoModelForCausalLM).from_config(hf_config)
+
+
+def count(model: Any) -> Parameters:
+    """Count a model's parameters, a tied head once."""
+    layers = decoder_layers(model)
+    layer = _numel(layers[0])
+    total = _numel(model)
+    tower = vision_tower(model)
+    text = sum(_numel(one) for one in layers)
+    return Parameters(
+        total=total,
+        text_layers=text,
+        layer=layer,
+        vision=_numel(tower) if tower is not None else 0,
+        embeddings=_numel(model.get_input_embeddings()) * (1 if model.config.tie_word_embeddings else 2),
+        root=total - text if layer >= OWN_UNIT_PARAMETERS else total,
+    )
+
+
+def _numel(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Keeps what a fused attention kernel keeps: q, k, v, output and the log-sum-exp."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = torch.empty_like(q)
+        ctx.save_for_backward(q, k, v, out, torch.empty(q.shape[:-1], device="meta", dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise NotImplementedError("shapes only")
+
+
+def _attention(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    return _FusedAttention.apply(q, k, v).transpose(1, 2), None
+
+
+@contextmanager
+def _kept_bytes(exclude: set[int]) -> Iterator[list[int]]:
+    """Collects the size of every distinct tensor that autograd keeps while the body runs."""
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []
+    result: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        key = tensor.untyped_storage()._cdata
+        if key not in exclude and key not in kept:
+            kept[key] = tensor.untyped_storage().nbytes()
+            alive.append(tensor)  # so that its address is not used again
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield result
+    result.append(sum(kept.values()))
+
+
+def layer_activations(model: Any, tokens: int) -> int:
+    """Bytes that one decoder layer's backward pass keeps of a row of ``tokens`` in bfloat16."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register("bard_plan", _attention)
+    text = model.config.get_text_config()
+    previous, text._attn_implementation = text._attn_implementation, "bard_plan"
+    layer = decoder_layers(model)[0].to(torch.bfloat16).train()
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    hidden = torch.empty(1, tokens, text.hidden_size, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    angle = torch.empty(1, tokens, head_dim, device="meta", dtype=torch.bfloat16)
+    try:
+        with _kept_bytes({parameter.untyped_storage()._cdata for parameter in layer.parameters()}) as kept:
+            layer(hidden, position_embeddings=(angle, angle), attention_mask=None)
+    finally:
+        text._attn_implementation = previous
+        layer.float()
+    return kept[0]
+
+
+def memory(model: Any, train: TrainConfig, gpus: int, tokens_per_sample: int, teacher: int = 0) -> dict[str, int]:
+    """Peak bytes of one GPU by what holds them: FSDP2 with fp32 masters, AdamW, and one micro-batch in flight.
+
+    ``teacher``: parameters of a frozen teacher, which every GPU holds whole.
+    """
+    parameters = count(model)
+    text = model.config.get_text_config()
+    width = 2 if train.precision == "bfloat16" else 4
+    samples = math.ceil(train.batch_size / gpus / train.accumulation)
+    rows = math.ceil(samples * tokens_per_sample / train.max_tokens_per_row)
+    row = min(train.max_tokens_per_row, samples * tokens_per_sample)
+    boundary = rows * row * text.hidden_size * width
+    layer = rows * layer_activations(model, row) * width // 2
+    layers = len(decoder_layers(model))
+    shards = {"master weights": 4, "gradients": 4, "AdamW": 8}
+    return {
+        **{name: size * parameters.total // gpus for name, size in shards.items()},
+        "gathered weights": width * (parameters.root + 2 * parameters.layer) if gpus > 1 else 0,
+        "activations": layers * boundary + layer if train.activation_checkpointing else layers * layer,
+        "attention mask": rows * row * row * (1 + width),
+        "logits": min(CHUNK_POSITIONS, rows * row) * text.vocab_size * KEPT_BYTES_PER_LOGIT,
+        "teacher": width * teacher,
+    }
+
+
+def step_flops(model: Any, train: TrainConfig, tokens_per_sample: int, image_tokens: int, teacher: bool = False) -> float:
+    """Floating-point operations of one optimizer step over the global batch (6 a parameter and token, and attention)."""
+    text = model.config.get_text_config()
+    parameters = count(model)
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    matrices = parameters.text_layers + text.vocab_size * text.hidden_size
+    attention = (
+        2 * 2 * train.max_tokens_per_row * text.num_attention_heads * head_dim * len(decoder_layers(model))
+    )  # scores and values of a full row
+    forward = tokens_per_sample * (2 * matrices + attention)
+    vision = 0.0
+    if (vision_config := getattr(model.config, "vision_config", None)) is not None:
+        patches = image_tokens * getattr(vision_config, "spatial_merge_size", 2) ** 2
+        width, depth = vision_config.hidden_size, getattr(vision_config, "depth", 0)
+        vision = patches * (2 * parameters.vision + 2 * 2 * patches * width * depth)
+    trained = 4 if train.activation_checkpointing else 3  # the backward pass costs two forwards, recomputing one more
+    frozen_vision = train.optimizer.vision_lr == 0
+    return train.batch_size * (
+        forward * (trained + (1 if teacher else 0)) + vision * ((1 if frozen_vision else 3) + (1 if teacher else 0))
+    )
+
+
+def plan(config: PipelineConfig, assumptions: Assumptions) -> Plan:
+    """The cost of every training stage of a configuration, on ``compute``'s workers, one GPU each."""
+    model = meta_model(config)
+    parameters = count(model)
+    workers = config.compute.num_workers
+    gpus = workers[1] if isinstance(workers, tuple) else workers
+    peak, _ = GPUS[assumptions.gpu]
+
+    def stage(name: str, train: TrainConfig, parent: str, teacher: str = "") -> Stage:
+        tokens = assumptions.tokens_per_sample or train.max_tokens_per_row
+        flops = step_flops(model, train, tokens, assumptions.image_tokens_per_sample, bool(teacher))
+        trained = parameters.total - (parameters.vision if train.optimizer.vision_lr == 0 else 0)
+        return Stage(
+            name=name,
+            parent=parent,
+            teacher=teacher,
+            steps=train.steps,
+            batch_size=train.batch_size,
+            tokens_per_step=train.batch_size * tokens,
+            gpu_hours=train.steps * flops / (peak * assumptions.mfu) / 3600,
+            memory=memory(model, train, gpus, tokens, parameters.total if teacher else 0),
+            checkpoint=4 * parameters.total + 8 * trained,
+            model=4 * parameters.total,
+        )
+
+    stages, parent = [], "source"
+    for one in config.pbm.stages:
+        stages.append(stage(f"pbm-b{one.block_size}", one.train, parent))
+        parent = stages[-1].name
+    for size in config.swd.block_sizes:
+        teacher = f"pbm-b{config.swd.teacher_block_size}"
+        stages.append(stage(f"swd-b{size}", config.swd.train, f"pbm-b{size}", teacher))
+    if config.source.train is not None:
+        stages.insert(0, stage("source", config.source.train, "nothing"))
+    return Plan(config.name, config.source.model, gpus, assumptions, parameters, tuple(stages), 12 * parameters.total // gpus)
+
+
+def text(plan: Plan) -> str:
+    """A plan for the terminal."""
+    given, numbers = plan.assumptions, plan.parameters
+    room = GPUS[given.gpu][1]
+    heavy = max(plan.stages, key=lambda stage: sum(stage.memory.values()))
+    need = sum(heavy.memory.values())
+    tokens = f"{given.tokens_per_sample:,} tokens a sample" if given.tokens_per_sample else "a full row a sample, an upper bound"
+    fits = "fits" if need <= room else "does NOT fit; more GPUs, accumulation or activation_checkpointing would help:"
+    lines = [
+        f"{plan.name}: {plan.model} on {plan.gpus} x {given.gpu}",
+        f"parameters: {_count(numbers.total)} = decoder layers {_count(numbers.text_layers)}, vision {_count(numbers.vision)}, "
+        f"embeddings {_count(numbers.embeddings)}; each GPU's shard of weights and AdamW is {_size(plan.shard)}",
+        f"assumed: {tokens}; {given.image_tokens_per_sample:,} tokens of it image; {given.mfu:.0%} of peak FLOP/s",
+        "",
+        f"memory a GPU at the peak, in {heavy.name}: {_size(need)}, {fits} {_size(room)}",
+        *(f"  {name:<18}{_size(size):>10}" for name, size in heavy.memory.items() if size),
+        "",
+        f"  {'stage':<9}{'from':<9}{'teacher':<9}{'steps':>8}{'tokens/step':>13}{'GPU-hours':>11}{'hours':>9}"
+        f"{'checkpoint':>12}{'model':>10}",
+    ]
+    for stage in plan.stages:
+        lines.append(
+            f"  {stage.name:<9}{stage.parent:<9}{stage.teacher or '-':<9}{stage.steps:>8,}{_count(stage.tokens_per_step):>13}"
+            f"{stage.gpu_hours:>11,.0f}{stage.gpu_hours / plan.gpus:>9,.1f}{_size(stage.checkpoint):>12}{_size(stage.model):>10}"
+        )
+    lines.append(f"  {'all':<48}{plan.gpu_hours:>11,.0f}{plan.gpu_hours / plan.gpus:>9,.1f}")
+    lines.append("every model is evaluated as soon as it exists, and a report closes the run")
+    return "\n".join(lines)
+
+
+def _count(number: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.2f}{unit}"
+    return f"{number:.0f}"
+
+
+def _size(number: float) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:.0f} B"

@@ -1,0 +1,95 @@
+"""The plan is right about what can be checked here: public parameter counts, real checkpoints' sizes, what autograd keeps."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bard_core import cli, plan
+from bard_core.config import read_pipeline
+from bard_core.models.qwen3_vl import architecture
+from bard_core.plan import Assumptions
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+PUBLIC = {"2b": 2_127_532_032, "4b": 4_437_815_808, "8b": 8_767_123_696}  # what the hub counts in the released weights
+
+
+@pytest.mark.parametrize("size", PUBLIC)
+def test_production_configurations_and_public_sizes(size):
+    found = plan.plan(read_pipeline(CONFIGS / f"bard_{size}.yaml"), Assumptions())
+    assert found.parameters.total == PUBLIC[size]
+    assert [stage.name for stage in found.stages] == [*(f"pbm-b{b}" for b in (4, 8, 16, 32)), *(f"swd-b{b}" for b in (8, 16, 32))]
+    assert found.stages[-1].teacher == "pbm-b4" and found.stages[1].parent == "pbm-b4"
+    assert all(sum(stage.memory.values()) < 80 * 2**30 for stage in found.stages)
+    assert found.stages[0].checkpoint == 12 * PUBLIC[size]
+
+
+def test_the_lab_is_planned_as_it_is_built(tmp_path):
+    """A real model, its AdamW state and a real checkpoint against the plan's numbers."""
+    from bard_core.data.lab_processor import build_lab_processor
+    from bard_core.models.lab import build_lab_model
+
+    config = read_pipeline(CONFIGS / "lab.yaml")
+    found = plan.plan(config, Assumptions())
+    model = build_lab_model(config.source.lab_model, build_lab_processor(), 96, seed=0)
+    real = sum(parameter.numel() for parameter in model.parameters())
+    assert found.parameters.total == pytest.approx(real, rel=0.01)
+    assert found.stages[0].name == "source" and found.stages[0].checkpoint == 12 * found.parameters.total
+
+
+def test_activations_are_what_autograd_keeps():
+    """The meta run against a real forward of one layer, whose eager attention also keeps its scores."""
+    config = architecture("Qwen/Qwen3-VL-2B-Instruct")
+    config.text_config.update({"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1, "vocab_size": 64})
+    config.vision_config.depth = 1
+    from transformers import Qwen3VLForConditionalGeneration
+
+    with torch.device("meta"):
+        meta = Qwen3VLForConditionalGeneration(config)
+    tokens = 256
+    planned = plan.layer_activations(meta, tokens)
+    layer = meta.model.language_model.layers[0].to_empty(device="cpu").bfloat16()
+    layer.self_attn.config._attn_implementation = "sdpa"
+    kept: dict[int, int] = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        alive.append(tensor)
+        return tensor
+
+    alive: list[torch.Tensor] = []
+    hidden = torch.randn(1, tokens, 128, dtype=torch.bfloat16, requires_grad=True)
+    angle = torch.randn(1, tokens, 128, dtype=torch.bfloat16)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer(hidden, position_embeddings=(angle, angle), attention_mask=None)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
+    real = sum(size for place, size in kept.items() if place not in weights)
+    assert planned == pytest.approx(real, rel=0.1)
+
+
+def test_more_gpus_fewer_bytes_and_more_work_more_hours():
+    config = read_pipeline(CONFIGS / "bard_2b.yaml")
+    model = plan.meta_model(config)
+    train = config.pbm.stages[0].train
+    eight, sixteen = plan.memory(model, train, 8, 4096), plan.memory(model, train, 16, 4096)
+    assert sixteen["AdamW"] * 2 == eight["AdamW"] and sum(sixteen.values()) < sum(eight.values())
+    plain = train.model_copy(update={"activation_checkpointing": False})
+    assert plan.memory(model, plain, 8, 4096)["activations"] > 5 * eight["activations"]
+    assert plan.step_flops(model, train, 4096, 1024) > plan.step_flops(model, plain, 4096, 1024)
+    assert plan.step_flops(model, train, 4096, 1024, teacher=True) > plan.step_flops(model, train, 4096, 1024)
+
+
+def test_the_command(capsys, tmp_path):
+    assert cli.main(["plan", str(CONFIGS / "lab.yaml"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "lab"
+    assert cli.main(["plan", str(CONFIGS / "lab.yaml")]) == 0
+    assert "pbm-b32" in (out := capsys.readouterr().out) and "memory a GPU at the peak" in out
+    broken = tmp_path / "broken.yaml"
+    broken.write_text((CONFIGS / "lab.yaml").read_text().replace("block_sizes: [32]", "block_sizes: [64]"))
+    assert cli.main(["plan", str(broken)]) == 2 and "block size [64]" in capsys.readouterr().err
+    assert cli.main(["plan", str(tmp_path / "none.yaml")]) == 2
+    help_ = subprocess.run([sys.executable, "-m", "bard_core.cli", "--help"], capture_output=True, text=True, check=True).stdout
+    assert "what a configuration will cost" in help_

@@ -1,0 +1,69 @@
+"""Resuming is exact: 8 steps are 4 steps, a kill and 4 more, bit for bit: weights, optimizer, losses, samples and noise."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from bard_core.training.stage import prepare_base, run_of
+
+from .conftest import stage_specs
+from .workers import losses, same, state_of, train
+
+
+def drop_last(run, steps):
+    shutil.rmtree(Path(run.uri) / f"step-{steps:06d}")
+
+
+@pytest.mark.parametrize("stage", ["source", "pbm", "swd"])
+@pytest.mark.parametrize("world", [1, 2])
+def test_four_and_four_are_eight(stage, world, tiny_dataset, source_model, bard_home):
+    spec = stage_specs(tiny_dataset, source_model, steps=8, checkpoint_every=4)[stage]
+    run, taken = train(spec, world)
+    whole, curve = state_of(run.checkpoint(8)), losses(run)
+    assert {name for name in whole if "exp_avg" in name} and any(torch.is_tensor(value) for value in whole.values())
+    drop_last(run, 8)
+    _, rest = train(spec, world)
+    assert rest == taken[4:]
+    assert same(whole, state_of(run.checkpoint(8))) and losses(run) == curve
+
+
+@pytest.mark.parametrize("worlds", [(1, 2), (2, 1), (2, 3)])
+def test_another_number_of_workers_sees_each_sample_once(worlds, tiny_dataset, source_model, bard_home):
+    spec = stage_specs(tiny_dataset, source_model, steps=6, checkpoint_every=3)["pbm"]
+    run, reference = train(spec, 1)
+    whole, curve = state_of(run.checkpoint(6)), losses(run)
+    shutil.rmtree(run.uri)
+    _, first = train(spec, worlds[0])
+    drop_last(run, 6)
+    _, second = train(spec, worlds[1])
+    for step, (alone, ranks) in enumerate(zip(reference, [*first[:3], *second], strict=True)):
+        assert sorted(s for rank in ranks for s in rank["samples"]) == sorted(alone[0]["samples"]), step
+    assert [loss for _, loss in losses(run)] == pytest.approx([loss for _, loss in curve], rel=1e-4)
+    for name, value in state_of(run.checkpoint(6)).items():
+        if name.startswith("model."):
+            torch.testing.assert_close(value, whole[name], rtol=1e-3, atol=1e-4)
+
+
+def test_what_a_model_draws_at_random_is_drawn_again(tiny_dataset, bard_home):
+    spec = stage_specs(tiny_dataset, None, steps=4, checkpoint_every=2)["source"]
+    base = prepare_base(spec, run_of(spec))
+    config = Path(base) / "config.json"
+    dropout = config.read_text().replace('"attention_dropout": 0.0', '"attention_dropout": 0.5')
+    assert dropout != config.read_text()
+    other = bard_home / "dropout"
+    shutil.copytree(base, other)
+    (other / "config.json").write_text(dropout)
+    (other / "manifest.json").unlink()
+    from bard_core import artifacts
+
+    artifacts.commit_directory(other, str(other), kind="model")
+    run, _ = train(spec, base=str(other))
+    whole, curve = state_of(run.checkpoint(4)), losses(run)
+    drop_last(run, 4)
+    train(spec, base=str(other))
+    assert same(whole, state_of(run.checkpoint(4)))
+    shutil.rmtree(run.uri)
+    train(spec)
+    assert losses(run) != curve  # or nothing was drawn at all

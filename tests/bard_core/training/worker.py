@@ -1,0 +1,46 @@
+"""One rank of a stage, in a process forked from one that has done the imports. ``workers.start`` runs this file by runpy and
+gives it the globals ``spec``, ``base``, ``run_uri``, ``settings``, ``rank``, ``world``, ``rendezvous`` and ``notes``.
+"""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from bard_core.config import CheckpointConfig
+from bard_core.training import loop
+from bard_core.training.checkpoint import Run
+from bard_core.training.interrupts import EXIT_STOPPED, Stopped
+from bard_core.training.stage import StageSpec, run_stage
+
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+torch.set_num_threads(1)
+spec = StageSpec.model_validate_json(spec)  # noqa: F821
+notes = Path(notes)  # noqa: F821
+collate = loop.collate
+
+
+def noted(samples, batch_spec):
+    """Write down which samples this rank takes, and what their noise is."""
+    batch = collate(samples, batch_spec)
+    noise = int((batch.input_ids_BL * torch.arange(batch.input_ids_BL.numel()).view_as(batch.input_ids_BL)).sum())
+    with notes.open("a") as file:
+        file.write(json.dumps({"samples": [[example.id, epoch] for example, epoch in samples], "noise": noise}) + "\n")
+    return batch
+
+
+loop.collate = noted
+if world > 1:  # noqa: F821
+    os.environ["LOCAL_RANK"] = str(rank)  # noqa: F821
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)  # noqa: F821
+code = 0
+try:
+    run_stage(spec, base, Run(run_uri, spec.origin, CheckpointConfig.model_validate_json(settings)))  # noqa: F821
+except Stopped:
+    code = EXIT_STOPPED
+if dist.is_initialized():
+    dist.destroy_process_group()
+os._exit(code)

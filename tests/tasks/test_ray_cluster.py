@@ -1,0 +1,24 @@
+"""What Flyte would tell KubeRay: the templates arrive, and the cluster ends with its job."""
+
+from flytekit.configuration import Image, ImageConfig, SerializationSettings
+
+from bard_core.config import ComputeConfig
+from tasks.pbm import pbm
+from tasks.ray_cluster import GRACE_S, SECRET
+
+
+def test_node_groups_arrive_with_their_templates():
+    image = Image(name="train", fqn="ghcr.io/example/bard", tag="1")
+    settings = SerializationSettings(image_config=ImageConfig(default_image=image, images=[image]))
+    sent = pbm.get_custom(settings)
+    assert sent["shutdownAfterJobFinishes"] is True and sent["ttlSecondsAfterFinished"] == 60
+    head = sent["rayCluster"]["headGroupSpec"]["k8sPod"]["podSpec"]
+    (worker,) = sent["rayCluster"]["workerGroupSpec"]
+    gpu = worker["k8sPod"]["podSpec"]
+    assert head["containers"][0]["name"] == "ray-head" and gpu["containers"][0]["name"] == "ray-worker"
+    assert gpu["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    assert gpu["tolerations"][0]["key"] == "nvidia.com/gpu" and "tolerations" not in head
+    for pod in (head, gpu):
+        assert pod["volumes"][0]["emptyDir"]["medium"] == "Memory"
+        assert pod["containers"][0]["envFrom"][0]["secretRef"] == {"name": SECRET, "optional": True}
+        assert pod["terminationGracePeriodSeconds"] == GRACE_S > ComputeConfig().stop_within_s
