@@ -19,9 +19,9 @@ from bard_core.config import PipelineConfig, TrainConfig
 from bard_core.data.lab_processor import build_lab_processor
 from bard_core.models.lab import build_lab_model
 from bard_core.models.qwen3_vl import architecture
-from bard_core.models.vlm import vision_tower
-from bard_core.training.objectives import CHUNK_POSITIONS
-from bard_core.training.parallel import OWN_UNIT_PARAMETERS, decoder_layers
+from bard_core.models.vlm import decoder_layers, vision_tower
+from bard_core.training.head import chunk_rows
+from bard_core.training.parallel import OWN_UNIT_PARAMETERS
 
 GPUS = {  # dense bf16 FLOP/s and bytes of memory, from the vendor's data sheets
     "a100": (312e12, 80 * 2**30),
@@ -206,7 +206,7 @@ def memory(model: Any, train: TrainConfig, gpus: int, tokens_per_sample: int, te
         "gathered weights": width * (parameters.root + 2 * parameters.layer) if gpus > 1 else 0,
         "activations": layers * boundary + layer if train.activation_checkpointing else layers * layer,
         "attention mask": rows * row * row * (1 + width),
-        "logits": min(CHUNK_POSITIONS, rows * row) * text.vocab_size * KEPT_BYTES_PER_LOGIT,
+        "logits": min(chunk_rows(text.vocab_size, torch.device("cuda")), rows * row) * text.vocab_size * KEPT_BYTES_PER_LOGIT,
         "teacher": width * teacher,
     }
 
