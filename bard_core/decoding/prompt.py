@@ -17,7 +17,7 @@ from bard_core.config import CleanAttention
 from bard_core.diffusion.layout import CLEAN, TokenTable, attention_mask
 
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
-_VISUAL = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+VISUAL = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 
 
 @dataclass(frozen=True)
@@ -94,15 +94,19 @@ def left_padded(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return batch
 
 
+def token_types(model: Any, ids: Tensor) -> Tensor:
+    """0 for text, 1 for image, 2 for video tokens: what the processor returns as ``mm_token_type_ids``."""
+    return (ids == model.config.image_token_id).int() + 2 * (ids == getattr(model.config, "video_token_id", -1)).int()
+
+
 def _positions(model: Any, ids: Tensor, real: Tensor, types: Tensor | None, images: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Positions ([B, L] or [3, B, L]) and the next position [B] of every row."""
     plain = (real.long().cumsum(1) - 1).clamp_min(0)
     following = real.sum(1)
-    grids = {name: images[name] for name in _VISUAL if name in images}
+    grids = {name: images[name] for name in VISUAL if name in images}
     if not grids or not hasattr(model.base_model, "get_rope_index"):
         return plain, following
-    if types is None:
-        types = (ids == model.config.image_token_id).int() + 2 * (ids == getattr(model.config, "video_token_id", -1)).int()
+    types = token_types(model, ids) if types is None else types
     seen = real | ~real.any(1, keepdim=True)  # an empty row has no positions to find; its padding stands in
     positions, deltas = model.base_model.get_rope_index(
         ids.cpu(),
