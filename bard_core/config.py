@@ -4,7 +4,7 @@ Each top-level section is one input of ``workflows/pipeline.py:bard_pipeline`` a
 a stage is cached by exactly the sections it reads. Units are in the names (``timeout_s``, ``max_pixels``).
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -232,6 +232,10 @@ class EvaluationConfig(StrictModel):
     batch_size: int = Field(32, ge=1, description="Prompts a batch when accuracy is measured")
     max_samples: int | None = Field(None, ge=1, description="Judge at most this many samples; None: all")
     speed_samples: int = Field(16, ge=1, description="Prompts decoded one by one, interleaved with the AR baseline")
+    sweep_thresholds: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(
+        (),
+        description="More confidence thresholds at which block-diffusion models are judged, for the speed-up at equal accuracy",
+    )
 
 
 class ComputeConfig(StrictModel):
