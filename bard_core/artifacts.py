@@ -104,7 +104,7 @@ class ModelRef(_Ref):
 
 
 class OperatingPoint(_Frozen):
-    """A model judged at one confidence threshold; None: the decoding has none."""
+    """A model judged at one confidence threshold; None: the decoding has none, as self-speculation."""
 
     confidence_threshold: float | None
     accuracy: float

@@ -218,7 +218,10 @@ class SWDConfig(StrictModel):
 class DecodingConfig(StrictModel):
     """How a checkpoint decodes when it is judged."""
 
-    strategy: Literal["dynamic", "static"] = "dynamic"
+    strategy: Literal["dynamic", "static", "self_speculative"] = Field(
+        "dynamic",
+        description="self_speculative: a model whose clean stream is causal drafts in blocks what its AR mode would say",
+    )
     confidence_threshold: float = Field(0.9, gt=0.0, le=1.0)
     denoising_steps: int | None = Field(None, ge=1, description="Steps a block; None: the block size")
     max_new_tokens: int = Field(256, ge=1)

@@ -119,7 +119,7 @@ def sweep_cells(row: dict[str, Any]) -> tuple[str, ...]:
     """A row of the sweep as the table prints it, in the order of :data:`SWEEP`."""
     return (
         row["model"],
-        f"{row['confidence_threshold']:g}",
+        _threshold(row["confidence_threshold"]),
         f"{100 * row['accuracy']:.1f} %",
         f"{row['tokens_per_forward']:.2f}",
         f"{row['tokens_per_s']:.0f}",
@@ -141,9 +141,14 @@ def verdict(results: Sequence[EvalResult]) -> str:
     return "Speed-up over autoregressive decoding, " + "; ".join(parts) + "."
 
 
+def _threshold(value: float | None) -> str:
+    return "self-speculative" if value is None else f"{value:g}"
+
+
 def _found(result: EvalResult, point: OperatingPoint) -> str:
-    threshold = "" if point.confidence_threshold is None else f" at threshold {point.confidence_threshold:g}"
-    return f"{point.speedup:.2f}x ({result.model.name}{threshold})"
+    how = f", threshold {_threshold(point.confidence_threshold)}" if point.confidence_threshold is not None else ""
+    how = ", self-speculative" if result.sweep and not how else how
+    return f"{point.speedup:.2f}x ({result.model.name}{how})"
 
 
 def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, title: str) -> ReportRef:

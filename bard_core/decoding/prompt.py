@@ -56,10 +56,17 @@ def read_prompt(model: Any, inputs: Mapping[str, Any]) -> Prompt:
             pixel_values, image_grid_thw and whatever else the model's body takes for images and video.
 
     Raises:
-        ValueError: input_ids are missing, not [B, L], or disagree with the attention mask's shape.
+        ValueError: input_ids are missing, not [B, L], disagree with the attention mask's shape, or have image or video tokens
+            whose pixels are missing.
     """
     batch = left_padded(inputs)
     ids, real = batch["input_ids"], batch["attention_mask"].bool()
+    for token, pixels in (("image_token_id", "pixel_values"), ("video_token_id", "pixel_values_videos")):
+        token_id = getattr(model.config, token, None)
+        if token_id is not None and pixels not in batch and bool((ids == token_id).any()):
+            raise ValueError(
+                f"input_ids have tokens {token_id} ({token}) but there is no {pixels!r}: pass all the processor returns"
+            )
     device = model.get_input_embeddings().weight.device
     lengths = real.sum(1)
     images = {k: _to(v, device) for k, v in batch.items() if k not in _PER_TOKEN and v is not None}

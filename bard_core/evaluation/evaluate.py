@@ -19,6 +19,8 @@ from bard_core.config import EvaluationConfig
 from bard_core.evaluation.compare import standard_error
 from bard_core.evaluation.speed import Speed, compare, take_turns
 from bard_core.evaluation.suites import Suite, prepare_suite
+from bard_core.evaluation.tradeoff import decodings
+from bard_core.models import bard_settings
 
 if TYPE_CHECKING:
     from bard_core.evaluation.lmms_plugin import Scores
@@ -100,19 +102,22 @@ def _run(
     with _quiet():
         loaded = plugin.load_for_decoding(str(folder))
         loaded_source = loaded if is_source else plugin.load_for_decoding(str(source_folder))
-    chosen, options = config.decoding.confidence_threshold, {"batch_size": config.batch_size, **config.decoding.model_dump()}
-    baseline = plugin.BardChat(str(source_folder), mode="ar", model=loaded_source, **options)
+    baseline = plugin.BardChat(
+        str(source_folder), mode="ar", model=loaded_source, batch_size=config.batch_size, **config.decoding.model_dump()
+    )
+    swept = {None: config.decoding} if is_source else decodings(config, bard_settings(loaded))
+    chosen = next(threshold for threshold, decoding in swept.items() if decoding == config.decoding)
     chats = (
         {chosen: baseline}
         if is_source
         else {
-            threshold: plugin.BardChat(str(folder), model=loaded, **options | {"confidence_threshold": threshold})
-            for threshold in sorted({chosen, *config.sweep_thresholds})
+            threshold: plugin.BardChat(str(folder), model=loaded, batch_size=config.batch_size, **decoding.model_dump())
+            for threshold, decoding in swept.items()
         }
     )
     with _quiet():
         scores = {t: plugin.score(chat, suite.task_folder, suite.task, config.max_samples) for t, chat in chats.items()}
-    blocks = {str(threshold): chat.decode for threshold, chat in chats.items() if not is_source}
+    blocks = {} if is_source else {str(threshold): chat.decode for threshold, chat in chats.items()}
     timings = take_turns(chats[chosen].some_prompts(config.speed_samples), {"ar": baseline.decode, **blocks})
     speeds = {threshold: compare(timings["ar" if is_source else str(threshold)], timings["ar"]) for threshold in chats}
     sweep = tuple(
@@ -124,7 +129,7 @@ def _run(
             speedup=speed.speedup,
         )
         for threshold, speed in speeds.items()
-        if config.sweep_thresholds and not is_source
+        if len(speeds) > 1
     )
     place = {"device": str(loaded.device), "dtype": str(loaded.dtype).removeprefix("torch.")}
     return scores[chosen], speeds[chosen], sweep, place

@@ -4,10 +4,28 @@ import math
 from collections.abc import Sequence
 
 from bard_core.artifacts import EvalResult, OperatingPoint
+from bard_core.config import DecodingConfig, EvaluationConfig
 from bard_core.evaluation.compare import source_of
+from bard_core.models import BardSettings
 
 ALPHA = 3.0  # how hard lost accuracy weighs
 TOLERANCE = 5.0  # points below a curve's own first accuracy, past which it is cut off
+
+
+def decodings(config: EvaluationConfig, settings: BardSettings) -> dict[float | None, DecodingConfig]:
+    """The decodings at which a block-diffusion model is judged, the configured one among them, by confidence threshold.
+
+    ``None`` is self-speculation, which has no threshold and is there for models with a token-causal clean stream.
+    """
+    if config.decoding.strategy == "self_speculative":
+        return {None: config.decoding}
+    thresholds = sorted({config.decoding.confidence_threshold, *config.sweep_thresholds})
+    swept: dict[float | None, DecodingConfig] = {
+        threshold: config.decoding.model_copy(update={"confidence_threshold": threshold}) for threshold in thresholds
+    }
+    if config.sweep_thresholds and settings.clean_attention == "causal":
+        swept[None] = config.decoding.model_copy(update={"strategy": "self_speculative"})
+    return swept
 
 
 def points(result: EvalResult) -> tuple[OperatingPoint, ...]:

@@ -120,7 +120,7 @@ def test_thresholds_are_shown_and_the_verdict_takes_the_best(
     swept = [*results[:2], results[2].model_copy(update={"sweep": sweep})]
     folder = artifacts.fetch(report.build(swept, dataset, str(tmp_path / "report"), "Bard"))
     body = json.loads((folder / "report.json").read_text())
-    assert "at equal accuracy: 2.75x (swd-b32 at threshold 0.95)" in body["verdict"]
+    assert "at equal accuracy: 2.75x (swd-b32, threshold 0.95)" in body["verdict"]
     assert [(row["confidence_threshold"], row["speedup"]) for row in body["sweep"]] == [(0.5, 3.5), (0.95, 2.75)]
     markdown, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()
     assert "## Over thresholds" in markdown and "<h2>Over thresholds</h2>" in page

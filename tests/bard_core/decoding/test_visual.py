@@ -96,3 +96,11 @@ def test_token_types_are_found_where_the_processor_gave_none(seeing: Any, prompt
     assert torch.equal(given.sequences, found.sequences)
     given, found = (generate_autoregressive(seeing, inputs, **options) for inputs in (prompts[0], batch))
     assert torch.equal(given.sequences, found.sequences)
+
+
+@pytest.mark.parametrize("missing", ["pixel_values", "pixel_values_videos"])
+def test_visual_tokens_without_pixels_are_an_error(missing: str, seeing: Any, prompts: Any, options: dict[str, Any]) -> None:
+    """They would be read as text in silence."""
+    batch = {name: value for name, value in prompts[0].items() if name != missing}
+    with pytest.raises(ValueError, match=missing):
+        generate(seeing, batch, block_size=4, **options)

@@ -1,11 +1,14 @@
 """Speed at a given accuracy, and the area under the curve: numbers that can be checked by hand."""
 
 import math
+from typing import Any
 
 import pytest
 
 from bard_core.artifacts import EvalResult, ModelRef, OperatingPoint
-from bard_core.evaluation.tradeoff import accuracy_under_parallelism, points, speedup_at_parity
+from bard_core.config import DecodingConfig, EvaluationConfig
+from bard_core.evaluation.tradeoff import accuracy_under_parallelism, decodings, points, speedup_at_parity
+from bard_core.models import BardSettings
 
 
 def point(threshold: float, accuracy: float, speedup: float, tpf: float = 1.0) -> OperatingPoint:
@@ -21,6 +24,25 @@ def result(name: str, accuracy: float, speedup: float, stage: str = "pbm", sweep
         num_samples=9, tokens_per_forward=speedup, tokens_per_s=10 * speedup, ar_tokens_per_s=10.0, speedup=speedup, seconds=1.0,
         sweep=sweep,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "clean_attention", "expected"),
+    [
+        ({}, "causal", [0.9]),
+        ({"sweep_thresholds": (0.95, 0.5, 0.9)}, "block", [0.5, 0.9, 0.95]),
+        ({"sweep_thresholds": (0.5,)}, "causal", [0.5, 0.9, None]),
+        ({"decoding": DecodingConfig(strategy="self_speculative"), "sweep_thresholds": (0.5,)}, "causal", [None]),
+    ],
+)
+def test_the_configured_decoding_is_among_those_judged(config: Any, clean_attention: Any, expected: list[float | None]) -> None:
+    config = EvaluationConfig(**config)
+    found = decodings(config, BardSettings(4, 7, clean_attention))
+    assert list(found) == expected
+    assert config.decoding in found.values()
+    for threshold, decoding in found.items():
+        assert decoding.strategy == ("self_speculative" if threshold is None else "dynamic")
+        assert threshold in (None, decoding.confidence_threshold)
 
 
 SOURCE = result("source", 0.90, 1.0, "source")
