@@ -103,8 +103,21 @@ class ModelRef(_Ref):
         return "source" if self.stage == "source" else f"{self.stage}-b{self.block_size}"
 
 
+class OperatingPoint(_Frozen):
+    """A model judged at one confidence threshold; None: the decoding has none, as self-speculation."""
+
+    confidence_threshold: float | None
+    accuracy: float
+    tokens_per_forward: float
+    tokens_per_s: float
+    speedup: float
+
+
 class EvalResult(_Ref):
-    """A model's judgement by one suite. Speeds are tokens a second at batch 1; ``speedup`` is over the source's AR decoding."""
+    """A model's judgement by one suite. Speeds are tokens a second at batch 1; ``speedup`` is over the source's AR decoding.
+
+    ``sweep`` has the same model at several thresholds, this one's among them; empty where none were asked for.
+    """
 
     model: ModelRef
     suite: str
@@ -117,6 +130,7 @@ class EvalResult(_Ref):
     ar_tokens_per_s: float
     speedup: float
     seconds: float
+    sweep: tuple[OperatingPoint, ...] = ()
 
 
 class ReportRef(_Ref):

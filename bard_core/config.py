@@ -7,7 +7,7 @@ a stage is cached by exactly the sections it reads. Units are in the names (``ti
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -243,7 +243,10 @@ class SWDConfig(StrictModel):
 class DecodingConfig(StrictModel):
     """How a checkpoint decodes when it is judged."""
 
-    strategy: Literal["dynamic", "static"] = "dynamic"
+    strategy: Literal["dynamic", "static", "self_speculative"] = Field(
+        "dynamic",
+        description="self_speculative: a model whose clean stream is causal drafts in blocks what its AR mode would say",
+    )
     confidence_threshold: float = Field(0.9, gt=0.0, le=1.0)
     denoising_steps: int | None = Field(None, ge=1, description="Steps a block; None: the block size")
     max_new_tokens: int = Field(256, ge=1)
@@ -257,6 +260,10 @@ class EvaluationConfig(StrictModel):
     batch_size: int = Field(32, ge=1, description="Prompts a batch when accuracy is measured")
     max_samples: int | None = Field(None, ge=1, description="Judge at most this many samples; None: all")
     speed_samples: int = Field(16, ge=1, description="Prompts decoded one by one, interleaved with the AR baseline")
+    sweep_thresholds: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(
+        (),
+        description="More confidence thresholds at which block-diffusion models are judged, for the speed-up at equal accuracy",
+    )
 
 
 class CheckpointConfig(StrictModel):

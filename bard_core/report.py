@@ -17,15 +17,21 @@ from typing import Any
 from PIL import Image
 
 from bard_core import artifacts, storage
-from bard_core.artifacts import DatasetRef, EvalResult, ReportRef
-from bard_core.evaluation.compare import frontier, load_samples, paired, source_of, speedup_at_parity
+from bard_core.artifacts import DatasetRef, EvalResult, OperatingPoint, ReportRef
+from bard_core.evaluation.compare import frontier, load_samples, paired, source_of
+from bard_core.evaluation.tradeoff import accuracy_under_parallelism, points, speedup_at_parity
 
 COLUMNS = ("model", "block", "accuracy", "TPF", "tok/s", "speed-up vs AR")
+SWEEP = ("model", "threshold", "accuracy", "TPF", "tok/s", "speed-up vs AR", "AUP")
 AGAINST = ("model", "difference, points", "better : worse", "p", "smallest detectable, points")
 TRAINING = ("model", "steps", "waited for checkpoints", "from start to first step, s")
 NOTE = (
     "TPF: real tokens a forward of the language body after prefill, over the whole suite. tok/s: greedy, batch 1, real tokens a "
     "second of decoding after prefill. Speed-up: tok/s over the source's autoregressive decoding, both in turn in one run."
+)
+SWEEP_NOTE = (
+    "The same models at other confidence thresholds; the verdict above takes the best of them. AUP: area under accuracy (%) over "
+    "TPF, less the weight of lost accuracy (Qian et al. 2025); autoregression scores its accuracy."
 )
 SAMPLES = 4
 
@@ -100,13 +106,50 @@ def console_table(table: Sequence[dict[str, Any]]) -> str:
     return "\n".join("  ".join(line) for line in aligned)
 
 
+def sweep_rows(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
+    """One row a model and threshold of those that were swept, unrounded; AUP is the model's."""
+    best = max(point.accuracy for result in results for point in points(result))
+    return [
+        {"model": result.model.name, **point.model_dump(), "aup": accuracy_under_parallelism(result.sweep, best)}
+        for result in results
+        for point in result.sweep
+    ]
+
+
+def sweep_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row of the sweep as the table prints it, in the order of :data:`SWEEP`."""
+    return (
+        row["model"],
+        _threshold(row["confidence_threshold"]),
+        f"{100 * row['accuracy']:.1f} %",
+        f"{row['tokens_per_forward']:.2f}",
+        f"{row['tokens_per_s']:.0f}",
+        f"{row['speedup']:.2f}x",
+        f"{row['aup']:.0f}",
+    )
+
+
 def verdict(results: Sequence[EvalResult]) -> str:
-    """One sentence: the best speed-up at the source's accuracy and at 2.5 points below it."""
+    """One sentence: the best speed-up, over models and thresholds, at the source's accuracy, and 0.5 and 2.5 points below."""
     parts = []
-    for margin, words in ((0.0, "at equal accuracy"), (0.025, "within 2.5 points of it")):
+    for margin, words in (
+        (0.0, "at equal accuracy"),
+        (0.005, "within 0.5 points of it"),
+        (0.025, "within 2.5 points of it"),
+    ):
         best = speedup_at_parity(results, margin)
-        parts.append(f"{words}: {best.speedup:.2f}x ({best.model.name})" if best else f"{words}: none")
+        parts.append(f"{words}: {_found(*best)}" if best else f"{words}: none")
     return "Speed-up over autoregressive decoding, " + "; ".join(parts) + "."
+
+
+def _threshold(value: float | None) -> str:
+    return "self-speculative" if value is None else f"{value:g}"
+
+
+def _found(result: EvalResult, point: OperatingPoint) -> str:
+    how = f", threshold {_threshold(point.confidence_threshold)}" if point.confidence_threshold is not None else ""
+    how = ", self-speculative" if result.sweep and not how else how
+    return f"{point.speedup:.2f}x ({result.model.name}{how})"
 
 
 def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, title: str) -> ReportRef:
@@ -118,12 +161,14 @@ def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, t
     """
     table = rows(results)
     against = against_source(results)
+    sweep = sweep_rows(results)
     curves = {result.model.name: _curve(result) for result in results}
     samples, images = _samples(results, dataset)
     body = {
         "title": title,
         "rows": table,
         "verdict": verdict(results),
+        "sweep": sweep,
         "against_source": against,
         "curves": curves,
         "samples": samples,
@@ -134,7 +179,7 @@ def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, t
         out = Path(scratch) / "report"
         out.mkdir()
         (out / "report.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
-        (out / "frontier.png").write_bytes(frontier_png(table))
+        (out / "frontier.png").write_bytes(frontier_png(table, sweep))
         (out / "curves.png").write_bytes(curves_png(curves))
         (out / "report.md").write_text(markdown(body), encoding="utf-8")
         (out / "report.html").write_text(page(body, out, images), encoding="utf-8")
@@ -199,13 +244,15 @@ def _png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
-def frontier_png(table: Sequence[dict[str, Any]]) -> bytes:
-    """Accuracy over speed-up, a point a model, with the standard error; a line joins the frontier."""
+def frontier_png(table: Sequence[dict[str, Any]], sweep: Sequence[dict[str, Any]]) -> bytes:
+    """Accuracy over speed-up, a point a model, with the standard error; lines join the frontier and a model's thresholds."""
     figure, axes = _figure(7, 4)
     best = sorted((row["speedup"], 100 * row["accuracy"]) for row in table if row["on_frontier"])
     axes.plot([x for x, _ in best], [y for _, y in best], color="tab:gray", linewidth=1, zorder=0)
     for row in table:
         colour = {"source": "black", "pbm": "tab:blue", "swd": "tab:red"}[row["stage"]]
+        curve = [(point["speedup"], 100 * point["accuracy"]) for point in sweep if point["model"] == row["model"]]
+        axes.plot([x for x, _ in curve], [y for _, y in curve], color=colour, marker=".", linewidth=0.8, alpha=0.5)
         axes.errorbar(row["speedup"], 100 * row["accuracy"], yerr=100 * row["accuracy_stderr"], fmt="o", color=colour, capsize=3)
         axes.annotate(row["model"], (row["speedup"], 100 * row["accuracy"]), textcoords="offset points", xytext=(7, 5))
     axes.margins(x=0.2, y=0.12)
@@ -242,6 +289,9 @@ def markdown(body: dict[str, Any]) -> str:
     """report.md from report.json's content."""
     lines = [f"# {body['title']}", "", body["verdict"], "", *_markdown_table(COLUMNS, [cells(row) for row in body["rows"]])]
     lines += ["", NOTE, "", "![accuracy and speed](frontier.png)", "", "![loss curves](curves.png)", ""]
+    if body["sweep"]:
+        table = _markdown_table(SWEEP, [sweep_cells(row) for row in body["sweep"]])
+        lines += ["## Over thresholds", "", SWEEP_NOTE, "", *table, ""]
     lines += ["## Training", "", *_markdown_table(TRAINING, training_cells(body["curves"])), ""]
     lines += ["## Against the source, sample by sample", ""]
     lines += [*_markdown_table(AGAINST, [against_cells(row) for row in body["against_source"]]), "", "## Samples", ""]
@@ -281,12 +331,15 @@ def page(body: dict[str, Any], folder: Path, images: Sequence[Sequence[bytes]]) 
     title = html.escape(body["title"])
     pictures = [(name, _inline((folder / f"{name}.png").read_bytes())) for name in ("frontier", "curves")]
     plots = "".join(f'<img class="plot" alt="{name}" src="{data}">' for name, data in pictures)
+    sweep = _html_table(SWEEP, [sweep_cells(row) for row in body["sweep"]])
+    thresholds = f"<h2>Over thresholds</h2><p class='note'>{html.escape(SWEEP_NOTE)}</p>{sweep}" if body["sweep"] else ""
     samples = "".join(_sample_html(sample, pictures) for sample, pictures in zip(body["samples"], images, strict=True))
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{STYLE}</style>"
         f"<h1>{title}</h1><p>{html.escape(body['verdict'])}</p>"
         f"{_html_table(COLUMNS, [cells(row) for row in body['rows']])}<p class='note'>{html.escape(NOTE)}</p>{plots}"
-        f"<h2>Training</h2>{_html_table(TRAINING, training_cells(body['curves']))}<h2>Against the source, sample by sample</h2>"
+        f"{thresholds}<h2>Training</h2>{_html_table(TRAINING, training_cells(body['curves']))}"
+        "<h2>Against the source, sample by sample</h2>"
         f"{_html_table(AGAINST, [against_cells(row) for row in body['against_source']])}<h2>Samples</h2>{samples}</html>\n"
     )
 

@@ -19,6 +19,7 @@ def describe() -> dict[str, Any]:
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     return {
         "cores": os.cpu_count(),
+        "threads_used": torch.get_num_threads(),
         "cpu": _cpu_model(),
         "memory_gib": round(memory / 2**30, 1),
         "gpu": None if gpu is None else f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB",
@@ -34,10 +35,14 @@ def _cpu_model() -> str:
 
 
 def write(name: str, body: dict[str, Any]) -> Path:
-    """``results/<name>-<machine>.json``, the machine being its GPU or its number of cores."""
+    """``results/<name>-<machine>.json``, the machine being its GPU or its number of cores.
+
+    ``body`` is merged into what is there: a part that was not run again keeps its numbers.
+    """
     machine = describe()
     kind = machine["gpu"].split(",")[0].lower().replace(" ", "-") if machine["gpu"] else f"cpu{machine['cores']}"
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}-{kind}.json"
-    path.write_text(json.dumps({"machine": machine, **body}, indent=2) + "\n", encoding="utf-8")
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps({**before, "machine": machine, **body}, indent=2) + "\n", encoding="utf-8")
     return path

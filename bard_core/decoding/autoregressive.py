@@ -1,29 +1,35 @@
 """The baseline: greedy autoregressive decoding by Hugging Face ``generate`` with its own key-value cache, honestly counted."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bard_core.decoding.ending import Ending
 from bard_core.decoding.output import GenerationOutput, GenerationStats, RowStats
-from bard_core.decoding.prompt import left_padded
-from bard_core.decoding.settings import end_tokens, padding_token
+from bard_core.decoding.prompt import VISUAL, left_padded, token_types
+from bard_core.decoding.settings import padding_token, read_ending
 
 
-class _FirstToken:
-    """A stopping criterion that never stops; it notes when the first token came."""
+class _Watch:
+    """A stopping criterion that notes when the first token came, and stops a row at its stop string."""
 
-    def __init__(self) -> None:
-        self.at: float | None = None
+    def __init__(self, prompt_length: int, ending: Ending) -> None:
+        self.prompt_length = prompt_length
+        self.ending = ending
+        self.first_at: float | None = None
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        if self.at is None:
+        if self.first_at is None:
             if input_ids.is_cuda:
                 torch.cuda.synchronize(input_ids.device)
-            self.at = time.perf_counter()
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+            self.first_at = time.perf_counter()
+        if not self.ending.stop_strings:
+            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        rows = input_ids[:, self.prompt_length :].tolist()
+        return torch.tensor([self.ending.cut([], row)[1] for row in rows], device=input_ids.device)
 
 
 @torch.inference_mode()
@@ -34,6 +40,8 @@ def generate_autoregressive(
     max_new_tokens: int = 256,
     eos_token_id: int | list[int] | None = None,
     mask_token_id: int | None = None,
+    stop_strings: Sequence[str] = (),
+    tokenizer: Any = None,
 ) -> GenerationOutput:
     """Greedy decoding, one token a forward.
 
@@ -43,22 +51,21 @@ def generate_autoregressive(
         inputs: as for ``generate``; every row needs at least one token.
         eos_token_id: default: the generation config's.
         mask_token_id: given, this token is never emitted.
+        stop_strings, tokenizer: as for ``generate``.
 
     Raises:
-        ValueError: max_new_tokens < 1, or a row of the prompt is empty.
+        ValueError: max_new_tokens < 1, stop strings without a tokenizer, or an empty row in the prompt.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be >= 1")
+    ending = read_ending(model, max_new_tokens, eos_token_id, stop_strings, tokenizer)
     batch = left_padded(inputs)
     if not bool(batch["attention_mask"].any(1).all()):
         raise ValueError("autoregressive decoding starts from the prompt's last token, but a row of input_ids is empty")
     device = model.get_input_embeddings().weight.device
     batch = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-    if hasattr(model.base_model, "get_rope_index") and "mm_token_type_ids" not in batch and "image_grid_thw" in batch:
-        batch["mm_token_type_ids"] = (batch["input_ids"] == model.config.image_token_id).int()
-    eos = end_tokens(model, eos_token_id)
-    pad = padding_token(model, eos)
-    first = _FirstToken()
+    if hasattr(model.base_model, "get_rope_index") and "mm_token_type_ids" not in batch and any(name in batch for name in VISUAL):
+        batch["mm_token_type_ids"] = token_types(model, batch["input_ids"])
+    eos = ending.eos_token_ids
+    watch = _Watch(batch["input_ids"].shape[1], ending)
     started = time.perf_counter()
     ids = model.generate(
         **batch,
@@ -67,19 +74,20 @@ def generate_autoregressive(
         num_beams=1,
         use_cache=True,
         eos_token_id=list(eos) or None,
-        pad_token_id=pad,
+        pad_token_id=padding_token(model, eos),
         suppress_tokens=None if mask_token_id is None else [mask_token_id],
-        stopping_criteria=[first],
+        stopping_criteria=[watch],
     )
-    response = ids[:, batch["input_ids"].shape[1] :].tolist()
+    response = ids[:, batch["input_ids"].shape[1] :]
+    rows = response.tolist()
     ended = time.perf_counter()
-    lengths = [next((i + 1 for i, token in enumerate(row) if token in eos), len(row)) for row in response]
-    first_s = (first.at or ended) - started
+    lengths = [len(ending.cut([], row)[0]) for row in rows]
+    first_s = (watch.first_at or ended) - started
     stats = GenerationStats(
         rows=tuple(RowStats(real_tokens=length, forwards=length) for length in lengths),
-        batch_forwards=len(response[0]),
+        batch_forwards=response.shape[1],
         prefill_s=first_s,
         decode_s=ended - started - first_s,
         time_to_first_token_s=first_s,
     )
-    return GenerationOutput(ids[:, batch["input_ids"].shape[1] :], stats)
+    return GenerationOutput(response, stats)

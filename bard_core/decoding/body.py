@@ -86,14 +86,14 @@ class Body:
         self.model = model
         self.cache = cache
         self.forwards = 0
-        self._config = model.get_decoder().config
-        self._base = model.base_model
+        self._decoder = model.get_decoder()
+        self._config = self._decoder.config
         self._head = model.get_output_embeddings()
 
     def prefill(self, input_ids_BL: Tensor, position_ids: Tensor, mask_B1LL: Tensor, images: dict[str, Any]) -> Tensor:
         """Write the prompt into the cache; hidden states [B, L, D]. No logits, and not counted as a forward."""
         with self._literal_masks():
-            out = self._base(
+            out = self.model.base_model(
                 input_ids=input_ids_BL, position_ids=position_ids, attention_mask=mask_B1LL, past_key_values=self.cache, **images
             )
         return out.last_hidden_state  # type: ignore[no-any-return]
@@ -101,11 +101,11 @@ class Body:
     def __call__(
         self, tokens_BQ: Tensor, positions_BQ: Tensor, mask_B1QK: Tensor | None = None, clean_queries: int = 0
     ) -> Tensor:
-        """Append tokens to the cache; hidden states [B, Q, D]."""
+        """Append tokens to the cache; hidden states [B, Q, D]. A response has no images: the text decoder alone is called."""
         self.forwards += 1
         extra = {"clean_queries": clean_queries} if clean_queries else {}
         with self._literal_masks():
-            out = self._base(
+            out = self._decoder(
                 input_ids=tokens_BQ, position_ids=positions_BQ, attention_mask=mask_B1QK, past_key_values=self.cache, **extra
             )
         return out.last_hidden_state  # type: ignore[no-any-return]

@@ -24,6 +24,7 @@ from bard_core.decoding.output import (
     GenerationStats,
     RowStats,
     StepEvent,
+    pad_sequences,
 )
 from bard_core.decoding.policies import make_policy, revise
 from bard_core.decoding.prompt import Prompt, read_prompt
@@ -66,7 +67,7 @@ class _Decode:
     def __init__(self, model: Any, prompt: Prompt, settings: Settings) -> None:
         self.settings = settings
         self.prompt = prompt
-        self.blocks = -(-settings.max_new_tokens // settings.block_size)
+        self.blocks = -(-settings.ending.max_new_tokens // settings.block_size)
         self.width = prompt.input_ids_BL.shape[1]
         self.body = Body(model, new_cache(model, self.width + self.blocks * settings.block_size))
         self.device = prompt.input_ids_BL.device
@@ -75,7 +76,7 @@ class _Decode:
             settings.confidence_threshold, settings.entropy_bound, settings.factor,
         )  # fmt: skip
         self.generator = torch.Generator(self.device).manual_seed(settings.seed) if settings.temperature > 0 else None
-        self.eos = torch.tensor(settings.eos_token_ids, device=self.device)
+        self.eos = torch.tensor(settings.ending.eos_token_ids, device=self.device)
         count = len(prompt.lengths)
         self.rows = list(range(count))
         self.pads = prompt.pads
@@ -200,7 +201,7 @@ class _Decode:
         """Rows [B] whose block needs another step."""
         if self.settings.schedule == "paper":
             return masked_Bn.any(1)
-        wanted = min(self.settings.block_size, self.settings.max_new_tokens - block * self.settings.block_size)
+        wanted = min(self.settings.block_size, self.settings.ending.max_new_tokens - block * self.settings.block_size)
         needed = masked_Bn[:, :wanted]
         if len(self.eos):
             end = (tokens_Bn[:, :wanted, None] == self.eos).any(-1)
@@ -208,19 +209,16 @@ class _Decode:
         return needed.any(1)
 
     def _finish_block(self, block: int, tokens: list[list[int]], steps: list[int]) -> BlockEvent:
-        """Cut at the end token and at max_new_tokens; note which rows are done. A row is charged its own steps and commits."""
-        settings = self.settings
+        """Cut the rows where they end; note which are done. A row is charged its own steps and commits."""
         new, finished = [], []
         for row, ids, taken in zip(self.rows, tokens, steps, strict=True):
-            ids = ids[: settings.max_new_tokens - len(self.responses[row])]
-            end = next((i for i, token in enumerate(ids) if token in settings.eos_token_ids), None)
-            ids = ids if end is None else ids[: end + 1]
+            ids, ended = self.settings.ending.cut(self.responses[row], ids)
             self.responses[row] += ids
             self.steps[row].append(taken)
             new.append(tuple(ids))
-            if end is not None or len(self.responses[row]) == settings.max_new_tokens:
+            if ended:
                 finished.append(row)
-                commits = len(self.steps[row]) if settings.schedule == "paper" else 0
+                commits = len(self.steps[row]) if self.settings.schedule == "paper" else 0
                 self.stats[row] = RowStats(len(self.responses[row]), sum(self.steps[row]) + commits, tuple(self.steps[row]))
         event = BlockEvent(block, tuple(self.rows), tuple(new), tuple(finished))
         self.rows = [row for row in self.rows if self.stats[row] is None]
@@ -251,12 +249,6 @@ class _Decode:
             tuple(row for row in self.stats if row is not None), self.body.forwards, prefill_s, decode_s, first_s
         )
         return GenerationOutput(pad_sequences(self.responses, self.settings.pad_token_id, self.device), stats)
-
-
-def pad_sequences(responses: list[list[int]], pad_token_id: int, device: torch.device) -> Tensor:
-    """[B, N] of the longest row, the others padded at the right."""
-    longest = max(len(row) for row in responses)
-    return torch.tensor([row + [pad_token_id] * (longest - len(row)) for row in responses], device=device)
 
 
 def _wait(device: torch.device) -> None:

@@ -6,6 +6,7 @@ after the prefill, commits, drafts and verifications included, while the row was
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -97,3 +98,9 @@ class DoneEvent:
 
 
 Event = StepEvent | BlockEvent | DoneEvent
+
+
+def pad_sequences(responses: list[list[int]], pad_token_id: int, device: torch.device) -> Tensor:
+    """[B, N] of the longest row, the others padded at the right."""
+    longest = max(len(row) for row in responses)
+    return torch.tensor([row + [pad_token_id] * (longest - len(row)) for row in responses], device=device)

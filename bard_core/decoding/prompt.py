@@ -17,7 +17,7 @@ from bard_core.config import CleanAttention
 from bard_core.diffusion.layout import CLEAN, TokenTable, attention_mask
 
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
-_VISUAL = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+VISUAL = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,17 @@ def read_prompt(model: Any, inputs: Mapping[str, Any]) -> Prompt:
             pixel_values, image_grid_thw and whatever else the model's body takes for images and video.
 
     Raises:
-        ValueError: input_ids are missing, not [B, L], or disagree with the attention mask's shape.
+        ValueError: input_ids are missing, not [B, L], disagree with the attention mask's shape, or have image or video tokens
+            whose pixels are missing.
     """
     batch = left_padded(inputs)
     ids, real = batch["input_ids"], batch["attention_mask"].bool()
+    for token, pixels in (("image_token_id", "pixel_values"), ("video_token_id", "pixel_values_videos")):
+        token_id = getattr(model.config, token, None)
+        if token_id is not None and pixels not in batch and bool((ids == token_id).any()):
+            raise ValueError(
+                f"input_ids have tokens {token_id} ({token}) but there is no {pixels!r}: pass all the processor returns"
+            )
     device = model.get_input_embeddings().weight.device
     lengths = real.sum(1)
     images = {k: _to(v, device) for k, v in batch.items() if k not in _PER_TOKEN and v is not None}
@@ -94,15 +101,19 @@ def left_padded(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return batch
 
 
+def token_types(model: Any, ids: Tensor) -> Tensor:
+    """0 for text, 1 for image, 2 for video tokens: what the processor returns as ``mm_token_type_ids``."""
+    return (ids == model.config.image_token_id).int() + 2 * (ids == getattr(model.config, "video_token_id", -1)).int()
+
+
 def _positions(model: Any, ids: Tensor, real: Tensor, types: Tensor | None, images: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Positions ([B, L] or [3, B, L]) and the next position [B] of every row."""
     plain = (real.long().cumsum(1) - 1).clamp_min(0)
     following = real.sum(1)
-    grids = {name: images[name] for name in _VISUAL if name in images}
+    grids = {name: images[name] for name in VISUAL if name in images}
     if not grids or not hasattr(model.base_model, "get_rope_index"):
         return plain, following
-    if types is None:
-        types = (ids == model.config.image_token_id).int() + 2 * (ids == getattr(model.config, "video_token_id", -1)).int()
+    types = token_types(model, ids) if types is None else types
     seen = real | ~real.any(1, keepdim=True)  # an empty row has no positions to find; its padding stands in
     positions, deltas = model.base_model.get_rope_index(
         ids.cpu(),

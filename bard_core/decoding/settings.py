@@ -1,9 +1,11 @@
 """The settings of a decode, checked before the model is touched."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from bard_core.config import CleanAttention
+from bard_core.decoding.ending import Ending
 from bard_core.models import bard_settings
 
 Strategy = Literal["dynamic", "static", "entropy", "factor", "self_speculative"]
@@ -30,6 +32,8 @@ class Options(TypedDict, total=False):
     mask_token_id: int | None
     eos_token_id: int | list[int] | None
     pad_token_id: int | None
+    stop_strings: Sequence[str]
+    tokenizer: Any
     schedule: Schedule
     clean_attention: CleanAttention | None
 
@@ -46,10 +50,10 @@ class Settings:
         entropy_bound: nats, for entropy.
         factor: for factor; larger accepts more.
         revision_threshold: a filled token of the open block whose probability falls below is opened again, once; None: never.
-        max_new_tokens: cap on the response.
+        ending: end tokens (default: the generation config's), the cap ``max_new_tokens``, and ``stop_strings``, which need a
+            ``tokenizer`` and are looked for when a block is final.
         temperature: 0 is greedy. top_k, top_p: filters when sampling. seed: of the sampling noise.
         mask_token_id: default: what the model's config records.
-        eos_token_ids: end tokens; default: the generation config's.
         pad_token_id: fills rows after their end; default: the generation config's, else the first end token, else 0.
         schedule: "paper" commits every block in a forward of its own and always fills it; "fused" lets the clean pass ride
             with the next block's first step and stops a block once everything up to its end token is filled.
@@ -63,13 +67,12 @@ class Settings:
     entropy_bound: float
     factor: float
     revision_threshold: float | None
-    max_new_tokens: int
+    ending: Ending
     temperature: float
     top_k: int | None
     top_p: float | None
     seed: int
     mask_token_id: int
-    eos_token_ids: tuple[int, ...]
     pad_token_id: int
     schedule: Schedule
     clean_attention: CleanAttention
@@ -93,6 +96,8 @@ def resolve(
     mask_token_id: int | None = None,
     eos_token_id: int | list[int] | None = None,
     pad_token_id: int | None = None,
+    stop_strings: Sequence[str] = (),
+    tokenizer: Any = None,
     schedule: Schedule = "fused",
     clean_attention: CleanAttention | None = None,
 ) -> Settings:
@@ -112,7 +117,6 @@ def resolve(
     _require(entropy_bound >= 0.0, "entropy_bound", entropy_bound, ">= 0 nats")
     _require(factor > 0.0, "factor", factor, "> 0")
     _require(revision_threshold is None or 0.0 < revision_threshold <= 1.0, "revision_threshold", revision_threshold, "in (0, 1]")
-    _require(max_new_tokens >= 1, "max_new_tokens", max_new_tokens, ">= 1")
     _require(temperature >= 0.0, "temperature", temperature, ">= 0")
     _require(top_k is None or top_k >= 1, "top_k", top_k, ">= 1 or None")
     _require(top_p is None or 0.0 < top_p <= 1.0, "top_p", top_p, "in (0, 1] or None")
@@ -130,11 +134,34 @@ def resolve(
             temperature == 0.0, "temperature", temperature, "0 for strategy self_speculative, which reproduces greedy decoding"
         )
         _require(revision_threshold is None, "revision_threshold", revision_threshold, "None for strategy self_speculative")
-    eos = end_tokens(model, eos_token_id)
+    ending = read_ending(model, max_new_tokens, eos_token_id, stop_strings, tokenizer)
     return Settings(
-        size, steps, strategy, confidence_threshold, entropy_bound, factor, revision_threshold, max_new_tokens, temperature,
-        top_k, top_p, seed, mask, eos, padding_token(model, eos, pad_token_id), schedule, attention,
+        size, steps, strategy, confidence_threshold, entropy_bound, factor, revision_threshold, ending, temperature,
+        top_k, top_p, seed, mask, padding_token(model, ending.eos_token_ids, pad_token_id), schedule, attention,
     )  # fmt: skip
+
+
+def read_ending(
+    model: Any, max_new_tokens: int, eos_token_id: int | list[int] | None, stop_strings: Sequence[str], tokenizer: Any
+) -> Ending:
+    """How responses end.
+
+    Raises:
+        ValueError: max_new_tokens < 1, or the stop strings are not strings with text in them, or lack a tokenizer.
+    """
+    _require(max_new_tokens >= 1, "max_new_tokens", max_new_tokens, ">= 1")
+    named = not isinstance(stop_strings, str) and all(isinstance(stop, str) and stop for stop in stop_strings)
+    _require(named, "stop_strings", stop_strings, "a sequence of strings, none of them empty")
+    if not stop_strings:
+        return Ending(end_tokens(model, eos_token_id), max_new_tokens)
+    if tokenizer is None:
+        raise ValueError("stop_strings are looked for in text: pass the tokenizer (or processor) that decodes it")
+    text_tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+
+    def detokenize(tokens: list[int]) -> str:
+        return str(text_tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    return Ending(end_tokens(model, eos_token_id), max_new_tokens, tuple(stop_strings), detokenize)
 
 
 def end_tokens(model: Any, eos_token_id: int | list[int] | None) -> tuple[int, ...]:

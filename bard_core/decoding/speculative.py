@@ -18,7 +18,16 @@ from torch import Tensor
 
 from bard_core.decoding.body import Body
 from bard_core.decoding.cache import BlockCache, new_cache
-from bard_core.decoding.output import BlockEvent, DoneEvent, Event, GenerationOutput, GenerationStats, RowStats, StepEvent
+from bard_core.decoding.output import (
+    BlockEvent,
+    DoneEvent,
+    Event,
+    GenerationOutput,
+    GenerationStats,
+    RowStats,
+    StepEvent,
+    pad_sequences,
+)
 from bard_core.decoding.prompt import Prompt
 from bard_core.decoding.settings import Settings
 
@@ -33,7 +42,7 @@ def speculate(model: Any, prompt: Prompt, settings: Settings) -> Iterator[Event]
     if min(prompt.lengths) == 0:
         raise ValueError("self-speculative decoding starts from the prompt's last token, but a row of input_ids is empty")
     started = time.perf_counter()
-    capacity = prompt.input_ids_BL.shape[1] + settings.max_new_tokens + 2 * settings.block_size
+    capacity = prompt.input_ids_BL.shape[1] + settings.ending.max_new_tokens + 2 * settings.block_size
     prefill = Body(model, new_cache(model, capacity))
     mask = prompt.mask(settings.block_size, "causal")
     hidden = prefill.prefill(prompt.input_ids_BL, prompt.position_ids, mask, prompt.images)
@@ -50,9 +59,7 @@ def speculate(model: Any, prompt: Prompt, settings: Settings) -> Iterator[Event]
         rows.append(RowStats(len(response), 1 + body.forwards))
         forwards += body.forwards
     stats = GenerationStats(tuple(rows), 1 + forwards, prefilled - started, time.perf_counter() - prefilled, first)
-    longest = max(len(response) for response in responses)
-    padded = [response + [settings.pad_token_id] * (longest - len(response)) for response in responses]
-    yield DoneEvent(GenerationOutput(torch.tensor(padded, device=prompt.input_ids_BL.device), stats))
+    yield DoneEvent(GenerationOutput(pad_sequences(responses, settings.pad_token_id, prompt.input_ids_BL.device), stats))
 
 
 def _decode_row(body: Body, row: int, position: int, known: int, settings: Settings, response: list[int]) -> Iterator[Event]:
@@ -80,21 +87,13 @@ def _decode_row(body: Body, row: int, position: int, known: int, settings: Setti
             agreed += 1
         body.cache.crop(-(n + n - agreed))
         known = causal[agreed - 1]
-        new, done = _cut(drafted[:agreed], len(response), settings)
+        new, done = settings.ending.cut(response, drafted[:agreed])
         response += new
         yield BlockEvent(block, (row,), (tuple(new),), (row,) if done else ())
         if done:
             return
         draft = predicted[:, n:].clone() if agreed == n else None
         block += 1
-
-
-def _cut(tokens: list[int], so_far: int, settings: Settings) -> tuple[list[int], bool]:
-    """The tokens up to the end token or the cap, and whether the row is done."""
-    tokens = tokens[: settings.max_new_tokens - so_far]
-    end = next((i for i, token in enumerate(tokens) if token in settings.eos_token_ids), None)
-    tokens = tokens if end is None else tokens[: end + 1]
-    return tokens, end is not None or so_far + len(tokens) == settings.max_new_tokens
 
 
 def _verify_mask(cache: BlockCache, n: int, device: torch.device) -> Tensor:

@@ -123,10 +123,3 @@ def source_of(results: Sequence[EvalResult]) -> EvalResult:
     if len(sources) != 1:
         raise ComparisonError(f"a comparison needs exactly one source model among the results, got {len(sources)}")
     return sources[0]
-
-
-def speedup_at_parity(results: Sequence[EvalResult], margin: float = 0.0) -> EvalResult | None:
-    """The fastest block-diffusion model whose accuracy is at least the source's minus ``margin`` (a share), if any."""
-    floor = source_of(results).accuracy - margin - 1e-12
-    fit = [result for result in results if result.model.stage != "source" and result.accuracy >= floor]
-    return max(fit, key=lambda result: result.speedup, default=None)

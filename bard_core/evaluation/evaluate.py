@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bard_core import artifacts, storage
-from bard_core.artifacts import DatasetRef, EvalResult, ModelRef
+from bard_core.artifacts import DatasetRef, EvalResult, ModelRef, OperatingPoint
 from bard_core.config import EvaluationConfig
 from bard_core.evaluation.compare import standard_error
-from bard_core.evaluation.speed import Speed, measure
+from bard_core.evaluation.speed import Speed, compare, take_turns
 from bard_core.evaluation.suites import Suite, prepare_suite
+from bard_core.evaluation.tradeoff import decodings
+from bard_core.models import bard_settings
 
 if TYPE_CHECKING:
     from bard_core.evaluation.lmms_plugin import Scores
@@ -30,7 +32,8 @@ def evaluate(model: ModelRef, source: ModelRef, dataset: DatasetRef, config: Eva
     """Judge ``model`` and commit ``results.json`` and ``samples.jsonl`` to ``output_uri``.
 
     The source is decoded autoregressively, every other model in blocks. ``source`` is the baseline of speed, decoded in turn
-    with the model in the same run. Accuracy and tokens per forward come from the whole suite, speed from a part of it.
+    with the model in the same run. Accuracy and tokens per forward come from the whole suite, speed from a part of it, and so
+    for each of ``config.sweep_thresholds``.
 
     Raises:
         SuiteError, ArtifactError, RuntimeError: see ``prepare_suite``, ``artifacts.fetch``, ``lmms_plugin.score``.
@@ -41,11 +44,11 @@ def evaluate(model: ModelRef, source: ModelRef, dataset: DatasetRef, config: Eva
     workshop.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="evaluate-", dir=workshop) as scratch:
         suite = prepare_suite(config.suite, data, dataset.key, Path(scratch))
-        scores, speed, place = _run(folder, source_folder, model.stage == "source", suite, config)
+        scores, speed, sweep, place = _run(folder, source_folder, model.stage == "source", suite, config)
         records = scores.records
         accuracy = scores.metrics[suite.metric]
         stderr = standard_error([record[suite.metric] for record in records])
-        tpf = sum(record["real_tokens"] for record in records) / sum(record["forwards"] for record in records)
+        tpf = _tokens_per_forward(scores)
         body = {
             "model": model.name,
             "model_sha256": model.key,
@@ -64,6 +67,7 @@ def evaluate(model: ModelRef, source: ModelRef, dataset: DatasetRef, config: Eva
             "num_samples": len(records),
             "tokens_per_forward": tpf,
             "speed": asdict(speed),
+            "sweep": [point.model_dump() for point in sweep],
         }
         out = Path(scratch) / "out"
         out.mkdir()
@@ -86,24 +90,53 @@ def evaluate(model: ModelRef, source: ModelRef, dataset: DatasetRef, config: Eva
         ar_tokens_per_s=speed.ar_tokens_per_s,
         speedup=speed.speedup,
         seconds=time.perf_counter() - started,
+        sweep=sweep,
     )
 
 
 def _run(
     folder: Path, source_folder: Path, is_source: bool, suite: Suite, config: EvaluationConfig
-) -> tuple["Scores", Speed, dict[str, str]]:
+) -> tuple["Scores", Speed, tuple[OperatingPoint, ...], dict[str, str]]:
     """Score through lmms-eval, then time some of its prompts one by one; the last item says on what it ran."""
     plugin = _plugin()
-    options: Any = {"batch_size": config.batch_size, **config.decoding.model_dump()}
     with _quiet():
         loaded = plugin.load_for_decoding(str(folder))
         loaded_source = loaded if is_source else plugin.load_for_decoding(str(source_folder))
-    chat = plugin.BardChat(str(folder), mode="ar" if is_source else "block", model=loaded, **options)
+    baseline = plugin.BardChat(
+        str(source_folder), mode="ar", model=loaded_source, batch_size=config.batch_size, **config.decoding.model_dump()
+    )
+    swept = {None: config.decoding} if is_source else decodings(config, bard_settings(loaded))
+    chosen = next(threshold for threshold, decoding in swept.items() if decoding == config.decoding)
+    chats = (
+        {chosen: baseline}
+        if is_source
+        else {
+            threshold: plugin.BardChat(str(folder), model=loaded, batch_size=config.batch_size, **decoding.model_dump())
+            for threshold, decoding in swept.items()
+        }
+    )
     with _quiet():
-        scores = plugin.score(chat, suite.task_folder, suite.task, config.max_samples)
-    baseline = chat if is_source else plugin.BardChat(str(source_folder), mode="ar", model=loaded_source, **options)
-    speed = measure(chat.some_prompts(config.speed_samples), baseline.decode, None if is_source else chat.decode)
-    return scores, speed, {"device": str(chat.model.device), "dtype": str(chat.model.dtype).removeprefix("torch.")}
+        scores = {t: plugin.score(chat, suite.task_folder, suite.task, config.max_samples) for t, chat in chats.items()}
+    blocks = {} if is_source else {str(threshold): chat.decode for threshold, chat in chats.items()}
+    timings = take_turns(chats[chosen].some_prompts(config.speed_samples), {"ar": baseline.decode, **blocks})
+    speeds = {threshold: compare(timings["ar" if is_source else str(threshold)], timings["ar"]) for threshold in chats}
+    sweep = tuple(
+        OperatingPoint(
+            confidence_threshold=threshold,
+            accuracy=scores[threshold].metrics[suite.metric],
+            tokens_per_forward=_tokens_per_forward(scores[threshold]),
+            tokens_per_s=speed.tokens_per_s,
+            speedup=speed.speedup,
+        )
+        for threshold, speed in speeds.items()
+        if len(speeds) > 1
+    )
+    place = {"device": str(loaded.device), "dtype": str(loaded.dtype).removeprefix("torch.")}
+    return scores[chosen], speeds[chosen], sweep, place
+
+
+def _tokens_per_forward(scores: "Scores") -> float:
+    return sum(record["real_tokens"] for record in scores.records) / sum(record["forwards"] for record in scores.records)
 
 
 @cache

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bard_core import artifacts, report
-from bard_core.artifacts import DatasetRef, EvalResult, ModelRef
+from bard_core.artifacts import DatasetRef, EvalResult, ModelRef, OperatingPoint
 from bard_core.evaluation.compare import ComparisonError
 
 SAMPLES = 8
@@ -92,7 +92,9 @@ def test_all_views_agree(results: list[EvalResult], dataset: DatasetRef, tmp_pat
         for name in ("accuracy", "accuracy_stderr", "tokens_per_forward", "tokens_per_s", "speedup", "num_samples"):
             assert row[name] == getattr(result, name)
     assert [row["on_frontier"] for row in body["rows"]] == [False, True, True]
-    assert body["verdict"].endswith("at equal accuracy: 2.25x (pbm-b4); within 2.5 points of it: 2.25x (pbm-b4).")
+    assert body["verdict"].endswith(
+        "at equal accuracy: 2.25x (pbm-b4); within 0.5 points of it: 2.25x (pbm-b4); within 2.5 points of it: 2.25x (pbm-b4)."
+    )
     assert [(row["model"], row["wins"], row["losses"]) for row in body["against_source"]] == [("pbm-b4", 0, 0), ("swd-b32", 0, 3)]
     assert [record["loss"] for record in body["curves"]["pbm-b4"]] == [3.0, 1.5, 1.0, 0.75, 0.6]
     assert body["curves"]["source"] == []
@@ -103,6 +105,28 @@ def test_all_views_agree(results: list[EvalResult], dataset: DatasetRef, tmp_pat
         assert "".join(f"<td>{cell}</td>" for cell in report.cells(row)) in page
     table = [line for line in markdown.splitlines() if line.startswith("|")]
     assert len(table) == 2 + 3 + 2 + 2
+
+
+def test_thresholds_are_shown_and_the_verdict_takes_the_best(
+    results: list[EvalResult], dataset: DatasetRef, tmp_path: Path
+) -> None:
+    """7 of 8 right is the source's accuracy; the student reaches it at a stricter threshold, faster than pbm-b4."""
+    sweep = tuple(
+        OperatingPoint(
+            confidence_threshold=threshold, accuracy=right / SAMPLES, tokens_per_forward=tpf, tokens_per_s=7.0, speedup=speedup
+        )
+        for threshold, right, tpf, speedup in ((0.5, 4, 8.0, 3.5), (0.95, 7, 6.0, 2.75))
+    )
+    swept = [*results[:2], results[2].model_copy(update={"sweep": sweep})]
+    folder = artifacts.fetch(report.build(swept, dataset, str(tmp_path / "report"), "Bard"))
+    body = json.loads((folder / "report.json").read_text())
+    assert "at equal accuracy: 2.75x (swd-b32, threshold 0.95)" in body["verdict"]
+    assert [(row["confidence_threshold"], row["speedup"]) for row in body["sweep"]] == [(0.5, 3.5), (0.95, 2.75)]
+    markdown, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()
+    assert "## Over thresholds" in markdown and "<h2>Over thresholds</h2>" in page
+    for row in body["sweep"]:
+        assert "| " + " | ".join(report.sweep_cells(row)) + " |" in markdown
+        assert "".join(f"<td>{cell}</td>" for cell in report.sweep_cells(row)) in page
 
 
 def test_the_page_holds_samples_and_pictures_and_runs_nothing(

@@ -40,36 +40,126 @@ def test_batched_is_one_by_one(options: dict[str, Any], model: Any, mixed: Any) 
 
 
 @torch.inference_mode()
-def without_cache(model: Any, ids_1L: torch.Tensor, n: int, blocks: int, threshold: float, clean_attention: Any) -> list[int]:
+def without_cache(model: Any, ids_1L: torch.Tensor, n: int, blocks: int, options: dict[str, Any], clean: Any) -> list[int]:
     """Decode by full forwards under the one mask rule, nothing remembered."""
-    policy = make_policy("dynamic", n, n, threshold, 0.0, 1.0)
-    clean, prompt = ids_1L, ids_1L.shape[1]
+    policy = make_policy(
+        options["strategy"], n, options.get("denoising_steps", n), options.get("confidence_threshold", 0.9),
+        options.get("entropy_bound", 0.5), options.get("factor", 1.0),
+    )  # fmt: skip
+    below = options.get("revision_threshold")
+    known, prompt = ids_1L, ids_1L.shape[1]
     for _ in range(blocks):
         noisy, step = torch.full((1, n), MASK), 0
-        length = clean.shape[1]
+        revisable = torch.ones(1, n, dtype=torch.bool)
+        length = known.shape[1]
         position = torch.arange(length + n)
         prefix = -(-prompt // n)
         block = torch.where(position < prompt, position // n, prefix + (position - prompt) // n)
         table = TokenTable(torch.zeros_like(position), position, block, torch.where(position < length, CLEAN, NOISY))
-        mask = attention_mask(table, table, clean_attention)[None, None]
+        mask = attention_mask(table, table, clean)[None, None]
         while (noisy == MASK).any():
-            logits = model(input_ids=torch.cat([clean, noisy], 1), attention_mask=mask, position_ids=position[None]).logits
-            proposal = propose(logits[:, -n:].float(), MASK)
-            noisy = torch.where(policy(proposal, noisy == MASK, step), proposal.tokens, noisy)
+            logits = model(input_ids=torch.cat([known, noisy], 1), attention_mask=mask, position_ids=position[None]).logits
+            proposal = propose(logits[:, -n:].float(), MASK, held=noisy, with_entropy=True)
+            held = noisy
+            if below is not None:
+                assert proposal.current is not None
+                weak = (noisy != MASK) & revisable & (proposal.current < below)
+                revisable, held = revisable & ~weak, noisy.masked_fill(weak, MASK)
+            noisy = torch.where(policy(proposal, held == MASK, step), proposal.tokens, held)
             step += 1
-        clean = torch.cat([clean, noisy], 1)
-    return clean[0, prompt:].tolist()
+        known = torch.cat([known, noisy], 1)
+    return known[0, prompt:].tolist()
+
+
+EVERY_POLICY: list[dict[str, Any]] = [
+    {"strategy": "static", "denoising_steps": 3},
+    {"strategy": "dynamic", "confidence_threshold": 0.3},
+    {"strategy": "dynamic", "confidence_threshold": 0.3, "revision_threshold": 0.25},
+    {"strategy": "entropy", "entropy_bound": 2.0},
+    {"strategy": "factor", "factor": 2.0},
+]
 
 
 @pytest.mark.parametrize("clean_attention", ["block", "causal"])
-@pytest.mark.parametrize("schedule", ["paper", "fused"])
-def test_cache_is_full_forward(clean_attention: str, schedule: str, model: Any, prompts: Any) -> None:
+@pytest.mark.parametrize("options", EVERY_POLICY, ids=str)
+def test_cache_is_full_forward(options: dict[str, Any], clean_attention: str, model: Any, prompts: Any) -> None:
     ids = prompts["text"]["input_ids"]
-    out = generate(
-        model, {"input_ids": ids}, block_size=6, confidence_threshold=0.3, max_new_tokens=18,
-        mask_token_id=MASK, schedule=schedule, clean_attention=clean_attention,
-    )  # fmt: skip
-    assert out.sequences[0].tolist() == without_cache(model, ids, 6, 3, 0.3, clean_attention)
+    settings = {"block_size": 6, "max_new_tokens": 18, "mask_token_id": MASK, "eos_token_id": []}
+    expected = without_cache(model, ids, 6, 3, options, clean_attention)
+    forwards = {}
+    for schedule in ("paper", "fused"):
+        out = generate(model, {"input_ids": ids}, schedule=schedule, clean_attention=clean_attention, **settings, **options)
+        assert out.sequences[0].tolist() == expected
+        forwards[schedule] = out.stats.forwards
+    assert forwards["paper"] == forwards["fused"] + 3  # one commit a block
+
+
+def test_revision_takes_tokens_back(model: Any, prompts: Any) -> None:
+    """Or the case above would prove nothing of it."""
+    options: dict[str, Any] = {"block_size": 6, "max_new_tokens": 18, "mask_token_id": MASK, "eos_token_id": []}
+    events = stream(model, prompts["text"], **options, **EVERY_POLICY[2])
+    assert any(event.revised is not None and event.revised.any() for event in events if isinstance(event, StepEvent))
+
+
+@pytest.mark.parametrize("options", EVERY_POLICY, ids=str)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_mask_token_is_never_emitted(options: dict[str, Any], temperature: float, model: Any, prompts: Any) -> None:
+    """Not even by a model that wants it everywhere."""
+
+    def wants_mask(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return output + 30 * torch.nn.functional.one_hot(torch.tensor(MASK), output.shape[-1])
+
+    hook = model.lm_head.register_forward_hook(wants_mask)
+    try:
+        out = generate(
+            model, prompts["image"], block_size=4, max_new_tokens=10, mask_token_id=MASK, temperature=temperature, **options
+        )
+    finally:
+        hook.remove()
+    assert (out.sequences != MASK).all()
+
+
+def test_wildly_unequal_prompts(model: Any, prompts: Any) -> None:
+    """One token beside two hundred; rows end at different blocks, and padding that the rest shares is given up."""
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(0, 480, (1, length), generator=generator) for length in (200, 1, 37)]
+    ids = torch.cat([torch.nn.functional.pad(row, (200 - row.shape[1], 0)) for row in rows])
+    batch = {"input_ids": ids, "attention_mask": torch.tensor([[0] * (200 - r.shape[1]) + [1] * r.shape[1] for r in rows])}
+    options: dict[str, Any] = {"block_size": 4, "max_new_tokens": 40, "mask_token_id": MASK, "confidence_threshold": 0.3}
+    free = [generate(model, {"input_ids": row}, eos_token_id=[], **options).sequences[0].tolist() for row in rows]
+    ends = [free[0][2], free[1][17]]
+    together = generate(model, batch, eos_token_id=ends, **options)
+    for index, row in enumerate(free):
+        length = next((i + 1 for i, token in enumerate(row) if token in ends), 40)
+        assert together.stats.rows[index].real_tokens == length
+        assert together.sequences[index, :length].tolist() == row[:length]
+    assert together.stats.rows[0].real_tokens <= 3
+
+
+@pytest.mark.parametrize("options", EVERY_POLICY, ids=str)
+def test_one_wait_a_step(options: dict[str, Any], model: Any, prompts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only value the host needs of a step is whether there is another one; of a block, its tokens and step counts."""
+    waits: list[str] = []
+
+    def counted(name: str) -> Any:
+        original = getattr(torch.Tensor, name)
+
+        def wrapper(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            waits.append(name)
+            return original(self, *args, **kwargs)
+
+        return wrapper
+
+    settings: dict[str, Any] = {"block_size": 8, "max_new_tokens": 24, "mask_token_id": MASK, "eos_token_id": [EOS]}
+    steps = stream(model, prompts["text"], **settings, **options)
+    next(steps)  # the prefill, and the first step without its question
+    for name in ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "cpu", "numpy", "nonzero"):
+        monkeypatch.setattr(torch.Tensor, name, counted(name))
+    rest = list(steps)
+    monkeypatch.undo()
+    assert isinstance(rest[-1], DoneEvent)
+    stats = rest[-1].output.stats
+    assert len(waits) == stats.batch_forwards + 2 * len(stats.steps_per_block[0])
 
 
 def test_end_token_ends_a_row(model: Any, prompts: Any) -> None:

@@ -12,7 +12,6 @@ from bard_core.evaluation.compare import (
     paired,
     sign_test,
     source_of,
-    speedup_at_parity,
     standard_error,
 )
 
@@ -80,12 +79,7 @@ def test_frontier_keeps_what_no_other_beats() -> None:
     assert [r.uri for r in frontier(RESULTS)] == ["slow-and-good", "equal", "close", "fast"]
 
 
-def test_speedup_at_parity_and_within_a_margin() -> None:
-    assert [best.uri if (best := speedup_at_parity(RESULTS, margin)) else None for margin in (0.0, 0.025, 0.5)] == [
-        "equal",
-        "close",
-        "fast",
-    ]
-    assert speedup_at_parity([RESULTS[0], RESULTS[5]]) is None
+def test_there_is_one_source() -> None:
+    assert source_of(RESULTS) is RESULTS[0]
     with pytest.raises(ComparisonError, match="exactly one source"):
         source_of(RESULTS[1:])

@@ -1,4 +1,4 @@
-"""Speed: the two decoders take turns, warm-up is not counted, and the ratios are those of the clocks."""
+"""Speed: the decoders take turns, warm-up is not counted, and the ratios are those of the clocks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bard_core.decoding import GenerationOutput, GenerationStats, RowStats
-from bard_core.evaluation.speed import measure
+from bard_core.evaluation.speed import compare, take_turns
 
 
 def decoder(name: str, calls: list[str], seconds: list[float], tokens: int = 10, prefill_s: float = 1.0) -> Callable[[Any], Any]:
@@ -24,22 +24,49 @@ def decoder(name: str, calls: list[str], seconds: list[float], tokens: int = 10,
 
 def test_decoders_take_turns_and_the_warm_up_does_not_count() -> None:
     calls: list[str] = []
-    speed = measure(["p", "q"], decoder("ar", calls, [99, 4, 6]), decoder("block", calls, [99, 1, 3]))
+    timings = take_turns(
+        ["p", "q"], {"ar": decoder("ar", calls, [99, 4, 6]), "block": decoder("block", calls, [99, 1, 3], prefill_s=0.5)}
+    )
     assert calls == ["ar p", "block p", "ar p", "block p", "ar q", "block q"]
+    speed = compare(timings["block"], timings["ar"])
     assert (speed.ar_tokens_per_s, speed.tokens_per_s, speed.prompts) == (2.0, 5.0, 2)
     assert speed.speedup == 2.5
     assert speed.speedup_median == pytest.approx(3.0)  # of 4 and 2
-    assert speed.end_to_end_speedup == pytest.approx((20 / 6) / (20 / 12))
+    assert speed.end_to_end_speedup == pytest.approx((20 / 5) / (20 / 12))
+    assert (speed.time_to_first_token_s, speed.ar_time_to_first_token_s) == (0.5, 1.0)
+    summary = timings["block"].summary()
+    assert (summary["tokens_per_forward"], summary["ms_per_forward"], summary["prefill_s"]) == (2.0, 400.0, 0.5)
 
 
-def test_the_source_is_its_own_baseline_and_decodes_once() -> None:
+def test_repeats_go_over_all_prompts_again() -> None:
     calls: list[str] = []
-    speed = measure(["p"], decoder("ar", calls, [99, 5]), None)
-    assert calls == ["ar p", "ar p"]
+    timings = take_turns(["p", "q"], {"ar": decoder("ar", calls, [9, 1, 1, 1, 1])}, repeats=2)
+    assert calls == ["ar p", "ar p", "ar q", "ar p", "ar q"]
+    assert len(timings["ar"].runs) == 4
+
+
+def test_the_baseline_against_itself_is_one() -> None:
+    timing = take_turns(["p"], {"ar": decoder("ar", [], [99, 5])})["ar"]
+    speed = compare(timing, timing)
     assert (speed.speedup, speed.speedup_median, speed.end_to_end_speedup) == (1.0, 1.0, 1.0)
     assert speed.tokens_per_s == speed.ar_tokens_per_s == 2.0
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the allocator's peak is reported")
+def test_the_peak_of_memory_is_that_of_the_decoder_that_made_it() -> None:
+    small, large = decoder("small", [], [1, 1]), decoder("large", [], [1, 1])
+
+    def hungry(prompt: str) -> GenerationOutput:
+        torch.ones(64 * 2**20 // 4)
+        return large(prompt)
+
+    timings = take_turns(["p"], {"small": small, "hungry": hungry, "also small": decoder("", [], [1, 1])})
+    if timings["small"].peak_bytes is None:
+        pytest.skip("this system does not tell a process's peak of memory")
+    for name in ("small", "also small"):
+        assert (timings["hungry"].peak_bytes or 0) - (timings[name].peak_bytes or 0) > 48 * 2**20
+
+
 def test_no_prompts_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one prompt"):
-        measure([], decoder("ar", [], []), None)
+        take_turns([], {"ar": decoder("ar", [], [])})

@@ -1,0 +1,173 @@
+"""Decoding three ways, in turn, in one run: Hugging Face ``generate``, the released decoder's style, and our engine.
+
+    make bench-decode                         # both parts
+    python benchmarks/decode.py --part forced # random weights of a true shape: the engine free of a model's quality
+    python benchmarks/decode.py --part lab    # the lab models of $BARD_HOME: accuracy against speed over policies and thresholds
+
+Greedy, same prompts and features for all, real tokens only, prefill apart. In the forced part every step accepts the same number
+of tokens (policy ``static``) and no answer ends early. On a GPU the shape is that of Qwen3-VL-4B's text model in bfloat16, on a
+CPU one of 100 M parameters in float32. Results go to ``benchmarks/results/decode-<machine>.json``.
+"""
+
+import argparse
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from _lab import sweep_lab
+from _machine import write
+from _released import released
+
+from bard_core.decoding import generate, generate_autoregressive
+from bard_core.decoding.settings import Options
+from bard_core.evaluation.speed import Decode, Timing, take_turns
+
+MASK, PAD = 5, 0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A text model, "100m" in the proportions of "4b"; the vision tower is a stub, since its features are part of the prompt."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement: ``steps`` denoising steps a block, so block_size / steps tokens accepted at each."""
+
+    prefix: int
+    batch: int
+    block_size: int
+    steps: tuple[int, ...]
+    new_tokens: int
+
+
+SHAPES = {
+    "100m": Shape(hidden=640, layers=14, heads=16, kv_heads=4, head_dim=64, intermediate=2432, vocabulary=16384),
+    "4b": Shape(hidden=2560, layers=36, heads=32, kv_heads=8, head_dim=128, intermediate=9728, vocabulary=151936),
+}
+CASES = {
+    "100m": [Case(1024, 1, 8, (3,), 32), Case(1024, 1, 32, (12,), 32), Case(1024, 8, 8, (3,), 16), Case(4096, 1, 8, (3,), 32)],
+    "4b": [
+        *(Case(prefix, 1, 32, (12, 8, 4), 256) for prefix in (1024, 4096, 16384)),
+        *(Case(prefix, 8, 32, (12, 4), 256) for prefix in (1024, 4096)),
+    ],
+}
+
+
+def build(shape: Shape) -> Any:
+    """A stock Qwen3-VL with random weights, on the GPU in bfloat16 where there is one."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    half = shape.head_dim // 2
+    section = [half - 2 * (half // 4), half // 4, half // 4]
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": shape.vocabulary,
+            "hidden_size": shape.hidden,
+            "intermediate_size": shape.intermediate,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.kv_heads,
+            "head_dim": shape.head_dim,
+            "max_position_embeddings": 32768,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": section, "mrope_interleaved": True},
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "depth": 1, "hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": shape.hidden,
+            "deepstack_visual_indexes": [],
+        },
+        tie_word_embeddings=True,
+        image_token_id=1, video_token_id=2, vision_start_token_id=3, vision_end_token_id=4,
+    )  # fmt: skip
+    gpu = torch.cuda.is_available()
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16 if gpu else torch.float32)
+    try:
+        with torch.device("cuda" if gpu else "cpu"):
+            return Qwen3VLForConditionalGeneration(config).eval()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def measure(model: Any, case: Case, repeats: int) -> dict[str, Any]:
+    """All decoders in turn on random prompts of one length."""
+    generator = torch.Generator().manual_seed(case.prefix)
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    prompts = [{"input_ids": torch.randint(8, rows, (case.batch, case.prefix), generator=generator)}]
+    decoders: dict[str, Decode] = {
+        "ar": partial(generate_autoregressive, model, max_new_tokens=case.new_tokens, eos_token_id=[], mask_token_id=MASK)
+    }
+    for steps in case.steps:
+        options: Options = {
+            "block_size": case.block_size, "denoising_steps": steps, "strategy": "static", "max_new_tokens": case.new_tokens,
+            "mask_token_id": MASK, "pad_token_id": PAD, "eos_token_id": [],
+        }  # fmt: skip
+        decoders[f"released, {steps} steps"] = partial(released, model, options=options)
+        decoders[f"engine, {steps} steps"] = partial(generate, model, **options)
+        assert _same_ids(decoders, steps, prompts[0]), "the engine and the released style disagree"
+    timings = take_turns(prompts, decoders, repeats)
+    return {
+        **asdict(case),
+        "accepted_per_step": {str(steps): case.block_size / steps for steps in case.steps},
+        "decoders": {name: timing.summary() for name, timing in timings.items()},
+        "engine_over_released": {str(s): _ratio(timings, f"engine, {s} steps", f"released, {s} steps") for s in case.steps},
+        "engine_over_ar": {str(s): _ratio(timings, f"engine, {s} steps", "ar") for s in case.steps},
+    }
+
+
+def _same_ids(decoders: dict[str, Decode], steps: int, prompt: Any) -> bool:
+    """Whether both give the same tokens; in bfloat16 a tie may break either way, so only float32 is held to it."""
+    if torch.cuda.is_available():
+        return True
+    short = {"input_ids": prompt["input_ids"][:1, :64]}
+    return torch.equal(*(decoders[f"{name}, {steps} steps"](short).sequences for name in ("engine", "released")))
+
+
+def _ratio(timings: dict[str, Timing], one: str, other: str) -> float:
+    return timings[one].tokens_per_s / timings[other].tokens_per_s
+
+
+def forced(repeats: int) -> None:
+    """The forced-acceptance part: every case of the shape that fits this machine, each written as soon as it is measured."""
+    name = "4b" if torch.cuda.is_available() else "100m"
+    model = build(SHAPES[name])
+    cases = []
+    for case in CASES[name]:
+        found = measure(model, case, repeats)
+        cases.append(found)
+        print(f"{name}: prefix {case.prefix}, batch {case.batch}, blocks of {case.block_size}")
+        for decoder, numbers in found["decoders"].items():
+            print(
+                f"  {decoder:20s} {numbers['tokens_per_s']:9.1f} tok/s  {numbers['ms_per_forward']:8.1f} ms/forward"
+                f"  TPF {numbers['tokens_per_forward']:.2f}  prefill {numbers['prefill_s']:.2f} s"
+            )
+        for steps in case.steps:
+            over_released, over_ar = found["engine_over_released"][str(steps)], found["engine_over_ar"][str(steps)]
+            print(f"  engine, {steps} steps: {over_released:.2f}x the released style, {over_ar:.2f}x autoregression", flush=True)
+        write("decode", {"forced": {"shape": {"name": name, **asdict(SHAPES[name])}, "repeats": repeats, "cases": cases}})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("all", "forced", "lab"), default="all")
+    parser.add_argument("--repeats", type=int, default=3, help="timed rounds over the prompts")
+    arguments = parser.parse_args()
+    if arguments.part in ("all", "forced"):
+        forced(arguments.repeats)
+    if arguments.part in ("all", "lab") and (found := sweep_lab()) is not None:
+        write("decode", {"lab": found})
+
+
+if __name__ == "__main__":
+    main()
