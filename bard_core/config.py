@@ -32,6 +32,7 @@ class TrackingConfig(StrictModel):
 
     tracking_uri: str = Field("", description="MLflow server; empty: $MLFLOW_TRACKING_URI, else sqlite in $BARD_HOME")
     experiment: str = Field("bard", min_length=1, description="MLflow experiment name")
+    registered_model: str = Field("bard", min_length=1, description="Registered model whose versions are the checkpoints")
 
 
 class LabWorldConfig(StrictModel):
@@ -232,6 +233,15 @@ class EvaluationConfig(StrictModel):
     batch_size: int = Field(32, ge=1, description="Prompts a batch when accuracy is measured")
     max_samples: int | None = Field(None, ge=1, description="Judge at most this many samples; None: all")
     speed_samples: int = Field(16, ge=1, description="Prompts decoded one by one, interleaved with the AR baseline")
+
+
+class GateConfig(StrictModel):
+    """promote: what a challenger must show to become the champion."""
+
+    accuracy_margin: float = Field(
+        0.02, ge=0.0, le=1.0, description="Loss of accuracy against the champion that is accepted, a share; 95 % sure"
+    )
+    min_speed_gain: float = Field(0.0, ge=0.0, description="Share by which the speed-up must exceed the champion's")
 
 
 class ComputeConfig(StrictModel):
