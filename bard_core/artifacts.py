@@ -106,8 +106,8 @@ class ModelRef(_Ref):
 class BenchmarkScore(_Frozen):
     """A model's score on one benchmark of a suite.
 
-    ``metrics`` are lmms-eval's own numbers; ``accuracy`` is the benchmark's share of a perfect score (0 to 1). ``crashed`` samples
-    count as wrong. ``dataset_fingerprint`` is a hash of every prompt asked, images included, and of its reference.
+    ``metrics`` are lmms-eval's own numbers; ``accuracy`` is the share of a perfect score (0 to 1). ``crashed`` samples count as
+    wrong. ``dataset_fingerprint`` is a hash of every prompt asked, images included, and of its reference.
     """
 
     name: str

@@ -155,9 +155,7 @@ def markdown(lines: Sequence[Line]) -> str:
             )
         )
     text = "\n".join("| " + " | ".join(row) + " |" for row in table)
-    worse = [
-        f"- version {line.version.number} ({line.version.model.name}): {line.regression}" for line in lines if line.regression
-    ]
+    worse = [f"- version {bad.version.number} ({bad.version.model.name}): {bad.regression}" for bad in lines if bad.regression]
     return f"{text}\n\n" + ("\n".join(["**Regressions**", "", *worse]) if worse else "No regression.") + "\n"
 
 

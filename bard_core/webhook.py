@@ -2,7 +2,8 @@
 
     BARD_WEBHOOK_SECRET=... python -m bard_core.webhook configs/reevaluate/lab.yaml --port 8787 [--poll-s 600] [-- --remote ...]
 
-Register it once with MLflow (https, or loopback where MLFLOW_WEBHOOK_ALLOWED_SCHEMES and MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS say so):
+Register it once with MLflow (https; http or a private address only where the server's MLFLOW_WEBHOOK_ALLOWED_SCHEMES and
+MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS say so):
 ``MlflowClient().create_webhook("bard", "https://.../", ["model_version.created"], secret=...)``.
 
 A delivery counts when its signature is right, its time is now and its id is new. Everything then ends in the same launch,

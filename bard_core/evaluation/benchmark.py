@@ -190,7 +190,7 @@ def answer_share(path: Path, index: int, count: int) -> None:
 
 @cache
 def lmms() -> tuple[Any, Any]:
-    """(lmms_plugin, lmms_score). Importing lmms-eval takes seconds and ties loguru to the standard output; that is undone here."""
+    """(lmms_plugin, lmms_score). Importing lmms-eval takes seconds and ties loguru to the standard output; that is undone."""
     try:
         with quiet():
             from loguru import logger

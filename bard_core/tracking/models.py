@@ -82,7 +82,7 @@ def _recorded(ref: ModelRef) -> dict[str, str]:
 
 @cache
 def provenance() -> dict[str, str]:
-    """The code and the image that run: ``$BARD_GIT_COMMIT`` (or git, ``+changes`` when edited), Flyte's image (or ``$BARD_IMAGE``)."""
+    """What runs: ``$BARD_GIT_COMMIT`` (or git's, ``+changes`` when edited) and Flyte's image (or ``$BARD_IMAGE``)."""
     commit = os.environ.get("BARD_GIT_COMMIT") or _git("rev-parse", "HEAD")
     if commit and "BARD_GIT_COMMIT" not in os.environ and _git("status", "--porcelain"):
         commit += "+changes"

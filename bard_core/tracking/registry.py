@@ -32,6 +32,7 @@ def register(config: TrackingConfig, model: ModelRef, source: ModelRef, dataset:
         return found[0]
     _create_registered_model(client, name)
     model_id = model.mlflow_model_id or _log_model(config, None, model)
+    _point_globally(config)
     refs = {MODEL: model, SOURCE: source, DATASET: dataset}
     created = client.create_model_version(
         name,
@@ -44,6 +45,13 @@ def register(config: TrackingConfig, model: ModelRef, source: ModelRef, dataset:
     if int(created.version) in later:
         client.delete_model_version(name, str(created.version))
     return first
+
+
+def _point_globally(config: TrackingConfig) -> None:
+    """An sqlite registry looks a ``models:/`` source up at MLflow's global uri, not at its client's."""
+    import mlflow
+
+    mlflow.set_tracking_uri(runs.tracking_uri(config))
 
 
 def _create_registered_model(client: Any, name: str) -> None:

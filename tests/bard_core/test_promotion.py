@@ -1,4 +1,4 @@
-"""Promotion and re-evaluation on a real sqlite registry: aliases move only through the gate, one at a time, for a stated reason."""
+"""Promotion and re-evaluation on a real sqlite registry: aliases move through the gate alone, one at a time, with a reason."""
 
 import json
 import threading
