@@ -20,14 +20,24 @@ HIDDEN = ("accuracy_stderr", "ar_tokens_per_s")  # shown with another number, or
 
 def write(config: TrackingConfig, folder: Path) -> list[Path]:
     """``leaderboard.html`` and, where anything is scored, ``frontier.png`` in ``folder``."""
-    models = [model for model in scored_models(config) if "accuracy" in model.metrics]
-    page_path = folder / "leaderboard.html"
-    page_path.write_text(page(models, f"Leaderboard: {config.experiment}"), encoding="utf-8")
+    page_path = write_page(config, folder)
+    models = scored(config)
     if not models:
         return [page_path]
     picture = folder / "frontier.png"
     picture.write_bytes(frontier_png(points(models)))
     return [page_path, picture]
+
+
+def write_page(config: TrackingConfig, folder: Path) -> Path:
+    path = folder / "leaderboard.html"
+    path.write_text(page(scored(config), f"Leaderboard: {config.experiment}"), encoding="utf-8")
+    return path
+
+
+def scored(config: TrackingConfig) -> list[LoggedScores]:
+    """The checkpoints that have an accuracy."""
+    return [model for model in scored_models(config) if "accuracy" in model.metrics]
 
 
 def points(models: Sequence[LoggedScores]) -> list[dict[str, Any]]:

@@ -48,23 +48,22 @@ def promote(
             first = register(tracking, version.source, version.source, version.dataset)
             set_alias(tracking, CHAMPION, first)
             champion = next(v for v in versions(tracking) if v.number == first)
-        key = artifacts.digest([version.model.key, champion.model.key, protocol_digest(evaluation, version.dataset), gate])
-        if version.number == champion.number or version.tags.get("bard.gate.key") == key:
+        if version.number == champion.number:
             return None
-        decision = _decide(tracking, version, champion, evaluation, gate)
+        result, best = (score_of(tracking, one, evaluation) for one in (version, champion))
+        if result is None:
+            raise PromotionError(f"version {number} ({version.model.name}) has no score under this suite: evaluate it first")
+        key = artifacts.digest([result.key, champion.model.key, best.key if best else None, gate])
+        if version.tags.get("bard.gate.key") == key:
+            return None
+        decision = _decide(result, best, champion, gate)
         claims.renew(claim)  # who lost the lock must not move an alias
         _move_aliases(tracking, version, decision)
         _store(tracking, version, champion, decision, key)
         return decision
 
 
-def _decide(
-    tracking: TrackingConfig, version: Version, champion: Version, evaluation: EvaluationConfig, gate: GateConfig
-) -> Decision:
-    result = score_of(tracking, version, evaluation)
-    if result is None:
-        raise PromotionError(f"version {version.number} ({version.model.name}) has no score under this suite: evaluate it first")
-    best = score_of(tracking, champion, evaluation)
+def _decide(result: EvalResult, best: EvalResult | None, champion: Version, gate: GateConfig) -> Decision:
     if best is None:
         reason = f"the champion, version {champion.number}, has no score under this suite; evaluate it, then decide again"
         return Decision(passed=False, reasons=(reason,), evidence={"suite": result.suite})

@@ -50,5 +50,4 @@ def conclude(
                 run.log_file(path)
     for number, words in said.items():
         print(f"version {number} {words}", flush=True)
-    print(text, flush=True)
     return text

@@ -61,7 +61,7 @@ class Judge:
     def model(self, stage: Any, block_size: int) -> ModelRef:
         """New weights."""
         self.count += 1
-        key = f"{self.count:064x}"
+        key = f"{self.count:02x}" * 32
         return ModelRef(uri=f"m{self.count}", manifest_sha256=key, stage=stage, block_size=block_size, parent_sha256=None)
 
     def result(
