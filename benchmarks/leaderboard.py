@@ -2,9 +2,9 @@
 
     make bench-leaderboard
 
-Measured: our page built from the store, and the search that MLflow's Models tab does, both from a fresh client, median of several.
-Each is given beside the same for 20 checkpoints. "opens_s" is reading the store, building the page and writing it. Times are of
-the processor too, since neighbours on a shared machine lengthen the clock's.
+Measured: reading the store, building our page and writing it ("opens"), and the search that MLflow's Models tab does: the median of
+several, beside the same for 20 checkpoints. The processor's time is given too; neighbours on a shared machine lengthen the
+clock's.
 """
 
 import statistics

@@ -35,7 +35,7 @@ def wait_for(what: str, ready: Callable[[], Any], seconds: float = 400.0) -> Any
     deadline = time.monotonic() + seconds
     while not (found := ready()):
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
-        time.sleep(0.3)
+        time.sleep(1.0)
     return found
 
 
