@@ -5,6 +5,9 @@ ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 VENV := $(ROOT)/.venv
 BIN := $(VENV)/bin
 TEST_JOBS ?= 2
+PORT ?= 5000
+INPUTS ?= configs/reevaluate/lab.yaml
+VERSION ?= 0
 BARD_HOME ?= $(ROOT)/.bard
 override BARD_HOME := $(abspath $(BARD_HOME))
 export BARD_HOME
@@ -25,7 +28,7 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION ?= false
 BENCHMARKS := $(basename $(notdir $(wildcard $(ROOT)/benchmarks/[a-z]*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults lint ui package lock clean
+.PHONY: help setup demo test test-faults lint ui reevaluate package lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -56,9 +59,13 @@ lint: $(VENV)/.ready ## ruff and mypy (strict on bard_core)
 bench-%: $(ROOT)/benchmarks/%.py $(VENV)/.ready
 	cd $(ROOT) && $(BIN)/python $<
 
-ui: $(VENV)/.ready ## open MLflow on http://127.0.0.1:5000 with the runs and models of BARD_HOME
+ui: $(VENV)/.ready ## open MLflow on http://127.0.0.1:5000 (or PORT=) with the runs and models of BARD_HOME
 	@mkdir -p $(BARD_HOME)
-	$(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 --backend-store-uri sqlite:///$(BARD_HOME)/mlflow.db --artifacts-destination $(BARD_HOME)/mlartifacts
+	$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri sqlite:///$(BARD_HOME)/mlflow.db --artifacts-destination $(BARD_HOME)/mlartifacts
+
+reevaluate: $(VENV)/.ready ## judge checkpoints that lack a score, move aliases, fail on a regression (INPUTS=, VERSION=)
+	cd $(ROOT) && $(if $(filter lab%,$(notdir $(INPUTS))),HF_HUB_OFFLINE=1) $(BIN)/pyflyte run workflows/reevaluate.py reevaluate --inputs-file $(INPUTS) --version $(VERSION)
+	cd $(ROOT) && $(BIN)/python -m bard_core.reevaluation $(INPUTS)
 
 package: $(VENV)/.ready ## compile the project for a Flyte cluster, offline; refuses when an image is missing
 	cd $(ROOT) && $(BIN)/python deploy/package.py

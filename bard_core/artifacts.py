@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from bard_core import storage
 
 MANIFEST = "manifest.json"
-Kind = Literal["dataset", "model", "checkpoint", "evaluation", "report", "teacher"]
+Kind = Literal["dataset", "teacher", "model", "checkpoint", "benchmark", "evaluation", "report"]
 
 
 class ArtifactError(Exception):
@@ -113,15 +113,46 @@ class OperatingPoint(_Frozen):
     speedup: float
 
 
+class BenchmarkScore(_Frozen):
+    """A model's score on one benchmark of a suite.
+
+    ``metrics`` are lmms-eval's own numbers; ``accuracy`` is the share of a perfect score (0 to 1). ``crashed`` samples count as
+    wrong. ``dataset_fingerprint`` is a hash of every prompt asked, images included, and of its reference.
+    """
+
+    name: str
+    task: str
+    task_version: str
+    prompt: str | None
+    metrics: dict[str, float]
+    accuracy: float
+    accuracy_stderr: float
+    num_samples: int
+    crashed: int
+    real_tokens: int
+    forwards: int
+    dataset_fingerprint: str
+
+
+class BenchmarkRef(_Ref):
+    """One judged benchmark: lmms-eval's own result files and ``samples.jsonl``."""
+
+    model_sha256: str
+    score: BenchmarkScore
+
+
 class EvalResult(_Ref):
     """A model's judgement by one suite. Speeds are tokens a second at batch 1; ``speedup`` is over the source's AR decoding.
 
     ``sweep`` has the same model at several thresholds, this one's among them; empty where none were asked for.
+    ``accuracy`` is the mean of the benchmarks' accuracies. ``missing`` names benchmarks that failed: the run is then partial.
     """
 
     model: ModelRef
     suite: str
     suite_digest: str
+    benchmarks: tuple[BenchmarkScore, ...] = ()
+    missing: tuple[str, ...] = ()
     accuracy: float
     accuracy_stderr: float
     num_samples: int
@@ -131,6 +162,11 @@ class EvalResult(_Ref):
     speedup: float
     seconds: float
     sweep: tuple[OperatingPoint, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Every benchmark of the suite gave a score and no sample crashed."""
+        return not self.missing and not any(score.crashed for score in self.benchmarks)
 
 
 class ReportRef(_Ref):

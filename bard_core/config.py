@@ -46,6 +46,7 @@ class TrackingConfig(StrictModel):
 
     tracking_uri: str = Field("", description="MLflow server; empty: $MLFLOW_TRACKING_URI, else sqlite in $BARD_HOME")
     experiment: str = Field("bard", min_length=1, description="MLflow experiment name")
+    registered_model: str = Field("bard", min_length=1, description="Registered model whose versions are the checkpoints")
 
 
 class LabWorldConfig(StrictModel):
@@ -273,6 +274,15 @@ class CheckpointConfig(StrictModel):
     keep_last: int = Field(2, ge=1, description="Newest checkpoints of a run to keep")
     keep_best: int = Field(0, ge=0, description="Checkpoints with the lowest training loss to keep besides")
     verify_sha256: bool = Field(True, description="Hash every shard before resuming; False: sizes, and .metadata's hash")
+
+
+class GateConfig(StrictModel):
+    """promote: what a challenger must show to become the champion."""
+
+    accuracy_margin: float = Field(
+        0.02, ge=0.0, le=1.0, description="Loss of accuracy against the champion that is accepted, a share; 95 % sure"
+    )
+    min_speed_gain: float = Field(0.0, ge=0.0, description="Share by which the speed-up must exceed the champion's")
 
 
 class ComputeConfig(StrictModel):

@@ -54,6 +54,8 @@ def rows(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
             "on_frontier": result.uri in best,
             "suite": result.suite,
             "suite_digest": result.suite_digest,
+            "benchmarks": [score.model_dump(mode="json") for score in result.benchmarks],
+            "missing": list(result.missing),
             "model_uri": result.model.uri,
             "model_sha256": result.model.key,
             "evaluation_uri": result.uri,
@@ -77,7 +79,7 @@ def against_source(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
     """A row as the table prints it, in the order of :data:`COLUMNS`."""
     return (
-        row["model"],
+        row["model"] + (" (partial)" if row["missing"] else ""),
         "AR" if row["block_size"] == 1 else str(row["block_size"]),
         f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_stderr']:.1f} %",
         f"{row['tokens_per_forward']:.2f}",
@@ -194,11 +196,12 @@ def _curve(result: EvalResult) -> list[dict[str, float]]:
 
 
 def _samples(results: Sequence[EvalResult], dataset: DatasetRef) -> tuple[list[dict[str, Any]], list[list[bytes]]]:
-    """Samples spread over those judged: question, reference, every model's answer; and the images of each."""
+    """Samples of the prepared dataset, spread over those judged: question, reference, every model's answer; and their images."""
     answers = {result.model.name: {record["id"]: record["text"] for record in load_samples(result)} for result in results}
     judged = list(answers[source_of(results).model.name])
     chosen = judged[:: max(1, len(judged) // SAMPLES)][:SAMPLES]
     documents = _documents(artifacts.fetch(dataset), set(chosen))
+    chosen = [key for key in chosen if key in documents]  # public benchmarks bring documents of their own
     records = [
         {
             "id": key,
@@ -212,9 +215,11 @@ def _samples(results: Sequence[EvalResult], dataset: DatasetRef) -> tuple[list[d
 
 
 def _documents(folder: Path, ids: set[str]) -> dict[str, dict[str, Any]]:
-    """Rows of the evaluation split by id."""
+    """Rows of the evaluation split by id; none where there is no such split."""
     import pyarrow.dataset as ds
 
+    if not (folder / "eval").is_dir():
+        return {}
     table = ds.dataset(folder / "eval", format="parquet").to_table(
         columns=["id", "messages", "images", "answer"], filter=ds.field("id").isin(sorted(ids))
     )

@@ -96,6 +96,30 @@ def write_bytes(uri: str, data: bytes) -> None:
         scratch.unlink(missing_ok=True)
 
 
+def create_file(uri: str, data: bytes) -> bool:
+    """Write whole, and only where nothing is yet: of several who try at once, one gets True.
+
+    Locally a hard link, which fails where a file is; on S3 a conditional put (``If-None-Match: *``).
+    """
+    if not is_local(uri):
+        filesystem, path = _filesystem(uri)
+        try:
+            filesystem.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    target = local_path(uri)
+    scratch = f"{target}.{uuid.uuid4().hex}.new"
+    write_bytes(scratch, data)
+    try:
+        os.link(scratch, target)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(scratch)
+    return True
+
+
 def file_sizes(uri: str) -> dict[str, int]:
     """Relative path -> size in bytes of every file below ``uri``; empty when there is nothing.
 

@@ -1,18 +1,46 @@
-"""evaluate: judge one model by one suite."""
+"""evaluate: judge one model by one suite, a benchmark a task; then bring the scores together, time it and register it."""
 
 from flytekit import task
 
-from bard_core import artifacts, storage
+from bard_core import artifacts, claims, storage
+from bard_core.artifacts import BenchmarkRef
+from bard_core.claims import Claim
 from bard_core.config import EvaluationConfig, StorageConfig, TrackingConfig
+from bard_core.evaluation import benchmark as judging
 from bard_core.evaluation import evaluate as judge
-from bard_core.tracking import headline, log_evaluation, stage_run
+from bard_core.evaluation.evaluate import protocol_digest
+from bard_core.evaluation.suites import Benchmark, benchmark_digest, suite_of
+from bard_core.tracking import headline, log_evaluation, register, stage_run
 from tasks.settings import CACHE_VERSION, Dataset, Evaluation, Model, artifact_uri, image
 
-IGNORED = ("tracking", "parent_run")
+IGNORED = ("tracking", "parent_run", "claim")
+
+
+def benchmarks_of(evaluation: EvaluationConfig) -> list[Benchmark]:
+    """The configured suite's benchmarks, to be mapped over."""
+    return list(suite_of(evaluation).benchmarks)
+
+
+@task(container_image=image("evaluate"), retries=2)
+def judge_benchmark(
+    benchmark: Benchmark,
+    model: Model,
+    dataset: Dataset,
+    evaluation: EvaluationConfig,
+    storage_config: StorageConfig,
+    claim: Claim | None,
+) -> BenchmarkRef:
+    """One benchmark's score. Not in Flyte's cache, which would keep a failed one too; what was judged is found in storage."""
+    root = storage.root_uri(storage_config)
+    key = artifacts.digest([model.key, benchmark_digest(benchmark, dataset.key), evaluation.decoding, evaluation.batch_size])
+    uri = artifact_uri(root, "benchmarks", f"{model.name}-{benchmark.name}", key)
+    with claims.kept(claim):
+        return judging.judge(model, dataset, benchmark, evaluation, uri, storage.join(root, "artifacts", "answers"))
 
 
 @task(cache=True, cache_version=CACHE_VERSION, cache_ignore_input_vars=IGNORED, container_image=image("evaluate"), retries=2)
-def evaluate(
+def finish_evaluation(
+    benchmarks: list[BenchmarkRef | None],
     model: Model,
     source: Model,
     dataset: Dataset,
@@ -20,13 +48,18 @@ def evaluate(
     storage_config: StorageConfig,
     tracking: TrackingConfig,
     parent_run: str,
+    claim: Claim | None,
 ) -> Evaluation:
-    """Accuracy, tokens per forward and speed of ``model``; ``source`` is the baseline of speed."""
-    key = artifacts.digest([model.key, source.key, dataset.key, evaluation])
+    """Accuracy, tokens per forward and speed of ``model``; ``source`` is the baseline of speed. Then the registry knows it."""
+    judged = [ref for ref in benchmarks if ref is not None]
+    key = artifacts.digest([model.key, source.key, dataset.key, evaluation, [ref.key for ref in judged]])
     uri = artifact_uri(storage.root_uri(storage_config), "evaluate", model.name, key)
-    with stage_run(tracking, parent_run, "evaluate", f"evaluate {model.name}", {"suite": evaluation.suite}) as run:
-        result = judge(model, source, dataset, evaluation, uri)
-        log_evaluation(tracking, run, result, result.suite_digest)
+    params = {"suite": evaluation.suite}
+    with claims.kept(claim), stage_run(tracking, parent_run or None, "evaluate", f"evaluate {model.name}", params) as run:
+        result = judge(model, source, dataset, evaluation, uri, judged)
+        log_evaluation(tracking, run, result, protocol_digest(evaluation, dataset))
+        register(tracking, model, source, dataset)
     numbers = ", ".join(f"{name} {value:.3f}" for name, value in headline(result).items())
-    print(f"evaluated {model.name}: {numbers} ({result.seconds:.0f} s)", flush=True)
+    partial = f"; NO SCORE for {', '.join(result.missing)}" if result.missing else ""
+    print(f"evaluated {model.name}: {numbers} ({result.seconds:.0f} s){partial}", flush=True)
     return result

@@ -1,8 +1,11 @@
 """report: all results in one table, one picture, one page."""
 
+import tempfile
+from pathlib import Path
+
 from flytekit import Deck, task
 
-from bard_core import artifacts, storage
+from bard_core import artifacts, leaderboard, storage
 from bard_core import report as reporting
 from bard_core.artifacts import EvalResult
 from bard_core.config import StorageConfig, TrackingConfig
@@ -36,5 +39,8 @@ def report(
         folder = artifacts.fetch(ref)
         for path in sorted(folder.glob("report.*")):
             run.log_file(path)
+        with tempfile.TemporaryDirectory() as scratch:
+            for path in leaderboard.write(tracking, Path(scratch)):
+                run.log_file(path)
     Deck("Bard", (folder / "report.html").read_text(encoding="utf-8"))
     return ref

@@ -7,6 +7,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from bard_core import config
+from bard_core.evaluation.suites import suite_of
+from bard_core.reevaluation import Request
 
 ROOT = Path(__file__).resolve().parent.parent
 SECTIONS = {
@@ -33,6 +35,14 @@ def test_file_is_complete(path):
     assert set(values) <= set(SECTIONS)
     parsed = {key: TypeAdapter(SECTIONS[key]).validate_python(value) for key, value in values.items()}
     config.check_stages(parsed["pbm"], parsed["swd"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "reevaluate").glob("*.yaml")), ids=lambda p: p.name)
+def test_a_reevaluation_is_complete_and_its_suite_exists(path):
+    request = Request.read(path)
+    assert suite_of(request.evaluation).benchmarks
+    with pytest.raises(ValidationError, match="accuracy_mragin"):
+        Request.model_validate({**read(path), "gate": {"accuracy_mragin": 0.1}})
 
 
 @pytest.mark.parametrize(

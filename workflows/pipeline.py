@@ -19,7 +19,6 @@ from bard_core.config import (
     TrackingConfig,
 )
 from tasks.consolidate import consolidate
-from tasks.evaluate import evaluate
 from tasks.pbm import pbm as merge_blocks
 from tasks.prepare import prepare
 from tasks.report import report
@@ -28,6 +27,7 @@ from tasks.runs import close_run, open_run
 from tasks.settings import Dataset, Evaluation, image
 from tasks.source import train_source
 from tasks.swd import swd as distil
+from workflows.evaluate import evaluate
 
 
 @dynamic(container_image=image("train"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bard_core import artifacts
-from bard_core.artifacts import EvalResult
+from bard_core.artifacts import BenchmarkRef, EvalResult
 
 _POWER = 1.96 + 0.84  # two-sided 5 % significance, 80 % power
 _FEWEST_DISCORDANT = 6  # one-sided discordant pairs that an exact sign test needs for p < 0.05: 2 / 2**6
@@ -48,7 +48,7 @@ def standard_error(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
 
 
-def load_samples(result: EvalResult) -> list[dict[str, Any]]:
+def load_samples(result: EvalResult | BenchmarkRef) -> list[dict[str, Any]]:
     """The records of an evaluation's ``samples.jsonl``.
 
     Raises:
@@ -58,12 +58,12 @@ def load_samples(result: EvalResult) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
-def paired(baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]], metric: str) -> Paired:
-    """Compare two evaluations of one suite, sample by sample.
+def paired(baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]], metric: str = "score") -> Paired:
+    """Compare two evaluations of one suite, sample by sample; benchmarks weigh the same, however many samples they have.
 
     Args:
         baseline, candidate: records of ``samples.jsonl``, in any order.
-        metric: the score compared, for example ``exact``.
+        metric: the score compared.
 
     Raises:
         ComparisonError: they judged different samples, or none, or lack the metric.
@@ -74,24 +74,32 @@ def paired(baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[st
             f"the baseline has {len(before)} samples, the candidate {len(after)}, {len(before.keys() & after.keys())} in common: "
             "evaluate both on the same dataset with the same max_samples"
         )
-    differences = [after[key] - before[key] for key in before]
-    count = len(differences)
-    wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    stderr = standard_error(differences)
+    differences: dict[str, list[float]] = {}
+    for key in before:
+        differences.setdefault(key[0], []).append(after[key] - before[key])
+    groups = list(differences.values())
+    single = [difference for group in groups for difference in group]
+    wins, losses = sum(d > 0 for d in single), sum(d < 0 for d in single)
+    stderr = math.sqrt(math.fsum(standard_error(group) ** 2 for group in groups)) / len(groups)
     return Paired(
-        difference=math.fsum(differences) / count,
+        difference=math.fsum(math.fsum(group) / len(group) for group in groups) / len(groups),
         stderr=stderr,
         wins=wins,
         losses=losses,
         p_value=sign_test(wins, losses),
-        smallest_detectable=min(1.0, max(_POWER * stderr, _FEWEST_DISCORDANT / count)),
-        num_samples=count,
+        smallest_detectable=min(1.0, max(_POWER * stderr, _FEWEST_DISCORDANT / len(single))),
+        num_samples=len(single),
     )
 
 
-def _scores(records: Sequence[Mapping[str, Any]], metric: str) -> dict[tuple[str, str], float]:
+def _scores(records: Sequence[Mapping[str, Any]], metric: str) -> dict[tuple[str, str, str], float]:
+    """Scores by benchmark, document and reference; benchmarks that score no single sample are left out."""
     try:
-        return {(str(record["id"]), str(record["reference"])): float(record[metric]) for record in records}
+        return {
+            (str(record.get("benchmark", "")), str(record["id"]), str(record["reference"])): float(record[metric])
+            for record in records
+            if record[metric] is not None
+        }
     except KeyError as error:
         raise ComparisonError(f"a sample record has no {error}; is it from another suite?") from error
 

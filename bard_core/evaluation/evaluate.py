@@ -1,167 +1,203 @@
-"""evaluate: one model, one suite, one result: accuracy and tokens per forward through lmms-eval, then speed against AR."""
+"""evaluate: one model, one suite, one result: the benchmarks' scores brought together, and speed against AR."""
 
-import io
 import json
-import sys
+import math
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from bard_core import artifacts, storage
-from bard_core.artifacts import DatasetRef, EvalResult, ModelRef, OperatingPoint
-from bard_core.config import EvaluationConfig
-from bard_core.evaluation.compare import standard_error
+from bard_core.artifacts import BenchmarkRef, BenchmarkScore, DatasetRef, EvalResult, ModelRef, OperatingPoint
+from bard_core.config import DecodingConfig, EvaluationConfig
+from bard_core.evaluation.benchmark import judge, lmms, quiet
+from bard_core.evaluation.compare import load_samples
 from bard_core.evaluation.speed import Speed, compare, take_turns
-from bard_core.evaluation.suites import Suite, prepare_suite
+from bard_core.evaluation.suites import Benchmark, prepare_task, suite_digest, suite_of
 from bard_core.evaluation.tradeoff import decodings
-from bard_core.models import bard_settings
 
-if TYPE_CHECKING:
-    from bard_core.evaluation.lmms_plugin import Scores
-
-LIBRARIES = ("lmms_eval", "torch", "transformers")
+Decodings = Mapping[float | None, DecodingConfig]
 
 
-def evaluate(model: ModelRef, source: ModelRef, dataset: DatasetRef, config: EvaluationConfig, output_uri: str) -> EvalResult:
-    """Judge ``model`` and commit ``results.json`` and ``samples.jsonl`` to ``output_uri``.
+def protocol_digest(config: EvaluationConfig, dataset: DatasetRef) -> str:
+    """What a score is a score under: the suite with its data, and how answers are decoded."""
+    return artifacts.digest([suite_digest(suite_of(config), dataset.key), config.decoding])
 
-    The source is decoded autoregressively, every other model in blocks. ``source`` is the baseline of speed, decoded in turn
-    with the model in the same run. Accuracy and tokens per forward come from the whole suite, speed from a part of it, and so
-    for each of ``config.sweep_thresholds``.
+
+def evaluate(
+    model: ModelRef,
+    source: ModelRef,
+    dataset: DatasetRef,
+    config: EvaluationConfig,
+    output_uri: str,
+    judged: Sequence[BenchmarkRef] | None = None,
+) -> EvalResult:
+    """Judge ``model`` and commit ``results.json``, ``samples.jsonl`` and every benchmark's own files to ``output_uri``.
+
+    ``source`` is the baseline of speed, decoded in turn with the model in the same run. Accuracy and tokens per forward come
+    from the whole suite, speed from prompts spread over it, and so for each of ``config.sweep_thresholds``.
+
+    Args:
+        judged: the suite's benchmarks where they were judged already (in parallel); those that are not there failed and are
+            named in ``missing``. None: judge them here.
 
     Raises:
-        SuiteError, ArtifactError, RuntimeError: see ``prepare_suite``, ``artifacts.fetch``, ``lmms_plugin.score``.
+        SuiteError, ArtifactError, RuntimeError: see ``benchmark.judge``; also when no benchmark gave a score.
     """
     started = time.perf_counter()
-    data, folder, source_folder = artifacts.fetch(dataset), artifacts.fetch(model), artifacts.fetch(source)
+    suite = suite_of(config)
+    answers = str(storage.home() / "artifacts" / "answers")
+    if judged is None:
+        judged = [judge(model, dataset, b, config, f"{output_uri}-{b.name}", answers) for b in suite.benchmarks]
+    found = {ref.score.name: ref for ref in judged}
+    present = [b for b in suite.benchmarks if b.name in found]
+    if not present:
+        raise RuntimeError(f"{model.name}: no benchmark of suite {suite.name!r} gave a score; see their errors above")
+    refs = [found[b.name] for b in present]
+    scores = tuple(ref.score for ref in refs)
+    total = summarise(scores)
+    swept: Decodings = {None: config.decoding}
+    if model.stage != "source":
+        swept = decodings(config, _clean_attention(model))
     workshop = storage.home() / "staging"
     workshop.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="evaluate-", dir=workshop) as scratch:
-        suite = prepare_suite(config.suite, data, dataset.key, Path(scratch))
-        scores, speed, sweep, place = _run(folder, source_folder, model.stage == "source", suite, config)
-        records = scores.records
-        accuracy = scores.metrics[suite.metric]
-        stderr = standard_error([record[suite.metric] for record in records])
-        tpf = _tokens_per_forward(scores)
-        body = {
-            "model": model.name,
-            "model_sha256": model.key,
-            "dataset_sha256": dataset.key,
-            "suite": suite.name,
-            "suite_digest": suite.digest,
-            "prompt_variant": scores.prompt_variant,
-            "decoding": {"mode": "ar" if model.stage == "source" else "block", **config.decoding.model_dump()},
-            "batch_size": config.batch_size,
-            "libraries": {name: version(name) for name in LIBRARIES},
-            **place,
-            "metric": suite.metric,
-            "metrics": scores.metrics,
-            "accuracy": accuracy,
-            "accuracy_stderr": stderr,
-            "num_samples": len(records),
-            "tokens_per_forward": tpf,
-            "speed": asdict(speed),
-            "sweep": [point.model_dump() for point in sweep],
-        }
+        speeds = _time(model, source, dataset, present, config, swept, Path(scratch))
+        chosen = next(threshold for threshold, decoding in swept.items() if decoding == config.decoding)
+        speed, sweep = speeds[chosen], []
+        for threshold, decoding in swept.items() if len(swept) > 1 else ():
+            point = total
+            if threshold != chosen:
+                other = config.model_copy(update={"decoding": decoding})
+                uri = f"{output_uri}-at-{threshold}"
+                point = summarise([judge(model, dataset, b, other, f"{uri}-{b.name}", answers).score for b in present])
+            sweep.append(_operating_point(threshold, point, speeds[threshold]))
         out = Path(scratch) / "out"
-        out.mkdir()
+        bodies, records = _gather(refs, out)
+        result: dict[str, Any] = {
+            "model": model,
+            "suite": suite.name,
+            "suite_digest": suite_digest(suite, dataset.key),
+            "benchmarks": scores,
+            "missing": tuple(b.name for b in suite.benchmarks if b.name not in found),
+            **total._asdict(),
+            "num_samples": len(records),
+            "tokens_per_s": speed.tokens_per_s,
+            "ar_tokens_per_s": speed.ar_tokens_per_s,
+            "speedup": speed.speedup,
+            "sweep": tuple(sweep),
+            "seconds": time.perf_counter() - started,
+        }
+        plain = EvalResult(uri="", manifest_sha256="", **result).model_dump(mode="json", exclude={"uri", "manifest_sha256"})
+        body = {
+            **plain,
+            "protocol_digest": protocol_digest(config, dataset),
+            "dataset_sha256": dataset.key,
+            "metric": "score",
+            "speed": asdict(speed),
+            "details": bodies,
+        }
         (out / "results.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
         (out / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
         manifest = artifacts.commit_directory(
             out, output_uri, kind="evaluation", config_digest=artifacts.digest(config), parent_digest=model.key
         )
-    return EvalResult(
-        uri=output_uri,
-        manifest_sha256=manifest.digest,
-        model=model,
-        suite=suite.name,
-        suite_digest=suite.digest,
-        accuracy=accuracy,
-        accuracy_stderr=stderr,
-        num_samples=len(records),
-        tokens_per_forward=tpf,
+    return EvalResult(uri=output_uri, manifest_sha256=manifest.digest, **result)
+
+
+class Summary(NamedTuple):
+    """A suite's numbers: the mean of its benchmarks' accuracies, and tokens per forward over all samples."""
+
+    accuracy: float
+    accuracy_stderr: float
+    tokens_per_forward: float
+
+
+def summarise(scores: Sequence[BenchmarkScore]) -> Summary:
+    """Bring the scores of a suite's benchmarks together."""
+    return Summary(
+        accuracy=math.fsum(score.accuracy for score in scores) / len(scores),
+        accuracy_stderr=math.sqrt(math.fsum(score.accuracy_stderr**2 for score in scores)) / len(scores),
+        tokens_per_forward=sum(score.real_tokens for score in scores) / max(1, sum(score.forwards for score in scores)),
+    )
+
+
+def _operating_point(threshold: float | None, total: Summary, speed: Speed) -> OperatingPoint:
+    return OperatingPoint(
+        confidence_threshold=threshold,
+        accuracy=total.accuracy,
+        tokens_per_forward=total.tokens_per_forward,
         tokens_per_s=speed.tokens_per_s,
-        ar_tokens_per_s=speed.ar_tokens_per_s,
         speedup=speed.speedup,
-        seconds=time.perf_counter() - started,
-        sweep=sweep,
     )
 
 
-def _run(
-    folder: Path, source_folder: Path, is_source: bool, suite: Suite, config: EvaluationConfig
-) -> tuple["Scores", Speed, tuple[OperatingPoint, ...], dict[str, str]]:
-    """Score through lmms-eval, then time some of its prompts one by one; the last item says on what it ran."""
-    plugin = _plugin()
-    with _quiet():
-        loaded = plugin.load_for_decoding(str(folder))
-        loaded_source = loaded if is_source else plugin.load_for_decoding(str(source_folder))
-    baseline = plugin.BardChat(
-        str(source_folder), mode="ar", model=loaded_source, batch_size=config.batch_size, **config.decoding.model_dump()
-    )
-    swept = {None: config.decoding} if is_source else decodings(config, bard_settings(loaded))
-    chosen = next(threshold for threshold, decoding in swept.items() if decoding == config.decoding)
-    chats = (
-        {chosen: baseline}
-        if is_source
-        else {
-            threshold: plugin.BardChat(str(folder), model=loaded, batch_size=config.batch_size, **decoding.model_dump())
-            for threshold, decoding in swept.items()
-        }
-    )
-    with _quiet():
-        scores = {t: plugin.score(chat, suite.task_folder, suite.task, config.max_samples) for t, chat in chats.items()}
-    blocks = {} if is_source else {str(threshold): chat.decode for threshold, chat in chats.items()}
-    timings = take_turns(chats[chosen].some_prompts(config.speed_samples), {"ar": baseline.decode, **blocks})
-    speeds = {threshold: compare(timings["ar" if is_source else str(threshold)], timings["ar"]) for threshold in chats}
-    sweep = tuple(
-        OperatingPoint(
-            confidence_threshold=threshold,
-            accuracy=scores[threshold].metrics[suite.metric],
-            tokens_per_forward=_tokens_per_forward(scores[threshold]),
-            tokens_per_s=speed.tokens_per_s,
-            speedup=speed.speedup,
-        )
-        for threshold, speed in speeds.items()
-        if len(speeds) > 1
-    )
-    place = {"device": str(loaded.device), "dtype": str(loaded.dtype).removeprefix("torch.")}
-    return scores[chosen], speeds[chosen], sweep, place
+def _clean_attention(model: ModelRef) -> str | None:
+    """What the model's ``config.json`` records of its clean stream."""
+    config: dict[str, Any] = json.loads((artifacts.fetch(model) / "config.json").read_text(encoding="utf-8"))
+    return (config.get("bard") or {}).get("clean_attention")
 
 
-def _tokens_per_forward(scores: "Scores") -> float:
-    return sum(record["real_tokens"] for record in scores.records) / sum(record["forwards"] for record in scores.records)
+def load_result(uri: str, manifest_sha256: str) -> EvalResult:
+    """The result that an evaluation's artifact holds.
+
+    Raises:
+        ArtifactError: it is missing, torn, or another one.
+    """
+    folder = artifacts.fetch(uri, manifest_sha256)
+    body = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    known = {name: body[name] for name in EvalResult.model_fields if name in body}
+    return EvalResult(uri=uri, manifest_sha256=manifest_sha256, **known)
 
 
-@cache
-def _plugin() -> Any:
-    """The plugin module. Importing lmms-eval takes seconds and ties loguru to the standard output; that is undone here."""
-    try:
-        with _quiet():
-            from loguru import logger
+def _gather(refs: Sequence[BenchmarkRef], out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Every benchmark's results and samples; its files are copied to ``out/<name>``."""
+    bodies: dict[str, Any] = {}
+    records: list[dict[str, Any]] = []
+    for ref in refs:
+        folder = artifacts.fetch(ref)
+        bodies[ref.score.name] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        records += load_samples(ref)
+        for path in sorted((folder / ref.score.name).rglob("*")):
+            if path.is_file():
+                target = out / path.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
+    out.mkdir(exist_ok=True)
+    return bodies, records
 
-            from bard_core.evaluation import lmms_plugin
-    except ImportError as error:
-        raise RuntimeError(f"evaluation needs lmms-eval: pip install 'bard[evaluate]' ({error})") from error
-    logger.remove()
-    logger.add(lambda line: print(line, end="", file=sys.stderr), level="WARNING")
-    return lmms_plugin
 
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep lmms-eval's tables, bars and logs off the terminal; when it fails, its last words go with the error."""
-    noise = io.StringIO()
-    try:
-        with redirect_stdout(noise), redirect_stderr(noise):
-            yield
-    except Exception as error:
-        if words := noise.getvalue().strip()[-2000:]:
-            error.add_note(f"last words before the error:\n{words}")
-        raise
+def _time(
+    model: ModelRef,
+    source: ModelRef,
+    dataset: DatasetRef,
+    benchmarks: Sequence[Benchmark],
+    config: EvaluationConfig,
+    swept: Decodings,
+    scratch: Path,
+) -> dict[float | None, Speed]:
+    """Speed of every decoding on prompts of every benchmark, one by one; answers end where the decoding's own limit is."""
+    plugin, scoring = lmms()
+    data = artifacts.fetch(dataset)
+    prompts: list[Any] = []
+    with quiet():
+        baseline = plugin.BardChat(str(artifacts.fetch(source)), mode="ar", **config.decoding.model_dump())
+        chats = dict.fromkeys(swept, baseline)
+        if model.stage != "source":
+            folder, loaded = str(artifacts.fetch(model)), None
+            for threshold, decoding in swept.items():
+                chats[threshold] = plugin.BardChat(folder, mode="block", model=loaded, **decoding.model_dump())
+                loaded = chats[threshold].model
+        asking = next(iter(chats.values()))
+        for benchmark in benchmarks:
+            workshop = scratch / benchmark.name
+            workshop.mkdir()
+            task = scoring.load_task(benchmark, prepare_task(benchmark, data, workshop))
+            asking.follow(benchmark)
+            prompts += asking.some_prompts(task, max(1, config.speed_samples // len(benchmarks)))
+        asking.max_new_tokens = config.decoding.max_new_tokens
+    decoders = {str(threshold): chat.decode for threshold, chat in chats.items() if chat is not baseline}
+    timings = take_turns(prompts, {"ar": baseline.decode, **decoders})
+    return {threshold: compare(timings.get(str(threshold), timings["ar"]), timings["ar"]) for threshold in swept}

@@ -1,12 +1,11 @@
-"""Our models inside lmms-eval: the model ``bard`` (entry point), and one call that scores a loaded model on a suite.
+"""Our models inside lmms-eval: the model ``bard`` (entry point).
 
 From the command line of lmms-eval: ``--model bard --model_args pretrained=<folder>,mode=block,confidence_threshold=0.9``.
 The response cache of lmms-eval is never used: it is keyed by the text of the model's arguments, not by its weights.
 """
 
 import sys
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 import torch
@@ -17,9 +16,13 @@ from lmms_eval.protocol import ChatMessages
 from tqdm import tqdm
 
 from bard_core.decoding import GenerationOutput, generate, generate_autoregressive
+from bard_core.evaluation.answers import Answer, AnswerStore, prompt_digest
+from bard_core.evaluation.suites import Benchmark
+from bard_core.evaluation.video import DEFAULT_FRAMES, read_frames
 from bard_core.models import load
 
 MODEL_ID = "bard"
+Chat = list[dict[str, Any]]
 
 
 def manifest() -> ModelManifest:
@@ -27,33 +30,12 @@ def manifest() -> ModelManifest:
     return ModelManifest(model_id=MODEL_ID, chat_class_path="bard_core.evaluation.lmms_plugin.BardChat")
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One sample's answer and its honest counts."""
-
-    doc_id: int
-    text: str
-    real_tokens: int
-    forwards: int
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a task gave.
-
-    Attributes:
-        metrics: the task's aggregated scores by name.
-        records: one a sample, in the suite's order: id, doc_id, text (the answer), real_tokens, forwards, reference, scores.
-        prompt_variant: the prompt texts lmms-eval chose for the model's name; None where the task has one prompt only.
-    """
-
-    metrics: dict[str, float]
-    records: list[dict[str, Any]]
-    prompt_variant: dict[str, Any] | None
+class ShardAnsweredError(Exception):
+    """Not a failure: this process has answered its share, and scoring is another's work."""
 
 
 class BardChat(lmms):  # type: ignore[misc]
-    """Chat model of lmms-eval over our decoders; keeps an :class:`Answer` a sample in ``answers``.
+    """Chat model of lmms-eval over our decoders; keeps an :class:`Answer` a sample in ``answers``, by document.
 
     Args:
         pretrained: Hugging Face folder or hub id.
@@ -93,42 +75,129 @@ class BardChat(lmms):  # type: ignore[misc]
             "confidence_threshold": float(confidence_threshold),
             "denoising_steps": denoising_steps,
         }
-        self.answers: list[Answer] = []
-        self.requests: list[Instance] = []
+        self.default_tokens = self.max_new_tokens
+        self.default_size = getattr(self.processor.image_processor, "size", None)
+        self.interleave, self.video_frames = True, DEFAULT_FRAMES
+        self.answers: dict[int, Answer] = {}
+        self.store: AnswerStore | None = None
+        self.shard: tuple[int, int] | None = None
         self.progress: TextIO = sys.stderr
 
+    def follow(self, benchmark: Benchmark) -> None:
+        """Take a benchmark's own limits for the calls to come."""
+        self.max_new_tokens = benchmark.max_new_tokens or self.default_tokens
+        self.interleave, self.video_frames = benchmark.interleave_visuals, benchmark.video_frames or DEFAULT_FRAMES
+        if self.default_size is not None:
+            self.processor.image_processor.size = {
+                "shortest_edge": benchmark.min_pixels or self.default_size["shortest_edge"],
+                "longest_edge": benchmark.max_pixels or self.default_size["longest_edge"],
+            }
+
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Decode all requests in batches, in order."""
-        self.requests = list(requests)
-        texts: list[str] = []
-        bar = tqdm(total=len(requests), desc="answering", unit="sample", file=self.progress, leave=False)
-        for start in range(0, len(requests), self.prompts_a_batch):
-            batch = requests[start : start + self.prompts_a_batch]
-            output = self.decode(self.encode([self._chat(request) for request in batch]))
-            answers = self.processor.batch_decode(output.sequences, skip_special_tokens=True)
-            for request, text, row in zip(batch, answers, output.stats.rows, strict=True):
-                self.answers.append(Answer(int(request.doc_id), text, row.real_tokens, row.forwards))
-            texts += answers
+        """Answer all requests in batches, in order; what the store knows is not asked again, what crashes is left empty.
+
+        Raises:
+            RuntimeError: every request crashed.
+            ShardAnsweredError: this process answers a share only, which is now in the store.
+        """
+        mine = requests if self.shard is None else requests[self.shard[0] :: self.shard[1]]
+        self.answers = {}
+        bar = tqdm(total=len(mine), desc="answering", unit="sample", file=self.progress, leave=False)
+        for start in range(0, len(mine), self.prompts_a_batch):
+            batch = mine[start : start + self.prompts_a_batch]
+            self._answer_batch(batch)
             bar.update(len(batch))
         bar.close()
-        return texts
+        if self.store is not None:
+            self.store.flush()
+        errors = [answer.error for answer in self.answers.values() if answer.error is not None]
+        if errors and len(errors) == len(self.answers):
+            raise RuntimeError(f"all {len(errors)} samples crashed; the first: {errors[0]}")
+        if self.shard is not None:
+            raise ShardAnsweredError
+        return [self.answers[int(request.doc_id)].text for request in requests]
 
-    def _chat(self, request: Instance) -> list[dict[str, Any]]:
+    def _answer_batch(self, batch: Sequence[Instance]) -> None:
+        """Fill ``answers`` for these requests."""
+        waiting: list[tuple[int, str, Chat]] = []
+        for request in batch:
+            doc_id = int(request.doc_id)
+            try:
+                chat = self._chat(request)
+                prompt = prompt_digest(chat)
+            except Exception as error:  # noqa: BLE001 - one broken document must not lose the others
+                self.answers[doc_id] = Answer("", "", 0, 0, f"{type(error).__name__}: {error}")
+                continue
+            known = self.store.get(prompt) if self.store is not None else None
+            if known is None:
+                waiting.append((doc_id, prompt, chat))
+            else:
+                self.answers[doc_id] = known
+        answers = self._decode_or_blame([(prompt, chat) for _, prompt, chat in waiting])
+        self.answers.update({doc_id: answer for (doc_id, _, _), answer in zip(waiting, answers, strict=True)})
+        if self.store is not None:
+            self.store.add(answers)
+
+    def _decode_or_blame(self, batch: Sequence[tuple[str, Chat]]) -> list[Answer]:
+        """Answers of a batch; when it crashes, of its samples one by one, the culprits with their error."""
+        if not batch:
+            return []
+        try:
+            output = self.decode(self.encode([chat for _, chat in batch]))
+            texts = self.processor.batch_decode(output.sequences, skip_special_tokens=True)
+        except Exception as error:  # noqa: BLE001 - see above; a batch too large for the memory ends here as well
+            if len(batch) == 1:
+                return [Answer(batch[0][0], "", 0, 0, f"{type(error).__name__}: {error}")]
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return [answer for one in batch for answer in self._decode_or_blame([one])]
+        rows = output.stats.rows
+        return [
+            Answer(prompt, text, row.real_tokens, row.forwards) for (prompt, _), text, row in zip(batch, texts, rows, strict=True)
+        ]
+
+    def _chat(self, request: Instance) -> Chat:
         """A request as Hugging Face chat messages."""
         _, doc_to_messages, _, doc_id, task, split = request.args
-        return list(ChatMessages(messages=doc_to_messages(self.task_dict[task][split][doc_id])).to_hf_messages())
+        return self.chat_of(doc_to_messages(self.task_dict[task][split][doc_id]))
 
-    def encode(self, conversations: list[list[dict[str, Any]]]) -> dict[str, torch.Tensor]:
+    def chat_of(self, messages: list[dict[str, Any]]) -> Chat:
+        """lmms-eval's messages as Hugging Face's, images and videos first where the benchmark says so."""
+        chat: Chat = list(ChatMessages(messages=messages).to_hf_messages())
+        if not self.interleave:
+            for message in chat:
+                message["content"].sort(key=lambda item: item["type"] == "text")
+        return chat
+
+    def encode(self, conversations: Sequence[Chat]) -> dict[str, torch.Tensor]:
         """Left-padded processor inputs of a batch of chats."""
+        options: dict[str, Any] = {"padding": True, "padding_side": "left"}
+        conversations, videos = self._with_frames(conversations)
+        if videos:
+            options.update(video_metadata=videos, do_sample_frames=False)
         inputs = self.processor.apply_chat_template(
             conversations,
             tokenize=True,
             add_generation_prompt=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs={"padding": True, "padding_side": "left"},
+            processor_kwargs=options,
         )
         return {name: value.to(self.model.device) for name, value in inputs.items()}
+
+    def _with_frames(self, conversations: Sequence[Chat]) -> tuple[list[Chat], list[dict[str, Any]]]:
+        """Paths of videos become their frames; returns new chats and the frames' metadata in order."""
+        metadata: list[dict[str, Any]] = []
+
+        def read(item: dict[str, Any]) -> dict[str, Any]:
+            if item["type"] != "video" or not isinstance(item["video"], str):
+                return item
+            frames, about = read_frames(item["video"], self.video_frames)
+            metadata.append(about)
+            return {"type": "video", "video": frames}
+
+        chats = [[{**message, "content": [read(i) for i in message["content"]]} for message in chat] for chat in conversations]
+        return chats, metadata
 
     def decode(self, inputs: dict[str, torch.Tensor]) -> GenerationOutput:
         """Answer a batch in this model's mode."""
@@ -136,10 +205,12 @@ class BardChat(lmms):  # type: ignore[misc]
             return generate_autoregressive(self.model, inputs, max_new_tokens=self.max_new_tokens)
         return generate(self.model, inputs, max_new_tokens=self.max_new_tokens, **self.options)
 
-    def some_prompts(self, count: int) -> list[dict[str, torch.Tensor]]:
-        """Up to ``count`` encoded prompts, one a batch, spread evenly over the requests answered last."""
-        step = max(1, len(self.requests) // count)
-        return [self.encode([self._chat(request)]) for request in self.requests[::step][:count]]
+    def some_prompts(self, task: Any, count: int) -> list[dict[str, torch.Tensor]]:
+        """Up to ``count`` encoded prompts, one a batch, spread evenly over a loaded task's documents."""
+        documents = task.eval_docs
+        step = max(1, len(documents) // count)
+        chosen = range(0, len(documents), step)[:count]
+        return [self.encode([self.chat_of(task.doc_to_messages(documents[index]))]) for index in chosen]
 
     def clean(self) -> None:
         """lmms-eval drops the model after a task, to make room for a local judge; speed is still to be measured."""
@@ -155,42 +226,3 @@ def load_for_decoding(path_or_id: str, device: str | None = None) -> Any:
     """A model on CUDA in bfloat16 where there is a GPU, else on the CPU in float32."""
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return load(path_or_id, device=place, dtype=torch.bfloat16 if place.startswith("cuda") else torch.float32)
-
-
-def score(chat: BardChat, task_folder: Path, task: str, limit: int | None) -> Scores:
-    """Run one task of ``task_folder`` through lmms-eval; ``limit`` caps its samples.
-
-    Raises:
-        RuntimeError: lmms-eval gave no number for a metric.
-    """
-    from lmms_eval.evaluator import simple_evaluate
-    from lmms_eval.tasks import TaskManager
-
-    manager = TaskManager(verbosity="ERROR", include_path=[str(task_folder)], include_defaults=False, model_name=MODEL_ID)
-    chat.answers.clear()
-    found = simple_evaluate(
-        model=chat, tasks=[task], task_manager=manager, limit=limit, bootstrap_iters=0, verbosity="ERROR", log_samples=True
-    )
-    metrics = _metrics(task, found["results"][task])
-    answers = {answer.doc_id: answer for answer in chat.answers}
-    records = []
-    for sample in sorted(found["samples"][task], key=lambda sample: int(sample["doc_id"])):
-        doc_id = int(sample["doc_id"])
-        scores = {name: float(sample[name]) for name in metrics if name in sample}
-        identity = {"id": str(sample["doc"].get("id", doc_id)), **asdict(answers[doc_id])}
-        records.append({**identity, "reference": str(sample["target"]), **scores})
-    return Scores(metrics, records, found["configs"][task].get("lmms_eval_specific_kwargs"))
-
-
-def _metrics(task: str, results: dict[str, Any]) -> dict[str, float]:
-    """Aggregated scores without lmms-eval's own errors, which it gives as numbers or as "N/A"."""
-    metrics = {}
-    for key, value in results.items():
-        name, separator, _ = key.partition(",")
-        if not separator or name.endswith(("_stderr", "_stderr_clt", "_stderr_clustered")):
-            continue
-        try:
-            metrics[name] = float(value)
-        except (TypeError, ValueError) as error:
-            raise RuntimeError(f"lmms-eval task {task!r} gave {value!r} for {name}: see what its samples lack") from error
-    return metrics

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from bard_core.artifacts import EvalResult, OperatingPoint
 from bard_core.config import DecodingConfig, EvaluationConfig
 from bard_core.evaluation.compare import source_of
-from bard_core.models import BardSettings
 
 ALPHA = 3.0  # how hard lost accuracy weighs
 TOLERANCE = 5.0  # points below a curve's own first accuracy, past which it is cut off
 
 
-def decodings(config: EvaluationConfig, settings: BardSettings) -> dict[float | None, DecodingConfig]:
+def decodings(config: EvaluationConfig, clean_attention: str | None) -> dict[float | None, DecodingConfig]:
     """The decodings at which a block-diffusion model is judged, the configured one among them, by confidence threshold.
 
     ``None`` is self-speculation, which has no threshold and is there for models with a token-causal clean stream.
@@ -23,7 +22,7 @@ def decodings(config: EvaluationConfig, settings: BardSettings) -> dict[float | 
     swept: dict[float | None, DecodingConfig] = {
         threshold: config.decoding.model_copy(update={"confidence_threshold": threshold}) for threshold in thresholds
     }
-    if config.sweep_thresholds and settings.clean_attention == "causal":
+    if config.sweep_thresholds and clean_attention == "causal":
         swept[None] = config.decoding.model_copy(update={"strategy": "self_speculative"})
     return swept
 

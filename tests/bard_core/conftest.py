@@ -1,10 +1,18 @@
 """Shared by the library's tests: a home of their own, and an S3 API on loopback."""
 
+import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from bard_core import artifacts
+from bard_core.artifacts import BenchmarkScore, DatasetRef, EvalResult, ModelRef
+from bard_core.config import EvaluationConfig, TrackingConfig
+from bard_core.evaluation.evaluate import protocol_digest
+from bard_core.evaluation.suites import suite_digest, suite_of
 
 
 @pytest.fixture
@@ -40,3 +48,58 @@ def s3_root(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     bucket = f"bard-{uuid.uuid4().hex}"
     s3fs.S3FileSystem(client_kwargs={"endpoint_url": s3_server}).mkdir(bucket)
     return f"s3://{bucket}"
+
+
+class Judge:
+    """Writes evaluations of invented checkpoints, as ``evaluate`` does, without a model."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+        self.dataset = DatasetRef(uri=str(folder / "data"), manifest_sha256="d" * 64, num_train=1, num_eval=1)
+        self.source = self.model("source", 1)
+
+    def model(self, stage: Any, block_size: int) -> ModelRef:
+        """New weights."""
+        self.count += 1
+        key = f"{self.count:02x}" * 32
+        return ModelRef(uri=f"m{self.count}", manifest_sha256=key, stage=stage, block_size=block_size, parent_sha256=None)
+
+    def result(
+        self, model: ModelRef, config: EvaluationConfig, right: int, speedup: float, of: int = 1000, missing: tuple[str, ...] = ()
+    ) -> EvalResult:
+        """``right`` answers of ``of`` are right: the first ones."""
+        score = BenchmarkScore(
+            name="lab", task="bard_lab", task_version="1.0", prompt=None, metrics={"exact": right / of}, accuracy=right / of,
+            accuracy_stderr=0.01, num_samples=of, crashed=0, real_tokens=4, forwards=2, dataset_fingerprint="f" * 64,
+        )  # fmt: skip
+        digest = suite_digest(suite_of(config), self.dataset.key)
+        fields: dict[str, Any] = {
+            "model": model, "suite": "lab", "suite_digest": digest, "benchmarks": (score,), "missing": missing,
+            "accuracy": right / of, "accuracy_stderr": 0.01, "num_samples": of, "tokens_per_forward": 2.0 * speedup,
+            "tokens_per_s": 100.0 * speedup, "ar_tokens_per_s": 100.0, "speedup": speedup, "seconds": 1.0,
+        }  # fmt: skip
+        staging = self.folder / "staging"
+        staging.mkdir()
+        plain = EvalResult(uri="", manifest_sha256="", **fields).model_dump(mode="json", exclude={"uri", "manifest_sha256"})
+        (staging / "results.json").write_text(json.dumps(plain))
+        records = [{"benchmark": "lab", "id": str(i), "reference": "x", "score": float(i < right)} for i in range(of)]
+        (staging / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        uri = str(self.folder / uuid.uuid4().hex)
+        manifest = artifacts.commit_directory(staging, uri, kind="evaluation")
+        return EvalResult(uri=uri, manifest_sha256=manifest.digest, **fields)
+
+    def register(
+        self, tracking: TrackingConfig, config: EvaluationConfig, model: ModelRef, right: int, speedup: float, **extra: Any
+    ) -> int:
+        """Log a result and register its model; returns the version."""
+        from bard_core.tracking import log_evaluation, register, stage_run
+
+        result = self.result(model, config, right, speedup, **extra)
+        with stage_run(tracking, None, "evaluate", "evaluate", {}) as run:
+            log_evaluation(tracking, run, result, protocol_digest(config, self.dataset))
+        return register(tracking, model, self.source, self.dataset)
+
+
+@pytest.fixture
+def judge(tmp_path: Path) -> Judge:
+    return Judge(tmp_path)

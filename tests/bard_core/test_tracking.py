@@ -11,6 +11,7 @@ import pytest
 from bard_core import tracking
 from bard_core.artifacts import EvalResult, ModelRef
 from bard_core.config import TrackingConfig
+from bard_core.tracking import runs
 
 MODEL = ModelRef(uri="s3://bucket/m", manifest_sha256="a" * 64, stage="pbm", block_size=8, parent_sha256="b" * 64)
 
@@ -25,7 +26,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(store: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> TrackingConfig:
     monkeypatch.setenv("BARD_HOME", str(store))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(tracking, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(runs, "FIRST_PAUSE_S", 0.0)
     return TrackingConfig(experiment=request.node.name)
 
 
@@ -101,7 +102,7 @@ class Flaky:
 def flaky(config: TrackingConfig, monkeypatch: pytest.MonkeyPatch) -> Flaky:
     client, experiment = tracking.client_of(config)
     flaky = Flaky(client)
-    monkeypatch.setattr(tracking, "client_of", lambda _: (flaky, experiment))
+    monkeypatch.setattr(runs, "client_of", lambda _: (flaky, experiment))
     return flaky
 
 
@@ -124,7 +125,7 @@ def test_metrics_wait_for_the_server_and_arrive_once(config: TrackingConfig, fla
 def test_a_dead_server_stops_no_training_and_is_not_asked_at_every_step(
     config: TrackingConfig, flaky: Flaky, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tracking, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(runs, "FIRST_PAUSE_S", 0.01)
     flaky.down = True
     with tracking.stage_run(config, None, "pbm", "pbm", {}) as run:
         for step in range(1000):

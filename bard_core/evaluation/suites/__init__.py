@@ -1,56 +1,138 @@
-"""Suites: a folder each, of lmms-eval task templates. :func:`prepare_suite` points one at the data and names its digest."""
+"""Suites: a YAML file each, naming benchmarks and every setting that changes a score. Nothing is left to a silent default.
+
+A benchmark is a task of lmms-eval's, or one of ours: a folder of ``tasks/`` whose template is pointed at the prepared dataset.
+"""
 
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
 from bard_core import artifacts
+from bard_core.config import EvaluationConfig, StrictModel
 
 FOLDER = Path(__file__).parent
 
 
 class SuiteError(Exception):
-    """A suite is unknown or lacks its data: says which there are."""
+    """A suite or benchmark is unknown, malformed or lacks its data: says which and what there is."""
 
 
-@dataclass(frozen=True)
-class Suite:
-    """An lmms-eval task ready to run. ``digest`` covers the task's files, its data and lmms-eval's version."""
+class Benchmark(StrictModel):
+    """One lmms-eval task and all that its score depends on besides the model and its decoding."""
+
+    name: str = Field(min_length=1, description="How reports and metrics call it")
+    task: str = Field(min_length=1, description="lmms-eval's name of the task")
+    own: bool = Field(False, description="A folder of suites/tasks fed from the prepared dataset, not a task of lmms-eval's")
+    metrics: dict[str, float] = Field(
+        min_length=1, description="lmms-eval metric -> its value at perfection; accuracy is their sum over the perfect sum"
+    )
+    prompt: str | None = Field(description="Key of the task's lmms_eval_specific_kwargs; null only where the task has one prompt")
+    max_new_tokens: int | None = Field(None, ge=1, description="Longest answer; None: the decoding's own")
+    min_pixels: int | None = Field(None, ge=256, description="Smallest image; None: as the processor says")
+    max_pixels: int | None = Field(None, ge=256, description="Largest image; None: as the processor says")
+    video_frames: int | None = Field(None, ge=2, description="Frames taken of a video; None: as the processor says")
+    interleave_visuals: bool = Field(True, description="False: images and videos come before the text of their message")
+    max_samples: int | None = Field(None, ge=1, description="Judge at most this many samples; None: all")
+
+
+class Suite(StrictModel):
+    """Benchmarks judged together. ``version`` is raised by whoever changes what the suite means."""
 
     name: str
-    task: str
-    metric: str
-    task_folder: Path
-    digest: str
+    description: str
+    version: int = Field(ge=1)
+    benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Suite":
+        names = [benchmark.name for benchmark in self.benchmarks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"benchmark names must differ, got {names}")
+        return self
 
 
 def available() -> list[str]:
-    return sorted(path.name for path in FOLDER.iterdir() if path.is_dir() and any(path.glob("*.yaml.in")))
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def prepare_suite(name: str, dataset: Path, dataset_digest: str, workshop: Path) -> Suite:
-    """Copy the suite into ``workshop`` with its data files filled in; the data library's cache stays in there too.
+def load_suite(name: str) -> Suite:
+    """A suite of this folder by its name, or any suite by the path of its YAML file.
 
     Raises:
-        SuiteError: there is no such suite, or the dataset has no evaluation split.
+        SuiteError: there is none, or it is malformed.
     """
-    if name not in available():
-        raise SuiteError(f"no suite {name!r}; there are: {', '.join(available())}")
+    path = FOLDER / f"{name}.yaml" if name in available() else Path(name)
+    if path.suffix != ".yaml" or not path.is_file():
+        raise SuiteError(f"no suite {name!r}; there are: {', '.join(available())}, or the path of a YAML file")
+    body = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        included = [benchmark for other in body.pop("include", []) for benchmark in load_suite(other).benchmarks]
+        return Suite.model_validate({**body, "name": path.stem, "benchmarks": [*included, *body.get("benchmarks", [])]})
+    except (ValidationError, AttributeError, TypeError) as error:
+        raise SuiteError(f"{path} is not a suite: {error}") from error
+
+
+def suite_of(config: EvaluationConfig) -> Suite:
+    """The configured suite with the configuration's own cap on samples, which is part of its digest."""
+    suite = load_suite(config.suite)
+    if config.max_samples is None:
+        return suite
+    capped = [b.model_copy(update={"max_samples": min(config.max_samples, b.max_samples or 2**62)}) for b in suite.benchmarks]
+    return suite.model_copy(update={"benchmarks": tuple(capped)})
+
+
+def _own_folder(benchmark: Benchmark) -> Path:
+    folder = FOLDER / "tasks" / benchmark.task
+    if not folder.is_dir():
+        raise SuiteError(f"benchmark {benchmark.name!r}: no folder suites/tasks/{benchmark.task} with its task")
+    return folder
+
+
+def benchmark_digest(benchmark: Benchmark, dataset_digest: str) -> str:
+    """Covers the settings, our task's files and data, and lmms-eval's version, which is that of its tasks."""
+    files = sorted(path for path in _own_folder(benchmark).iterdir() if path.is_file()) if benchmark.own else []
+    return artifacts.digest(
+        {
+            "benchmark": benchmark,
+            "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+            "dataset": dataset_digest if benchmark.own else None,
+            "lmms_eval": version("lmms_eval"),
+        }
+    )
+
+
+def suite_digest(suite: Suite, dataset_digest: str) -> str:
+    """Scores under one digest may be compared."""
+    parts: Sequence[str] = [benchmark_digest(benchmark, dataset_digest) for benchmark in suite.benchmarks]
+    return artifacts.digest({"suite": suite.name, "version": suite.version, "benchmarks": parts})
+
+
+def prepare_task(benchmark: Benchmark, dataset: Path, workshop: Path) -> Path | None:
+    """The folder to show lmms-eval: our task with its data files filled in; None for a task of lmms-eval's own.
+
+    The data library's cache stays in ``workshop`` too.
+
+    Raises:
+        SuiteError: there is no such task, or the dataset has no evaluation split.
+    """
+    if not benchmark.own:
+        return None
+    source = _own_folder(benchmark)
     shards = [str(path) for path in sorted((dataset / "eval").glob("*.parquet"))]
     if not shards:
         raise SuiteError(f"{dataset} has no eval/*.parquet: prepare it with an evaluation split")
-    source = FOLDER / name
-    (template,) = source.glob("*.yaml.in")
     folder = workshop / "tasks"
     folder.mkdir(parents=True)
     for helper in source.glob("*.py"):
         shutil.copyfile(helper, folder / helper.name)
-    text = template.read_text(encoding="utf-8")  # a JSON list or string is YAML too
-    text = text.replace("{data_files}", json.dumps(shards)).replace("{cache_dir}", json.dumps(str(workshop / "cache")))
-    (folder / template.name.removesuffix(".in")).write_text(text, encoding="utf-8")
-    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(source.iterdir()) if path.is_file()}
-    digest = artifacts.digest({"files": files, "dataset": dataset_digest, "lmms_eval": version("lmms_eval")})
-    return Suite(name=name, task=template.name.removesuffix(".yaml.in"), metric="exact", task_folder=folder, digest=digest)
+    for template in source.glob("*.yaml.in"):
+        text = template.read_text(encoding="utf-8")  # a JSON list or string is YAML too
+        text = text.replace("{data_files}", json.dumps(shards)).replace("{cache_dir}", json.dumps(str(workshop / "cache")))
+        (folder / template.name.removesuffix(".in")).write_text(text, encoding="utf-8")
+    return folder

@@ -1,4 +1,4 @@
-"""evaluate, end to end on untrained models: one artifact whose files, ref and samples agree."""
+"""evaluate, end to end on untrained models: one artifact whose files, ref and samples agree with what lmms-eval wrote."""
 
 import json
 from collections.abc import Callable
@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 
 from bard_core import artifacts
-from bard_core.artifacts import DatasetRef, ModelRef
+from bard_core.artifacts import BenchmarkRef, DatasetRef, ModelRef
 from bard_core.config import DecodingConfig, EvaluationConfig
 from bard_core.evaluation import evaluate
+from bard_core.evaluation.benchmark import judge
 from bard_core.evaluation.compare import load_samples
-from bard_core.evaluation.suites import SuiteError, prepare_suite
+from bard_core.evaluation.evaluate import load_result
+from bard_core.evaluation.suites import suite_of
 
 CONFIG = EvaluationConfig(
     decoding=DecodingConfig(max_new_tokens=8), batch_size=4, max_samples=6, speed_samples=2, sweep_thresholds=(0.3,)
 )
+BENCHMARK = suite_of(CONFIG).benchmarks[0]
 
 
 @pytest.mark.slow
@@ -27,7 +30,7 @@ def test_source_and_checkpoint_are_judged_by_the_same_suite(
     result = evaluate(model, source, dataset, CONFIG, str(tmp_path / "judged-b4"))
 
     assert capsys.readouterr().out == ""
-    assert base.suite_digest == result.suite_digest
+    assert base.suite_digest == result.suite_digest and base.complete
     assert (base.speedup, base.tokens_per_forward) == (1.0, 1.0)
     assert base.tokens_per_s == base.ar_tokens_per_s > 0
     assert result.speedup == pytest.approx(result.tokens_per_s / result.ar_tokens_per_s)
@@ -44,33 +47,79 @@ def test_source_and_checkpoint_are_judged_by_the_same_suite(
     for name in ("suite", "suite_digest", "accuracy", "accuracy_stderr", "num_samples", "tokens_per_forward"):
         assert body[name] == getattr(result, name)
     assert body["speed"]["speedup"] == result.speedup
-    assert (body["decoding"]["mode"], body["decoding"]["max_new_tokens"]) == ("block", 8)
+    assert load_result(result.uri, result.key) == result
+    lab = body["details"]["lab"]
+    assert (lab["decoding"]["mode"], lab["decoding"]["max_new_tokens"]) == ("block", 8)
+    assert lab["score"] == json.loads(result.benchmarks[0].model_dump_json())
+    written = json.loads(next((tmp_path / "judged-b4" / "lab").glob("*_results.json")).read_text())
+    assert written["results"]["bard_lab"]["exact,none"] == result.accuracy
+    assert len(next((tmp_path / "judged-b4" / "lab").glob("*_samples_*.jsonl")).read_text().splitlines()) == 6
 
     samples = load_samples(result)
     assert len(samples) == result.num_samples == 6
-    assert sum(sample["exact"] for sample in samples) / 6 == result.accuracy
+    assert sum(sample["score"] for sample in samples) / 6 == result.accuracy
     forwards = sum(sample["forwards"] for sample in samples)
     assert sum(sample["real_tokens"] for sample in samples) / forwards == result.tokens_per_forward
 
 
-def test_new_weights_at_an_old_path_are_judged_anew(
+def texts(ref: BenchmarkRef) -> dict[str, str]:
+    return {sample["id"]: sample["text"] for sample in load_samples(ref)}
+
+
+def test_new_weights_at_an_old_path_are_asked_anew_and_the_same_weights_are_not(
+    make_model: Callable[..., ModelRef], dataset: DatasetRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bard_core.evaluation.lmms_plugin import BardChat
+
+    asked: list[int] = []
+    decode = BardChat.decode
+    monkeypatch.setattr(BardChat, "decode", lambda self, inputs: asked.append(len(inputs["input_ids"])) or decode(self, inputs))
+    answers = str(tmp_path / "answers")
+    model = make_model(tmp_path / "b4", 4, seed=0)
+    first = judge(model, dataset, BENCHMARK, CONFIG, str(tmp_path / "first"), answers)
+    again = judge(model, dataset, BENCHMARK, CONFIG, str(tmp_path / "again"), answers)
+    assert (sum(asked), again.score, texts(again)) == (6, first.score, texts(first))
+    assert judge(model, dataset, BENCHMARK, CONFIG, first.uri, str(tmp_path / "nowhere")) == first
+
+    short = CONFIG.model_copy(update={"decoding": DecodingConfig(max_new_tokens=4)})
+    judge(model, dataset, BENCHMARK, short, str(tmp_path / "short"), answers)
+    assert sum(asked) == 12, "other decoding settings are other answers"
+
+    before = texts(first)
+    second = judge(make_model(tmp_path / "b4", 4, seed=1), dataset, BENCHMARK, CONFIG, first.uri, answers)
+    assert sum(asked) == 18
+    assert before.keys() == texts(second).keys() and before != texts(second)
+    assert first.score.dataset_fingerprint == second.score.dataset_fingerprint
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_scores_of_one(
+    make_model: Callable[..., ModelRef], dataset: DatasetRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bard_core.evaluation.lmms_plugin import BardChat
+
+    model = make_model(tmp_path / "b4", 4)
+    alone = judge(model, dataset, BENCHMARK, CONFIG, str(tmp_path / "alone"), str(tmp_path / "one"), processes=1)
+    monkeypatch.setattr(BardChat, "decode", lambda self, inputs: pytest.fail("scoring had to answer"))
+    spread = judge(model, dataset, BENCHMARK, CONFIG, str(tmp_path / "spread"), str(tmp_path / "two"), processes=2)
+    assert spread.score == alone.score
+    assert load_samples(spread) == load_samples(alone)
+    parts = [path.read_text().splitlines() for path in (tmp_path / "two").rglob("*.jsonl")]
+    assert [len(part) for part in parts] == [3, 3], "each sample once"
+
+
+def test_a_benchmark_that_failed_leaves_the_others_and_the_run_partial(
     make_model: Callable[..., ModelRef], dataset: DatasetRef, tmp_path: Path
 ) -> None:
+    other = tmp_path / "two.yaml"
+    other.write_text(
+        "description: two\nversion: 1\ninclude: [lab]\nbenchmarks:\n"
+        "  - {name: broken, task: no_such_task, metrics: {exact: 1.0}, prompt: null}\n"
+    )
+    config = CONFIG.model_copy(update={"suite": str(other)})
     source = make_model(tmp_path / "source", 1)
-    first = evaluate(make_model(tmp_path / "b4", 4, seed=0), source, dataset, CONFIG, str(tmp_path / "first"))
-    second = evaluate(make_model(tmp_path / "b4", 4, seed=1), source, dataset, CONFIG, str(tmp_path / "second"))
-    assert [s["id"] for s in load_samples(first)] == [s["id"] for s in load_samples(second)]
-    assert [s["text"] for s in load_samples(first)] != [s["text"] for s in load_samples(second)]
-
-
-def test_a_suite_that_cannot_run_says_why(dataset: DatasetRef, tmp_path: Path) -> None:
-    with pytest.raises(SuiteError, match=r"no suite 'lap'; there are: lab"):
-        prepare_suite("lap", Path(dataset.uri), dataset.key, tmp_path / "a")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(SuiteError, match="no eval/"):
-        prepare_suite("lab", tmp_path / "empty", "0", tmp_path / "b")
-
-
-def test_a_suite_of_other_data_is_another_suite(dataset: DatasetRef, tmp_path: Path) -> None:
-    digests = [prepare_suite("lab", Path(dataset.uri), data, tmp_path / folder).digest for data, folder in ("1a", "1b", "2c")]
-    assert digests[0] == digests[1] != digests[2]
+    judged = judge(source, dataset, suite_of(config).benchmarks[0], config, str(tmp_path / "lab"), str(tmp_path / "answers"))
+    result = evaluate(source, source, dataset, config, str(tmp_path / "judged"), judged=[judged])
+    assert (result.missing, result.complete, result.accuracy) == (("broken",), False, judged.score.accuracy)
+    with pytest.raises(RuntimeError, match="no benchmark of suite 'two' gave a score"):
+        evaluate(source, source, dataset, config, str(tmp_path / "none"), judged=[])

@@ -8,7 +8,6 @@ import pytest
 from bard_core.artifacts import EvalResult, ModelRef, OperatingPoint
 from bard_core.config import DecodingConfig, EvaluationConfig
 from bard_core.evaluation.tradeoff import accuracy_under_parallelism, decodings, points, speedup_at_parity
-from bard_core.models import BardSettings
 
 
 def point(threshold: float, accuracy: float, speedup: float, tpf: float = 1.0) -> OperatingPoint:
@@ -37,7 +36,7 @@ def result(name: str, accuracy: float, speedup: float, stage: str = "pbm", sweep
 )
 def test_the_configured_decoding_is_among_those_judged(config: Any, clean_attention: Any, expected: list[float | None]) -> None:
     config = EvaluationConfig(**config)
-    found = decodings(config, BardSettings(4, 7, clean_attention))
+    found = decodings(config, clean_attention)
     assert list(found) == expected
     assert config.decoding in found.values()
     for threshold, decoding in found.items():

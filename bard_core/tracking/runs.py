@@ -1,6 +1,6 @@
-"""MLflow, and the only place that imports it: one parent run a pipeline, a child run a stage, one LoggedModel a checkpoint.
+"""Runs: one parent a pipeline, a child a stage.
 
-Weights stay where they are; MLflow holds their uri and digest. Training never stops for tracking: what cannot be delivered
+Training never stops for tracking: what cannot be delivered
 waits in memory, is tried again with later metrics (after a growing pause, so that a dead server costs little time) and is
 flushed when the stage ends. A metric sent twice counts once, because MLflow keys it by name, step, time and value.
 """
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bard_core import storage
-from bard_core.artifacts import EvalResult, ModelRef
 from bard_core.config import TrackingConfig
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 log = logging.getLogger(__name__)
-DIGEST_TAG = "bard.manifest_sha256"
 BATCH = 500  # metrics a call; the server takes 1000
 FLUSH_TRIES, FIRST_PAUSE_S, LONGEST_PAUSE_S = 3, 1.0, 60.0
 
@@ -225,61 +223,3 @@ def stage_run(
         run.finish("FAILED")
         raise
     run.finish("FINISHED")
-
-
-def log_model(config: TrackingConfig, run_id: str | None, ref: ModelRef) -> str | None:
-    """The LoggedModel of a checkpoint, found by its digest or created; returns its id, or None while MLflow is away.
-
-    Weights are not uploaded. ``log_evaluation`` creates it later when it could not be created here.
-    """
-    return _survive(f"log the model {ref.name}", lambda: _log_model(config, run_id, ref))
-
-
-def _log_model(config: TrackingConfig, run_id: str | None, ref: ModelRef) -> str:
-    client, experiment = client_of(config)
-    found = client.search_logged_models([experiment], filter_string=f"tags.`{DIGEST_TAG}` = '{ref.key}'", max_results=1)
-    if found:
-        return str(found[0].model_id)
-    model = client.create_logged_model(
-        experiment,
-        name=ref.name,
-        source_run_id=run_id,
-        tags={DIGEST_TAG: ref.key, "bard.uri": ref.uri, "bard.stage": ref.stage},
-        params={"stage": ref.stage, "block_size": str(ref.block_size), "parent_sha256": ref.parent_sha256 or ""},
-        model_type="block-diffusion" if ref.block_size > 1 else "autoregressive",
-    )
-    client.finalize_logged_model(model.model_id, "READY")
-    return str(model.model_id)
-
-
-def log_evaluation(config: TrackingConfig, run: StageRun, result: EvalResult, dataset_digest: str) -> None:
-    """Attach a result's numbers to the model's LoggedModel, linked to the suite, and to the evaluation's own run.
-
-    Raises:
-        TrackingError: MLflow cannot be reached. A score that nobody can compare is not a result, so the stage is to be retried.
-    """
-    try:
-        if not run.deliver() or run.run_id is None:
-            raise ConnectionError("the run could not be written")
-        model_id = result.model.mlflow_model_id or _log_model(config, run.run_id, result.model)
-        for name, value in headline(result).items():
-            run.client.log_metric(
-                run.run_id, name, value, model_id=model_id, dataset_name=result.suite, dataset_digest=dataset_digest[:36]
-            )
-    except Exception as error:
-        raise TrackingError(
-            f"the scores of {result.model.name} did not reach MLflow at {tracking_uri(config)} "
-            f"({type(error).__name__}: {error}); see that it is up and run evaluate again"
-        ) from error
-
-
-def headline(result: EvalResult) -> dict[str, float]:
-    """The numbers by which checkpoints are compared."""
-    return {
-        "accuracy": result.accuracy,
-        "accuracy_stderr": result.accuracy_stderr,
-        "tokens_per_forward": result.tokens_per_forward,
-        "tokens_per_s": result.tokens_per_s,
-        "ar_tokens_per_s": result.ar_tokens_per_s,
-        "speedup": result.speedup,
-    }

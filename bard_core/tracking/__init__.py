@@ -1,0 +1,29 @@
+"""MLflow, and the only place that imports it: runs, one LoggedModel a checkpoint with its scores, and the registry.
+
+Weights stay where they are; MLflow holds their uri and digest.
+"""
+
+from bard_core.tracking.models import LoggedScores, evaluation_of, headline, log_evaluation, log_model, scored_models
+from bard_core.tracking.registry import Version, register, set_alias, tag_version, versions
+from bard_core.tracking.runs import StageRun, TrackingError, client_of, close_pipeline, open_pipeline, stage_run, tracking_uri
+
+__all__ = [
+    "LoggedScores",
+    "StageRun",
+    "TrackingError",
+    "Version",
+    "client_of",
+    "close_pipeline",
+    "evaluation_of",
+    "headline",
+    "log_evaluation",
+    "log_model",
+    "open_pipeline",
+    "register",
+    "scored_models",
+    "set_alias",
+    "stage_run",
+    "tag_version",
+    "tracking_uri",
+    "versions",
+]

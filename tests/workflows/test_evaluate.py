@@ -1,0 +1,36 @@
+"""Evaluation as Flyte runs it: a benchmark that fails leaves the others, and the result says that it is partial."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bard_core import tracking
+from bard_core.config import DecodingConfig, EvaluationConfig, StorageConfig, TrackingConfig
+from workflows.evaluate import evaluate
+
+SUITE = """
+description: one that runs and one that lmms-eval does not know
+version: 1
+include: [lab]
+benchmarks:
+  - {name: broken, task: no_such_task, metrics: {exact: 1.0}, prompt: null}
+"""
+
+
+@pytest.mark.slow
+def test_a_failing_benchmark_leaves_the_others_and_the_result_partial(
+    make_model: Any, lab_dataset: Any, bard_home: Path, tmp_path: Path
+) -> None:
+    suite = tmp_path / "partial.yaml"
+    suite.write_text(SUITE)
+    config = EvaluationConfig(suite=str(suite), max_samples=2, speed_samples=2, decoding=DecodingConfig(max_new_tokens=4))
+    source = make_model(tmp_path / "source", 1)
+    place: dict[str, Any] = {"storage_config": StorageConfig(), "tracking": TrackingConfig(), "parent_run": ""}
+    result = evaluate(model=source, source=source, dataset=lab_dataset, evaluation=config, **place)
+    assert (result.missing, [score.name for score in result.benchmarks]) == (("broken",), ["lab"])
+    assert not result.complete and result.num_samples == 2
+    (version,) = tracking.versions(TrackingConfig())
+    assert (version.model.key, version.source.key, version.dataset.key) == (source.key, source.key, lab_dataset.key)
+    (logged,) = tracking.scored_models(TrackingConfig())
+    assert logged.metrics["lab"] == result.accuracy
