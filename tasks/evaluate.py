@@ -10,7 +10,7 @@ from bard_core.evaluation import benchmark as judging
 from bard_core.evaluation import evaluate as judge
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.evaluation.suites import Benchmark, benchmark_digest, suite_of
-from bard_core.tracking import headline, log_evaluation, register, stage_run
+from bard_core.tracking import log_evaluation, register, stage_run
 from tasks.settings import CACHE_VERSION, Dataset, Evaluation, Model, artifact_uri, image
 
 IGNORED = ("tracking", "parent_run", "claim")
@@ -59,7 +59,9 @@ def finish_evaluation(
         result = judge(model, source, dataset, evaluation, uri, judged)
         log_evaluation(tracking, run, result, protocol_digest(evaluation, dataset))
         register(tracking, model, source, dataset)
-    numbers = ", ".join(f"{name} {value:.3f}" for name, value in headline(result).items())
+    accuracy, error = 100 * result.accuracy, 100 * result.accuracy_stderr
+    numbers = f"{accuracy:.1f} ± {error:.1f} %, TPF {result.tokens_per_forward:.2f}, {result.tokens_per_s:.0f} tok/s"
+    numbers += f", {result.speedup:.2f}x AR"
     partial = f"; NO SCORE for {', '.join(result.missing)}" if result.missing else ""
     print(f"evaluated {model.name}: {numbers} ({result.seconds:.0f} s){partial}", flush=True)
     return result

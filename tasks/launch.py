@@ -32,6 +32,10 @@ from bard_core.training.stage import CURVE, StageSpec, checkpoint_ref, prepare_b
 
 PASSED_ON = ("AWS_", "BARD_", "HF_", "MLFLOW_", "NCCL_", "TRANSFORMERS_")  # Ray starts workers without the driver's environment
 
+# Every stage would repeat that Ray has been started, or joined already, and how it checks tokens.
+for _talker in ("ray._private.worker", "ray._private.authentication.authentication_token_setup"):
+    logging.getLogger(_talker).setLevel(logging.ERROR)
+
 
 def _worker(environment: dict[str, str], config: dict[str, Any]) -> None:
     """Runs on every Ray worker; the process group is Ray's."""

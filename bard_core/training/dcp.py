@@ -6,6 +6,7 @@ so are the non-tensor entries of the shards; stock DCP would run whatever they a
 
 import io
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -75,4 +76,6 @@ def load(state: dict[str, Any], folder: Path, no_dist: bool) -> None:
 
     DCP raises ``CheckpointException``, which is no ``Exception``.
     """
-    dcp_load(state, storage_reader=SafeReader(str(folder)), planner=SafePlanner(), no_dist=no_dist)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # what ``no_dist`` asks for
+        dcp_load(state, storage_reader=SafeReader(str(folder)), planner=SafePlanner(), no_dist=no_dist)
