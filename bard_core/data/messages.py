@@ -10,11 +10,12 @@ A bad row raises ``RowRefused``: the caller counts the reason and quarantines th
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from bard_core.config import RawSchema
 
@@ -59,6 +60,17 @@ def open_image(data: bytes) -> Image.Image:
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
+@contextmanager
+def _no_truncated_images() -> Iterator[None]:
+    """Pillow's own default, which lmms-eval turns off for the whole process when it is imported."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
 def check_image(data: Any) -> tuple[int, int]:
     """(height, width) in pixels after the EXIF turn, having proven that the bytes decode to the end.
 
@@ -71,7 +83,7 @@ def check_image(data: Any) -> tuple[int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit, below, is stricter
             image = Image.open(io.BytesIO(data))
-        with image:
+        with image, _no_truncated_images():
             width, height = image.size
             if width * height > MAX_IMAGE_PIXELS:
                 raise RowRefused("image too large", f"{width}x{height} is more than {MAX_IMAGE_PIXELS} pixels")

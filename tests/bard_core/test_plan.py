@@ -89,7 +89,7 @@ def test_the_command(capsys, tmp_path):
     assert "pbm-b32" in (out := capsys.readouterr().out) and "memory a GPU at the peak" in out
     broken = tmp_path / "broken.yaml"
     broken.write_text((CONFIGS / "lab.yaml").read_text().replace("block_sizes: [32]", "block_sizes: [64]"))
-    assert cli.main(["plan", str(broken)]) == 2 and "block size [64]" in capsys.readouterr().err
+    assert cli.main(["plan", str(broken)]) == 2 and "swd.block_sizes names 64" in capsys.readouterr().err
     assert cli.main(["plan", str(tmp_path / "none.yaml")]) == 2
     help_ = subprocess.run([sys.executable, "-m", "bard_core.cli", "--help"], capture_output=True, text=True, check=True).stdout
     assert "what a configuration will cost" in help_
