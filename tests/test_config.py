@@ -19,6 +19,10 @@ SECTIONS = {
     "compute": config.ComputeConfig,
     "storage_config": config.StorageConfig,
     "tracking": config.TrackingConfig,
+    "noises": list[config.NoiseConfig],
+    "method": config.PBMMethod,
+    "block_size": int,
+    "train": config.TrainConfig,
 }
 FILES = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -32,6 +36,9 @@ def test_file_is_complete(path):
     values = read(path)
     assert set(values) <= set(SECTIONS)
     parsed = {key: TypeAdapter(SECTIONS[key]).validate_python(value) for key, value in values.items()}
+    if "noises" in parsed:  # of workflows/noises.py
+        assert [noise.name for noise in parsed["noises"]] == ["mask", "uniform", "edit", "mix"]
+        return
     trained = {stage.block_size for stage in parsed["pbm"].stages}
     assert {*parsed["swd"].block_sizes, parsed["swd"].teacher_block_size} <= trained
 
