@@ -209,6 +209,15 @@ class PBMConfig(PBMMethod):
         return PBMMethod(**{name: getattr(self, name) for name in PBMMethod.model_fields})
 
 
+class NoiseStudy(StrictModel):
+    """study: one block size trained once under each noise (workflows/noises.py)."""
+
+    noises: tuple[NoiseConfig, ...] = Field(min_length=1)
+    block_size: int = Field(4, ge=1, le=256)
+    method: PBMMethod = PBMMethod()
+    train: TrainConfig
+
+
 class SWDConfig(StrictModel):
     """swd: Stage-Wise Distillation of large-block students from a frozen small-block teacher."""
 

@@ -19,10 +19,7 @@ SECTIONS = {
     "compute": config.ComputeConfig,
     "storage_config": config.StorageConfig,
     "tracking": config.TrackingConfig,
-    "noises": list[config.NoiseConfig],
-    "method": config.PBMMethod,
-    "block_size": int,
-    "train": config.TrainConfig,
+    "study": config.NoiseStudy,
 }
 FILES = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -36,8 +33,8 @@ def test_file_is_complete(path):
     values = read(path)
     assert set(values) <= set(SECTIONS)
     parsed = {key: TypeAdapter(SECTIONS[key]).validate_python(value) for key, value in values.items()}
-    if "noises" in parsed:  # of workflows/noises.py
-        assert [noise.name for noise in parsed["noises"]] == ["mask", "uniform", "edit", "mix"]
+    if "study" in parsed:  # of workflows/noises.py
+        assert [noise.name for noise in parsed["study"].noises] == ["mask", "uniform", "edit", "mix"]
         return
     trained = {stage.block_size for stage in parsed["pbm"].stages}
     assert {*parsed["swd"].block_sizes, parsed["swd"].teacher_block_size} <= trained

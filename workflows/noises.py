@@ -7,16 +7,7 @@ The data and source stages are those of ``workflows/pipeline.py``, found in the 
 
 from flytekit import dynamic, workflow
 
-from bard_core.config import (
-    ComputeConfig,
-    DataConfig,
-    NoiseConfig,
-    PBMMethod,
-    SourceConfig,
-    StorageConfig,
-    TrackingConfig,
-    TrainConfig,
-)
+from bard_core.config import ComputeConfig, DataConfig, NoiseStudy, SourceConfig, StorageConfig, TrackingConfig
 from tasks.consolidate import consolidate
 from tasks.curves import curves
 from tasks.pbm import pbm as merge_blocks
@@ -31,10 +22,7 @@ def train_each(
     name: str,
     dataset: Dataset,
     source: SourceConfig,
-    method: PBMMethod,
-    noises: list[NoiseConfig],
-    block_size: int,
-    train: TrainConfig,
+    study: NoiseStudy,
     compute: ComputeConfig,
     storage_config: StorageConfig,
     tracking: TrackingConfig,
@@ -49,17 +37,17 @@ def train_each(
         base = resolve_source(source=source, dataset=dataset, **place)
     checkpoints = [
         merge_blocks(
-            method=method.model_copy(update={"noise": noise}),
-            block_size=block_size,
-            train=train,
+            method=study.method.model_copy(update={"noise": noise}),
+            block_size=study.block_size,
+            train=study.train,
             dataset=dataset,
             parent=base,
             compute=compute,
             **run,
         )
-        for noise in noises
+        for noise in study.noises
     ]
-    return curves(name=name, labels=[noise.name for noise in noises], checkpoints=checkpoints, **place)
+    return curves(name=name, labels=[noise.name for noise in study.noises], checkpoints=checkpoints, **place)
 
 
 @workflow
@@ -67,10 +55,7 @@ def bard_noises(
     name: str,
     data: DataConfig,
     source: SourceConfig,
-    noises: list[NoiseConfig],
-    block_size: int,
-    train: TrainConfig,
-    method: PBMMethod = PBMMethod(),
+    study: NoiseStudy,
     compute: ComputeConfig = ComputeConfig(),
     storage_config: StorageConfig = StorageConfig(),
     tracking: TrackingConfig = TrackingConfig(),
@@ -81,10 +66,7 @@ def bard_noises(
         name=name,
         dataset=dataset,
         source=source,
-        method=method,
-        noises=noises,
-        block_size=block_size,
-        train=train,
+        study=study,
         compute=compute,
         storage_config=storage_config,
         tracking=tracking,
