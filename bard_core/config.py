@@ -129,6 +129,8 @@ class NoiseConfig(StrictModel):
     def _ordered(self) -> "NoiseConfig":
         if self.min_t >= self.max_t:
             raise ValueError(f"min_t {self.min_t} must be below max_t {self.max_t}")
+        if self.complementary and self.name != "mask":
+            raise ValueError(f"noise.complementary needs name: mask; {self.name} noise has no complement")
         return self
 
 

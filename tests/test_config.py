@@ -46,6 +46,7 @@ def test_file_is_complete(path):
         ("swd", {"kl_wieght": 1}, "kl_wieght"),
         ("evaluation", {"decoding": {"confidence_threshold": 1.5}}, "less than or equal to 1"),
         ("pbm", {"noise": {"min_t": 0.9, "max_t": 0.1}}, "below max_t"),
+        ("pbm", {"noise": {"name": "mix", "complementary": True}}, "needs name: mask"),
         ("pbm", {"noise": {"name": "salt"}}, "'mask', 'uniform', 'edit' or 'mix'"),
         ("pbm", {"ar_weight": 0.5}, "causal"),
         ("data", {"lab": None}, "sources"),
