@@ -144,6 +144,8 @@ class NoiseConfig(StrictModel):
     def _ordered(self) -> "NoiseConfig":
         if self.min_t >= self.max_t:
             raise ValueError(f"min_t {self.min_t} must be below max_t {self.max_t}")
+        if self.complementary and self.name != "mask":
+            raise ValueError(f"noise.complementary needs name: mask; {self.name} noise has no complement")
         return self
 
 
@@ -222,6 +224,15 @@ class PBMConfig(PBMMethod):
     def method(self) -> PBMMethod:
         """The part that every stage shares, so that adding a stage leaves the others cached."""
         return PBMMethod(**{name: getattr(self, name) for name in PBMMethod.model_fields})
+
+
+class NoiseStudy(StrictModel):
+    """study: one block size trained once under each noise (workflows/noises.py)."""
+
+    noises: tuple[NoiseConfig, ...] = Field(min_length=1)
+    block_size: int = Field(4, ge=1, le=256)
+    method: PBMMethod = PBMMethod()
+    train: TrainConfig
 
 
 class SWDConfig(StrictModel):

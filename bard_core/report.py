@@ -9,7 +9,7 @@ import html
 import io
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from bard_core import artifacts, storage
-from bard_core.artifacts import DatasetRef, EvalResult, OperatingPoint, ReportRef
+from bard_core.artifacts import CheckpointRef, DatasetRef, EvalResult, OperatingPoint, ReportRef
 from bard_core.evaluation.compare import frontier, load_samples, paired, source_of
 from bard_core.evaluation.tradeoff import accuracy_under_parallelism, points, speedup_at_parity
 
@@ -189,10 +189,39 @@ def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, t
     return ReportRef(uri=output_uri, manifest_sha256=manifest.digest, markdown=storage.join(output_uri, "report.md"))
 
 
+def build_curves(checkpoints: Mapping[str, CheckpointRef], output_uri: str, title: str) -> ReportRef:
+    """Write and commit a report of trainings alone: the loss of each over steps, beside one another."""
+    curves = {label: _read_curve(checkpoint.curve_uri) for label, checkpoint in checkpoints.items()}
+    body = {"title": title, "curves": curves}
+    workshop = storage.home() / "staging"
+    workshop.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="report-", dir=workshop) as scratch:
+        out = Path(scratch) / "report"
+        out.mkdir()
+        (out / "report.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
+        (out / "curves.png").write_bytes(curves_png(curves))
+        (out / "report.md").write_text(curves_markdown(body), encoding="utf-8")
+        manifest = artifacts.commit_directory(out, output_uri, kind="report")
+    return ReportRef(uri=output_uri, manifest_sha256=manifest.digest, markdown=storage.join(output_uri, "report.md"))
+
+
+def curves_markdown(body: dict[str, Any]) -> str:
+    """report.md of trainings alone: picture, then first and last loss and speed of each."""
+    lines = [f"# {body['title']}", "", "![loss curves](curves.png)", ""]
+    rows = [
+        (label, f"{records[-1]['step']:.0f}", f"{records[0]['loss']:.3f}", f"{records[-1]['loss']:.3f}")
+        for label, records in body["curves"].items()
+    ]
+    lines += _markdown_table(("training", "steps", "first loss", "last loss"), rows)
+    return "\n".join([*lines, "", "Losses of different objectives are on different scales: compare shapes, not heights.", ""])
+
+
 def _curve(result: EvalResult) -> list[dict[str, float]]:
-    if result.model.curve_uri is None:
-        return []
-    return [json.loads(line) for line in storage.read_bytes(result.model.curve_uri).decode().splitlines()]
+    return [] if result.model.curve_uri is None else _read_curve(result.model.curve_uri)
+
+
+def _read_curve(uri: str) -> list[dict[str, float]]:
+    return [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines()]
 
 
 def _samples(results: Sequence[EvalResult], dataset: DatasetRef) -> tuple[list[dict[str, Any]], list[list[bytes]]]:

@@ -17,7 +17,6 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -215,7 +214,7 @@ def main() -> None:
     from _machine import write
 
     results = {shape: compare(shape, arguments.repeats, arguments.steps) for shape in arguments.shapes}
-    print(write("train", {"results": results}).relative_to(Path.cwd()))
+    print(write("train", {"results": results}))
 
 
 if __name__ == "__main__":

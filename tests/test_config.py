@@ -21,6 +21,7 @@ SECTIONS = {
     "compute": config.ComputeConfig,
     "storage_config": config.StorageConfig,
     "tracking": config.TrackingConfig,
+    "study": config.NoiseStudy,
 }
 FILES = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -34,6 +35,9 @@ def test_file_is_complete(path):
     values = read(path)
     assert set(values) <= set(SECTIONS)
     parsed = {key: TypeAdapter(SECTIONS[key]).validate_python(value) for key, value in values.items()}
+    if "study" in parsed:  # of workflows/noises.py
+        assert [noise.name for noise in parsed["study"].noises] == ["mask", "uniform", "edit", "mix"]
+        return
     config.check_stages(parsed["pbm"], parsed["swd"])
 
 
@@ -51,6 +55,7 @@ def test_a_reevaluation_is_complete_and_its_suite_exists(path):
         ("swd", {"kl_wieght": 1}, "unknown key 'kl_wieght': did you mean 'kl_weight'.*allowed are block_sizes, "),
         ("evaluation", {"decoding": {"confidence_threshold": 1.5}}, "less than or equal to 1"),
         ("pbm", {"noise": {"min_t": 0.9, "max_t": 0.1}}, "below max_t"),
+        ("pbm", {"noise": {"name": "mix", "complementary": True}}, "needs name: mask"),
         ("pbm", {"noise": {"name": "salt"}}, "'mask', 'uniform', 'edit' or 'mix'"),
         ("pbm", {"ar_weight": 0.5}, "causal"),
         ("data", {"lab": None}, "sources"),

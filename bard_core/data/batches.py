@@ -128,10 +128,17 @@ def step_samples(num_examples: int, step: int, batch_size: int, seed: int) -> li
 
 
 def replacement_tokens(vocabulary_size: int, special_ids: Sequence[int]) -> Tensor:
-    """Ids that random noise may draw: the vocabulary without special and image tokens [W]."""
+    """Ids that random noise may draw, ascending: the vocabulary without special and image tokens [W].
+
+    Raises:
+        ValueError: fewer than two are left, so that noise could not change a token.
+    """
     allowed = torch.ones(vocabulary_size, dtype=torch.bool)
     allowed[[i for i in special_ids if i < vocabulary_size]] = False
-    return allowed.nonzero().squeeze(-1)
+    replacements = allowed.nonzero().squeeze(-1)
+    if len(replacements) < 2:
+        raise ValueError(f"of {vocabulary_size} tokens only {len(replacements)} may be drawn as noise; check the special tokens")
+    return replacements
 
 
 @dataclass

@@ -8,7 +8,9 @@ draw in each, so that bounds hold after stratification and every sample sees lig
     edit      a share of 5-20 % of the tokens (growing with t) is deleted : inserted : substituted = 1 : 1 : 3, inside its block
     mix       mask with 1 - cos(pi t / 2), uniform with sin(pi t / 2) + cos(pi t / 2) - 1, clean with 1 - sin(pi t / 2)
 
-Draws come from a generator seeded by (seed, sample id, epoch), so any step can be replayed.
+Draws come from a generator seeded by (seed, sample id, epoch), so any step can be replayed. Everything runs on the generator's
+device. Batches use the CPU: there the draws are the same on every machine, and how many positions are supervised, which sizes
+all that follows, is known without waiting for a GPU.
 """
 
 import hashlib
@@ -40,9 +42,9 @@ def generator_for(seed: int, sample_id: str, epoch: int) -> torch.Generator:
 
 def stratified_t(num_blocks: int, min_t: float, max_t: float, generator: torch.Generator) -> Tensor:
     """One t a block [num_blocks], a draw in each of ``num_blocks`` equal slices of [min_t, max_t], in random order."""
-    slots = torch.randperm(num_blocks, generator=generator)
-    within = torch.rand(num_blocks, generator=generator)
-    return min_t + (max_t - min_t) * (slots + within) / max(num_blocks, 1)
+    slots = torch.randperm(num_blocks, generator=generator, device=generator.device)
+    within = torch.rand(num_blocks, generator=generator, device=generator.device)
+    return (min_t + (max_t - min_t) * (slots + within) / max(num_blocks, 1)).clamp(min_t, max_t)
 
 
 def mix_probabilities(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,8 +68,8 @@ def corrupt(
 
     Args:
         target_R: clean tokens [R]. block_R: their blocks [R], non-decreasing.
-        replacements_W: token ids that random noise may draw (no special or image tokens) [W].
-        generator: source of every draw, on the CPU.
+        replacements_W: token ids that random noise may draw (no special or image tokens), ascending, at least two [W].
+        generator: source of every draw, on the device of the tensors.
 
     Returns:
         A :class:`Corruption`. The loss is on masked tokens for ``mask``; on every token for the others, where the model must
@@ -79,7 +81,7 @@ def corrupt(
     _, index_R = torch.unique_consecutive(block_R, return_inverse=True)
     num_blocks = int(index_R[-1]) + 1 if index_R.numel() else 0
     t_R = stratified_t(num_blocks, min_t, max_t, generator)[index_R]
-    draw_R = torch.rand(target_R.shape, generator=generator)
+    draw_R = torch.rand(target_R.shape, generator=generator, device=generator.device)
     everywhere = torch.ones_like(target_R, dtype=torch.bool)
     if name == "mask":
         masked = draw_R < t_R
@@ -103,17 +105,20 @@ def complement(corruption: Corruption, target_R: Tensor, mask_token_id: int) -> 
 
 
 def _random_other(target_R: Tensor, replacements_W: Tensor, generator: torch.Generator) -> Tensor:
-    """A uniform draw from the replacements, never the token itself."""
-    pick = torch.randint(len(replacements_W), target_R.shape, generator=generator)
-    drawn = replacements_W[pick]
-    return torch.where(drawn == target_R, replacements_W[(pick + 1) % len(replacements_W)], drawn)
+    """A uniform draw from the replacements without the token itself."""
+    place_R = torch.searchsorted(replacements_W, target_R).clamp(max=len(replacements_W) - 1)
+    is_one_R = replacements_W[place_R] == target_R
+    draw_R = torch.rand(target_R.shape, generator=generator, device=generator.device, dtype=torch.float64)
+    pick_R = (draw_R * (len(replacements_W) - is_one_R.long())).long()
+    return replacements_W[pick_R + (is_one_R & (pick_R >= place_R))]
 
 
 def _edit(target_R: Tensor, index_R: Tensor, t_R: Tensor, replacements_W: Tensor, generator: torch.Generator) -> Tensor:
     """Delete, insert and substitute inside blocks: deletion pulls the rest of the block left, insertion pushes it right."""
     length = target_R.numel()
     share = EDIT_SHARE[0] + (EDIT_SHARE[1] - EDIT_SHARE[0]) * t_R
-    draw = torch.rand(length, generator=generator)
+    device = generator.device
+    draw = torch.rand(length, generator=generator, device=device)
     delete, insert, substitute = (
         draw < share / 5,
         (draw >= share / 5) & (draw < share * 2 / 5),
@@ -121,9 +126,9 @@ def _edit(target_R: Tensor, index_R: Tensor, t_R: Tensor, replacements_W: Tensor
     )
     fresh = _random_other(target_R, replacements_W, generator)
     # Each token's copies: 0 when deleted, 2 (a random one, then itself) when inserted before, else 1.
-    copies = torch.ones(length, dtype=torch.long) - delete.long() + insert.long()
+    copies = 1 - delete.long() + insert.long()
     emitted = torch.where(substitute, fresh, target_R).repeat_interleave(copies)
-    owner = torch.arange(length).repeat_interleave(copies)
+    owner = torch.arange(length, device=device).repeat_interleave(copies)
     first = torch.ones_like(owner, dtype=torch.bool)
     first[1:] = owner[1:] != owner[:-1]
     emitted = torch.where(first & insert[owner], fresh[owner], emitted)
@@ -133,7 +138,7 @@ def _edit(target_R: Tensor, index_R: Tensor, t_R: Tensor, replacements_W: Tensor
     sizes = torch.bincount(index_R, minlength=num_blocks)
     starts = sizes.cumsum(0) - sizes
     emitted_sizes = torch.bincount(block_of, minlength=num_blocks)
-    rank = torch.arange(len(owner)) - (emitted_sizes.cumsum(0) - emitted_sizes)[block_of]
+    rank = torch.arange(len(owner), device=device) - (emitted_sizes.cumsum(0) - emitted_sizes)[block_of]
     fits = rank < sizes[block_of]
     noisy[(starts[block_of] + rank)[fits]] = emitted[fits]
     return noisy

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from bard_core.diffusion.layout import CLEAN, NOISY, CleanAttention, TokenTable, visible
+from bard_core.diffusion.layout import CLEAN, FIELDS, NOISY, CleanAttention, TokenTable, visible
 
 TILE = 128
 CACHED_MASKS = 64
@@ -68,9 +68,10 @@ _cache: OrderedDict[Hashable, BlockMask] = OrderedDict()
 def _block_mask(table_BL: TokenTable, clean_attention: CleanAttention) -> BlockMask:
     some, full = tile_map(table_BL, clean_attention)
     length = table_BL.role.shape[-1]
+    small_BL = TokenTable(*(getattr(table_BL, name).int() for name in FIELDS))  # the kernel reads these for every pair
 
     def rule(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return visible(table_BL[row, query], table_BL[row, key], clean_attention)
+        return visible(small_BL[row, query], small_BL[row, key], clean_attention)
 
     return BlockMask.from_kv_blocks(
         *_ordered(some & ~full), *_ordered(full), BLOCK_SIZE=TILE, mask_mod=rule, seq_lengths=(length, length)

@@ -75,8 +75,15 @@ def attend(
     """
     if not isinstance(attention_mask, BlockMask):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    grouped = query.shape[1] != key.shape[1]
-    output = _compiled_flex()(query, key, value, block_mask=attention_mask, scale=options.get("scaling"), enable_gqa=grouped)
+    dtype = value.dtype  # under autocast a norm may have left query and key in fp32, which flex does not see to
+    output = _compiled_flex()(
+        query.to(dtype),
+        key.to(dtype),
+        value,
+        block_mask=attention_mask,
+        scale=options.get("scaling"),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -214,7 +214,7 @@ def stage_run(
 ) -> Iterator[StageRun]:
     """A child run of the pipeline (or a run by itself), ended as FINISHED, or FAILED when the body raises."""
     tags = {"bard.kind": "stage", "bard.stage": stage}
-    if parent_run_id is not None:
+    if parent_run_id:
         tags["mlflow.parentRunId"] = parent_run_id
     run = StageRun(config, lambda: _create_run(config, name, tags, params))
     try:

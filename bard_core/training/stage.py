@@ -61,7 +61,9 @@ class StageSpec(StrictModel):
 
     @property
     def name(self) -> str:
-        return "source" if self.stage == "source" else f"{self.stage}-b{self.block_size}"
+        if self.stage == "source":
+            return "source"
+        return f"{self.stage}-b{self.block_size}" + ("" if self.noise.name == "mask" else f"-{self.noise.name}")
 
 
 def run_of(spec: StageSpec, settings: CheckpointConfig = CheckpointConfig()) -> Run:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bard_core import artifacts, report
-from bard_core.artifacts import DatasetRef, EvalResult, ModelRef, OperatingPoint
+from bard_core.artifacts import CheckpointRef, DatasetRef, EvalResult, ModelRef, OperatingPoint
 from bard_core.evaluation.compare import ComparisonError
 
 SAMPLES = 8
@@ -177,3 +177,27 @@ def test_what_checkpoints_cost_is_told_where_it_was_measured() -> None:
     measured = {"step": 700.0, "loss": 1.0, "train_s": 200.0, "checkpoint_blocked_s": 3.0, "startup_s": 4.25}
     cells = report.training_cells({"old": [{"step": 1.0, "loss": 2.0}], "none": [], "pbm-b4": [{"step": 1.0}, measured]})
     assert cells == [["pbm-b4", "700", "1.5% of 200 s", "4.2"]]
+
+
+def test_trainings_alone_are_shown_side_by_side(bard_home: Path, tmp_path: Path) -> None:
+    checkpoints = {}
+    for label, last in (("mask", 1.0), ("mix", 2.0)):
+        curve = tmp_path / f"{label}.jsonl"
+        curve.write_text("".join(json.dumps({"step": step, "loss": last + 9 - step}) + "\n" for step in (1, 9)))
+        checkpoints[label] = CheckpointRef(
+            uri="c",
+            manifest_sha256="0",
+            stage="pbm",
+            block_size=4,
+            step=9,
+            base_uri="b",
+            parent_sha256=None,
+            curve_uri=str(curve),
+        )
+    ref = report.build_curves(checkpoints, str(tmp_path / "report"), "Noises")
+    folder = artifacts.fetch(ref)
+    text = (folder / "report.md").read_text()
+    assert "| mask | 9 | 9.000 | 1.000 |" in text and "| mix | 9 | 10.000 | 2.000 |" in text
+    body = json.loads((folder / "report.json").read_text())
+    assert body["curves"]["mix"][-1] == {"step": 9, "loss": 2.0}
+    assert Image.open(folder / "curves.png").size[0] > 400

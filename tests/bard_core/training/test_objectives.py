@@ -1,5 +1,7 @@
 """Losses over gathered positions equal the paper's over padded rows; packed equals separate; chunked equals whole."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoProcessor
@@ -8,7 +10,7 @@ from bard_core import artifacts
 from bard_core.config import NoiseConfig
 from bard_core.data.batches import BatchSpec, attach_positions, collate, load_examples, replacement_tokens
 from bard_core.diffusion.losses import weighted_cross_entropy
-from bard_core.models.attention import dense_mask, hidden_states
+from bard_core.models.attention import dense_mask, hidden_states, training_attention
 from bard_core.models.lab import build_lab_model
 from bard_core.training.images import ImageEncoder
 from bard_core.training.objectives import Autoregressive, ProgressiveBlockMerging
@@ -83,6 +85,38 @@ def test_multi_turn_is_one_turn_at_a_time(parts):
             mask = dense_mask(batch.table_BL, "block")[:, :, keep][:, :, :, keep]
             alone = hidden_states(model, batch.input_ids_BL[:, keep], batch.position_ids_CBL[:, :, keep], mask, images)
             assert torch.allclose(alone[0, clean:], together[0, keep[clean:]], atol=1e-5)
+
+
+def test_multi_turn_is_the_conversation_cut_after_each_turn(parts):
+    """With a causal clean stream every turn trains as if the conversation ended with it and it alone were supervised."""
+    model, tokenizer, examples, encoder = parts
+    example = max(examples, key=lambda e: len(e.turns))
+
+    def noisy_hidden(example, noise_of):
+        batch = collate([(example, 0)], spec_for(tokenizer))
+        ids, clean = batch.input_ids_BL.clone(), example.input_ids_N.numel()
+        ids[0, clean:] = noise_of(batch.table_BL.position[0, clean:])
+        mask = training_attention(batch.table_BL, "causal")
+        return hidden_states(model, ids, batch.position_ids_CBL, mask, encoder(batch.images, batch.grid_thw))[0, clean:]
+
+    def noise_of(positions):
+        return 40 + positions % 7
+
+    with torch.no_grad():
+        together = noisy_hidden(example, noise_of)
+        place = 0
+        for start, end in example.turns:
+            assert example.position_ids_CN is not None
+            cut = replace(
+                example,
+                input_ids_N=example.input_ids_N[:end],
+                position_ids_CN=example.position_ids_CN[:, :end],
+                turns=[(start, end)],
+            )
+            alone = noisy_hidden(cut, noise_of)
+            assert torch.allclose(alone, together[place : place + len(alone)], atol=1e-5)
+            place += len(alone)
+        assert place == len(together)
 
 
 def test_gathered_loss_is_the_papers(parts):

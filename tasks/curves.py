@@ -1,0 +1,40 @@
+"""curves: what several trainings of the same step learned, in one picture."""
+
+from flytekit import Deck, task
+
+from bard_core import artifacts, storage
+from bard_core import report as reporting
+from bard_core.artifacts import CheckpointRef
+from bard_core.config import StorageConfig, TrackingConfig
+from bard_core.tracking import stage_run
+from tasks.settings import CACHE_VERSION, Report, artifact_uri, image
+
+IGNORED = ("tracking", "parent_run")
+
+
+@task(
+    cache=True,
+    cache_version=CACHE_VERSION,
+    cache_ignore_input_vars=IGNORED,
+    container_image=image("evaluate"),
+    enable_deck=True,
+    retries=2,
+)
+def curves(
+    name: str,
+    labels: list[str],
+    checkpoints: list[CheckpointRef],
+    storage_config: StorageConfig,
+    tracking: TrackingConfig,
+    parent_run: str,
+) -> Report:
+    """Write report.json, report.md and curves.png of the checkpoints' training, ``labels`` naming them in order."""
+    key = artifacts.digest([labels, [checkpoint.key for checkpoint in checkpoints]])
+    uri = artifact_uri(storage.root_uri(storage_config), "report", name, key)
+    with stage_run(tracking, parent_run, "report", "curves", {}) as run:
+        ref = reporting.build_curves(dict(zip(labels, checkpoints, strict=True)), uri, f"Bard: {name}")
+        folder = artifacts.fetch(ref)
+        for path in sorted(folder.iterdir()):
+            run.log_file(path)
+    Deck("Bard", (folder / "report.md").read_text(encoding="utf-8"))
+    return ref

@@ -1,0 +1,76 @@
+"""What the teacher said once is what it would say now, and it is asked no more than once."""
+
+import pytest
+import torch
+
+from bard_core import artifacts
+from bard_core.config import NoiseConfig, SWDConfig
+from bard_core.data.batches import BatchSpec, Example, attach_positions, collate, step_samples
+from bard_core.training import teacher as module
+from bard_core.training.objectives import StageWiseDistillation
+from bard_core.training.teacher import OnlineTeacher, precompute, shard_uri
+
+from .conftest import tiny_train
+from .test_step import CPU, EOS, MASK, tiny_model
+
+
+@pytest.fixture
+def walk(bard_home, monkeypatch):
+    """A teacher, nine examples (two shards an epoch and a half), and their batches' specification."""
+    monkeypatch.setattr(module, "SHARD_SAMPLES", 6)
+    model = tiny_model()
+    torch.manual_seed(1)
+    examples = [Example(f"s{i}", torch.randint(1, 490, (30 + i,)), [(8, 14), (20, 29 + i)], [], []) for i in range(9)]
+    attach_positions(examples, model)
+    spec = BatchSpec(8, NoiseConfig(), MASK, EOS, 0, torch.arange(1, 490), teacher_block_size=4, max_tokens_per_row=200, seed=3)
+    return OnlineTeacher(model, "block", 5, lambda *_: None), examples, spec
+
+
+def never():
+    raise AssertionError("the teacher was asked again")
+
+
+def test_stored_answers_are_the_teachers(walk, tmp_path):
+    online, examples, spec = walk
+    stored = precompute(str(tmp_path / "topk"), 14, examples, spec, lambda: online, CPU)
+    model = tiny_model()
+    for step in range(3):  # the third step is in the second epoch
+        picks = step_samples(len(examples), step, 4, spec.seed)
+        batch = collate([(examples[i], epoch) for i, epoch in picks[::-1]], spec)
+        (here, now), (indices, logits) = online(batch), stored(batch)
+        assert torch.equal(here, indices) and torch.allclose(now, logits, atol=1e-5)
+        config = SWDConfig(train=tiny_train())
+        losses = [float(StageWiseDistillation(model, "block", teach, config)(batch, None).total) for teach in (online, stored)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_the_teacher_is_asked_once(walk, tmp_path):
+    online, examples, spec = walk
+    uri = str(tmp_path / "topk")
+    precompute(uri, 12, examples, spec, lambda: online, CPU)
+    precompute(uri, 12, examples, spec, never, CPU)
+    asked = []
+    precompute(uri, 13, examples, spec, lambda: asked.append(1) or online, CPU)  # one more shard
+    assert asked == [1]
+
+
+def test_damaged_answers_are_refused(walk, tmp_path):
+    online, examples, spec = walk
+    stored = precompute(str(tmp_path / "topk"), 6, examples, spec, lambda: online, CPU)
+    file = tmp_path / "topk" / "shard-000000" / "topk.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(bytes(data))
+    picks = step_samples(len(examples), 0, 2, spec.seed)
+    with pytest.raises(artifacts.ArtifactError, match="changed"):
+        stored(collate([(examples[i], epoch) for i, epoch in picks], spec))
+    assert shard_uri("s3://b/t", 3) == "s3://b/t/shard-000003"
+
+
+def test_student_and_teacher_see_the_same_noise_under_their_own_blocks(walk):
+    _, examples, spec = walk
+    batch = collate([(examples[0], 0)], spec)
+    table, taught = batch.table_BL, batch.teacher_table_BL
+    noisy = table.role[0] == 1
+    assert torch.bincount(table.block[0, noisy]).max() == 8 and torch.bincount(taught.block[0, noisy]).max() == 4
+    assert torch.equal(table.position, taught.position) and torch.equal(table.role, taught.role)

@@ -1,0 +1,73 @@
+"""One block size under every noise: one source, one dataset, trained on each noise in turn, curves side by side.
+
+    pyflyte run workflows/noises.py bard_noises --inputs-file configs/lab_noises.yaml
+
+The data and source stages are those of ``workflows/pipeline.py``, found in the cache when their sections are the same.
+"""
+
+from flytekit import dynamic, workflow
+
+from bard_core.config import ComputeConfig, DataConfig, NoiseStudy, SourceConfig, StorageConfig, TrackingConfig
+from tasks.consolidate import consolidate
+from tasks.curves import curves
+from tasks.pbm import pbm as merge_blocks
+from tasks.prepare import prepare
+from tasks.resolve import resolve_source
+from tasks.settings import Dataset, Report, image
+from tasks.source import train_source
+
+
+@dynamic(container_image=image("train"))
+def train_each(
+    name: str,
+    dataset: Dataset,
+    source: SourceConfig,
+    study: NoiseStudy,
+    compute: ComputeConfig,
+    storage_config: StorageConfig,
+    tracking: TrackingConfig,
+) -> Report:
+    """The source, then one training a noise, then their curves."""
+    run = {"tracking": tracking, "parent_run": ""}
+    place = {"storage_config": storage_config, **run}
+    if source.train is not None:
+        trained = train_source(source=source, dataset=dataset, compute=compute, **run)
+        base = consolidate(checkpoint=trained, clean_attention="causal", **place)
+    else:
+        base = resolve_source(source=source, dataset=dataset, **place)
+    checkpoints = [
+        merge_blocks(
+            method=study.method.model_copy(update={"noise": noise}),
+            block_size=study.block_size,
+            train=study.train,
+            dataset=dataset,
+            parent=base,
+            compute=compute,
+            **run,
+        )
+        for noise in study.noises
+    ]
+    return curves(name=name, labels=[noise.name for noise in study.noises], checkpoints=checkpoints, **place)
+
+
+@workflow
+def bard_noises(
+    name: str,
+    data: DataConfig,
+    source: SourceConfig,
+    study: NoiseStudy,
+    compute: ComputeConfig = ComputeConfig(),
+    storage_config: StorageConfig = StorageConfig(),
+    tracking: TrackingConfig = TrackingConfig(),
+) -> Report:
+    """Returns the report: report.md and curves.png in its folder."""
+    dataset = prepare(data=data, storage_config=storage_config, tracking=tracking, parent_run="")
+    return train_each(
+        name=name,
+        dataset=dataset,
+        source=source,
+        study=study,
+        compute=compute,
+        storage_config=storage_config,
+        tracking=tracking,
+    )
