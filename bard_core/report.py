@@ -242,7 +242,8 @@ def markdown(body: dict[str, Any]) -> str:
     """report.md from report.json's content."""
     lines = [f"# {body['title']}", "", body["verdict"], "", *_markdown_table(COLUMNS, [cells(row) for row in body["rows"]])]
     lines += ["", NOTE, "", "![accuracy and speed](frontier.png)", "", "![loss curves](curves.png)", ""]
-    lines += ["## Training", "", *_markdown_table(TRAINING, training_cells(body["curves"])), ""]
+    if rows := training_cells(body["curves"]):
+        lines += ["## Training", "", *_markdown_table(TRAINING, rows), ""]
     lines += ["## Against the source, sample by sample", ""]
     lines += [*_markdown_table(AGAINST, [against_cells(row) for row in body["against_source"]]), "", "## Samples", ""]
     for sample in body["samples"]:
@@ -281,12 +282,14 @@ def page(body: dict[str, Any], folder: Path, images: Sequence[Sequence[bytes]]) 
     title = html.escape(body["title"])
     pictures = [(name, _inline((folder / f"{name}.png").read_bytes())) for name in ("frontier", "curves")]
     plots = "".join(f'<img class="plot" alt="{name}" src="{data}">' for name, data in pictures)
+    rows = training_cells(body["curves"])
+    training = f"<h2>Training</h2>{_html_table(TRAINING, rows)}" if rows else ""
     samples = "".join(_sample_html(sample, pictures) for sample, pictures in zip(body["samples"], images, strict=True))
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{STYLE}</style>"
         f"<h1>{title}</h1><p>{html.escape(body['verdict'])}</p>"
         f"{_html_table(COLUMNS, [cells(row) for row in body['rows']])}<p class='note'>{html.escape(NOTE)}</p>{plots}"
-        f"<h2>Training</h2>{_html_table(TRAINING, training_cells(body['curves']))}<h2>Against the source, sample by sample</h2>"
+        f"{training}<h2>Against the source, sample by sample</h2>"
         f"{_html_table(AGAINST, [against_cells(row) for row in body['against_source']])}<h2>Samples</h2>{samples}</html>\n"
     )
 

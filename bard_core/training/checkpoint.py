@@ -155,6 +155,8 @@ class Writer:
                 self._commit(staging, final, step, loss, world, [entry for _, entries in found for entry in entries])
             except Exception as error:  # noqa: BLE001
                 fault = _reason(error)
+        if rank == 0 and fault is None:
+            self._prune()
         fault = from_rank_zero(fault, self._group)
         shutil.rmtree(staging, ignore_errors=True)
         self.write_s = time.perf_counter() - started
@@ -172,9 +174,16 @@ class Writer:
         if storage.is_local(final):
             artifacts.write_manifest(str(staging), manifest)
             storage.replace_folder(staging, storage.local_path(final))
-        else:
-            artifacts.write_manifest(final, manifest)
-        prune(self._run)
+            return
+        for name in set(storage.list_files(final)) - {entry.path for entry in entries}:  # what a torn save left there
+            storage.delete_file(storage.join(final, name))
+        artifacts.write_manifest(final, manifest)
+
+    def _prune(self) -> None:
+        try:
+            prune(self._run)
+        except Exception as error:  # noqa: BLE001 - too many checkpoints are no reason to lose one
+            log.warning("%s: old checkpoints could not be deleted: %s", self._run.uri, _reason(error))
 
 
 def _written_by(name: str) -> int:

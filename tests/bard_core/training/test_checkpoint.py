@@ -82,6 +82,7 @@ def test_training_goes_on_while_the_past_is_written(run):
 
 def test_on_an_s3_api(s3_root, bard_home):
     run = Run(storage.join(s3_root, "run"), ORIGIN)
+    storage.write_bytes(storage.join(run.checkpoint(3), "__7_0.distcp"), b"torn, by more ranks")
     weights = write(run, [1, 2, 3])
     assert names(run) == ["step-000002", "step-000003"]
     number, weight = restored(run)
