@@ -3,10 +3,10 @@
 There is no host sync inside a step: the loss is read, and tested for NaN, when it is logged.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +36,11 @@ class _Window:
     samples: list[list[str]] = field(default_factory=list)
     tokens: list[Tensor] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
+
+    def resume(self, losses: Sequence[float], device: torch.device) -> None:
+        """Begin with what was lost at a checkpoint between two log lines, so that the curve is the undisturbed one."""
+        self.losses = [torch.tensor(loss, device=device) for loss in losses]
+        self.samples = [[] for _ in losses]
 
 
 def train(
@@ -68,14 +73,14 @@ def train(
         )
     optimizer = build_optimizer(objective.model, config.optimizer)
     checkpoint.sweep(run)
-    step, found, wish = 0, checkpoint.latest_complete(run), Wish.NONE
+    step, found, wish, window = 0, checkpoint.latest_complete(run), Wish.NONE, _Window()
     if found is not None:
-        step = checkpoint.restore(found, objective, optimizer)
+        step, notes = checkpoint.restore(found, objective, optimizer)
+        window.resume(notes.get("window", []), device)
     writer = checkpoint.Writer(run, objective, optimizer)
     record: Record = {}
     started = time.perf_counter()
     objective.train()
-    window = _Window()
     while step < config.steps and wish is not Wish.STOP:
         # What a model draws at random (dropout) follows from the step, so resuming needs no generator's state.
         torch.manual_seed((config.seed * 1_000_003 + step) * world + rank)
@@ -99,7 +104,7 @@ def train(
             window = _Window()
         wish = interrupts.poll()
         if step % config.checkpoint_every == 0 or step == config.steps or wish is not Wish.NONE:
-            writer.save(step, record.get("loss"))
+            writer.save(step, {"loss": record.get("loss"), "window": _losses(window, step)})
     writer.close()
     if step < config.steps:
         raise Stopped(step)
@@ -138,13 +143,19 @@ def train_step(
     return sum_over_ranks(total) / counts[1].clamp(min=1), counts[0], full_norm
 
 
-def _read(window: _Window, step: int, norm: Tensor, optimizer: torch.optim.Optimizer) -> Record:
-    """Bring the window's tensors to the host and test them."""
-    losses: list[float] = torch.stack(window.losses).tolist()
+def _losses(window: _Window, step: int) -> list[float]:
+    """The window's losses on the host, tested: neither a log line nor a checkpoint hides a diverged run."""
+    losses: list[float] = torch.stack(window.losses).tolist() if window.losses else []
     for back, loss in enumerate(reversed(losses)):
-        if not torch.isfinite(torch.tensor(loss)):
-            guilty: Any = window.samples[len(losses) - 1 - back]
+        if not math.isfinite(loss):
+            guilty = window.samples[len(losses) - 1 - back]
             raise TrainingDiverged(f"loss is {loss} at step {step - back}; samples of that step on this rank: {guilty}")
+    return losses
+
+
+def _read(window: _Window, step: int, norm: Tensor, optimizer: torch.optim.Optimizer) -> Record:
+    """Bring the window's tensors to the host."""
+    losses = _losses(window, step)
     seconds = time.perf_counter() - window.started
     return {
         "step": step,

@@ -54,7 +54,7 @@ def write(run, steps, **losses):
     writer, weights = Writer(run, objective, optimizer), {}
     for number in steps:
         weights[number] = objective.model.weight.detach().clone()
-        writer.save(number, losses.get(f"at_{number}"))
+        writer.save(number, {"loss": losses.get(f"at_{number}")})
         step(objective, optimizer)  # goes on while the state is being written
     writer.close()
     return weights
@@ -66,7 +66,7 @@ def names(run):
 
 def restored(run):
     objective, optimizer = toy(seed=1)
-    number = checkpoint.restore(checkpoint.latest_complete(run), objective, optimizer)
+    number, _ = checkpoint.restore(checkpoint.latest_complete(run), objective, optimizer)
     return number, objective.model.weight
 
 

@@ -19,7 +19,7 @@ def drop_last(run, steps):
 @pytest.mark.parametrize("stage", ["source", "pbm", "swd"])
 @pytest.mark.parametrize("world", [1, 2])
 def test_four_and_four_are_eight(stage, world, tiny_dataset, source_model, bard_home):
-    spec = stage_specs(tiny_dataset, source_model, steps=8, checkpoint_every=4)[stage]
+    spec = stage_specs(tiny_dataset, source_model, steps=8, checkpoint_every=4, log_every=3)[stage]  # 4 is between two log lines
     run, taken = train(spec, world)
     whole, curve = state_of(run.checkpoint(8)), losses(run)
     assert {name for name in whole if "exp_avg" in name} and any(torch.is_tensor(value) for value in whole.values())
