@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bard_core.training import dcp
 from bard_core.training.stage import prepare_base, run_of
 
 from .conftest import stage_specs
@@ -44,6 +45,9 @@ def test_another_number_of_workers_sees_each_sample_once(worlds, tiny_dataset, s
     for name, value in state_of(run.checkpoint(6)).items():
         if name.startswith("model."):
             torch.testing.assert_close(value, whole[name], rtol=1e-3, atol=1e-4)
+    names = {name: value.dtype for name, value in whole.items() if name.startswith("model.")}
+    read = dcp.tensors(Path(run.checkpoint(6)), names)  # what consolidation reads of several ranks' pieces
+    assert all(torch.equal(read[name], value) for name, value in state_of(run.checkpoint(6)).items() if name in names)
 
 
 def test_what_a_model_draws_at_random_is_drawn_again(tiny_dataset, bard_home):
