@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from bard_core import plan as planning
 from bard_core.config import read_pipeline
-from bard_core.plan import GPUS, Assumptions
+from bard_core.plan import GPUS, Assumptions, Plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,8 +36,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, ValidationError) as error:
         print(f"bard: {options.config}: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(dataclasses.asdict(found), indent=2) if options.json else planning.text(found))
+    print(json.dumps(dataclasses.asdict(found), indent=2) if options.json else plan_text(found))
     return 0
+
+
+def plan_text(plan: Plan) -> str:
+    """A plan for the terminal."""
+    given, numbers = plan.assumptions, plan.parameters
+    room = GPUS[given.gpu][1]
+    heavy = max(plan.stages, key=lambda stage: sum(stage.memory.values()))
+    need = sum(heavy.memory.values())
+    tokens = f"{given.tokens_per_sample:,} tokens a sample" if given.tokens_per_sample else "a full row a sample, an upper bound"
+    fits = "fits" if need <= room else "does NOT fit; more GPUs, accumulation or activation_checkpointing would help:"
+    lines = [
+        f"{plan.name}: {plan.model} on {plan.gpus} x {given.gpu}",
+        f"parameters: {_count(numbers.total)} = decoder layers {_count(numbers.text_layers)}, vision {_count(numbers.vision)}, "
+        f"embeddings {_count(numbers.embeddings)}; each GPU's shard of weights and AdamW is {_size(plan.shard)}",
+        f"assumed: {tokens}; {given.image_tokens_per_sample:,} tokens of it image; {given.mfu:.0%} of peak FLOP/s",
+        "",
+        f"memory a GPU at the peak, in {heavy.name}: {_size(need)}, {fits} {_size(room)}",
+        *(f"  {name:<18}{_size(size):>10}" for name, size in heavy.memory.items() if size),
+        "",
+        f"  {'stage':<9}{'from':<9}{'teacher':<9}{'steps':>8}{'tokens/step':>13}{'GPU-hours':>11}{'hours':>9}"
+        f"{'checkpoint':>12}{'model':>10}",
+    ]
+    for stage in plan.stages:
+        lines.append(
+            f"  {stage.name:<9}{stage.parent:<9}{stage.teacher or '-':<9}{stage.steps:>8,}{_count(stage.tokens_per_step):>13}"
+            f"{stage.gpu_hours:>11,.0f}{stage.gpu_hours / plan.gpus:>9,.1f}{_size(stage.checkpoint):>12}{_size(stage.model):>10}"
+        )
+    lines.append(f"  {'all':<48}{plan.gpu_hours:>11,.0f}{plan.gpu_hours / plan.gpus:>9,.1f}")
+    lines.append("every model is evaluated as soon as it exists, and a report closes the run")
+    return "\n".join(lines)
+
+
+def _count(number: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.2f}{unit}"
+    return f"{number:.0f}"
+
+
+def _size(number: float) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:.0f} B"
 
 
 if __name__ == "__main__":

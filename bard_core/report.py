@@ -326,7 +326,8 @@ def markdown(body: dict[str, Any]) -> str:
     if body["sweep"]:
         table = _markdown_table(SWEEP, [sweep_cells(row) for row in body["sweep"]])
         lines += ["## Over thresholds", "", SWEEP_NOTE, "", *table, ""]
-    lines += ["## Training", "", *_markdown_table(TRAINING, training_cells(body["curves"])), ""]
+    if rows := training_cells(body["curves"]):
+        lines += ["## Training", "", *_markdown_table(TRAINING, rows), ""]
     lines += ["## Against the source, sample by sample", ""]
     lines += [*_markdown_table(AGAINST, [against_cells(row) for row in body["against_source"]]), "", "## Samples", ""]
     for sample in body["samples"]:
@@ -367,13 +368,14 @@ def page(body: dict[str, Any], folder: Path, images: Sequence[Sequence[bytes]]) 
     plots = "".join(f'<img class="plot" alt="{name}" src="{data}">' for name, data in pictures)
     sweep = _html_table(SWEEP, [sweep_cells(row) for row in body["sweep"]])
     thresholds = f"<h2>Over thresholds</h2><p class='note'>{html.escape(SWEEP_NOTE)}</p>{sweep}" if body["sweep"] else ""
+    rows = training_cells(body["curves"])
+    training = f"<h2>Training</h2>{_html_table(TRAINING, rows)}" if rows else ""
     samples = "".join(_sample_html(sample, pictures) for sample, pictures in zip(body["samples"], images, strict=True))
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{STYLE}</style>"
         f"<h1>{title}</h1><p>{html.escape(body['verdict'])}</p>"
         f"{_html_table(COLUMNS, [cells(row) for row in body['rows']])}<p class='note'>{html.escape(NOTE)}</p>{plots}"
-        f"{thresholds}<h2>Training</h2>{_html_table(TRAINING, training_cells(body['curves']))}"
-        "<h2>Against the source, sample by sample</h2>"
+        f"{thresholds}{training}<h2>Against the source, sample by sample</h2>"
         f"{_html_table(AGAINST, [against_cells(row) for row in body['against_source']])}<h2>Samples</h2>{samples}</html>\n"
     )
 

@@ -73,11 +73,10 @@ def whole(folder: Path, output: Path) -> None:
 
 def measure(way: str, folder: Path) -> None:
     """In a process of its own: print the numbers as JSON."""
-    import transformers  # noqa: F401 - its memory is not consolidation's
-
-    import bard_core.training.consolidate  # noqa: F401
+    from bard_core.training.consolidate import _architecture
 
     torch.set_num_threads(1)
+    _architecture(folder / "source")  # imports the model's code, whose memory does not grow with the checkpoint
     output = folder / f"out-{way}"
     before, started = peak_bytes(), time.perf_counter()
     {"ours": ours, "whole": whole}[way](folder, output)

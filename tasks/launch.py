@@ -68,17 +68,18 @@ def train_on_ray(spec: StageSpec, compute: ComputeConfig, tracking: TrackingConf
     Raises:
         SystemExit: with code 75 when SIGTERM stopped it behind a checkpoint.
     """
-    _join_ray()
     where = run_of(spec, compute.checkpoints)
+    if (final := _finished(spec, where)) is None:
+        _join_ray()
     base = prepare_base(spec, where)
     params = {"digest": spec.digest, "block_size": spec.block_size, **_flat(spec.train.model_dump(), "train")}
     with stage_run(tracking, parent_run, spec.stage, spec.name, params) as run:
         with _followed(spec, where, run), _stoppable(where, compute.stop_within_s) as asked:
-            if _finished(spec, where) is None:
+            if final is None:
                 _fit(spec, base, compute)
+                final = _finished(spec, where)
         if asked.is_set():  # a stage that ended all the same is found finished by the next start
             raise SystemExit(EXIT_STOPPED)
-        final = _finished(spec, where)
         _log_curve(where, run)
     if final is None:
         raise RuntimeError(

@@ -86,8 +86,10 @@ class Writer:
         self._failures = 0
         self.blocked_s = self.write_s = 0.0
 
-    def save(self, step: int, loss: float | None = None) -> None:
+    def save(self, step: int, notes: Mapping[str, Any] | None = None) -> None:
         """Begin to write the checkpoint of ``step``; returns when the state has been copied.
+
+        ``notes`` are plain values for the manifest; "loss" is what ``prune`` calls best by.
 
         Raises:
             CheckpointError: this was the second failure in a row.
@@ -101,7 +103,7 @@ class Writer:
             process_group=self._group,
             no_dist=not torch.distributed.is_initialized(),
         )
-        self._pending = self._thread.submit(self._finish, written, staging, step, loss)
+        self._pending = self._thread.submit(self._finish, written, staging, step, notes or {})
         self.blocked_s += time.perf_counter() - started
 
     def close(self) -> None:
@@ -134,10 +136,10 @@ class Writer:
             "See that the place is writable and has room, and start again"
         )
 
-    def _finish(self, written: Any, staging: Path, step: int, loss: float | None) -> str | None:
+    def _finish(self, written: Any, staging: Path, step: int, notes: Mapping[str, Any]) -> str | None:
         """In the thread of every rank: await the shards, hash and publish them; the fault of any rank is everybody's."""
         started = time.perf_counter()
-        rank, world = rank_and_world()
+        rank, _ = rank_and_world()
         fault: str | None = None
         entries: tuple[FileEntry, ...] = ()
         final = self._run.checkpoint(step)
@@ -152,29 +154,38 @@ class Writer:
         fault = next((fault for fault, _ in found if fault), None)
         if rank == 0 and fault is None:
             try:
-                self._commit(staging, final, step, loss, world, [entry for _, entries in found for entry in entries])
+                self._commit(staging, final, step, notes, [entry for _, entries in found for entry in entries])
             except Exception as error:  # noqa: BLE001
                 fault = _reason(error)
+        if rank == 0 and fault is None:
+            self._prune()
         fault = from_rank_zero(fault, self._group)
         shutil.rmtree(staging, ignore_errors=True)
         self.write_s = time.perf_counter() - started
         return fault
 
-    def _commit(self, staging: Path, final: str, step: int, loss: float | None, world: int, entries: list[FileEntry]) -> None:
+    def _commit(self, staging: Path, final: str, step: int, notes: Mapping[str, Any], entries: list[FileEntry]) -> None:
         manifest = Manifest(
             kind="checkpoint",
             files=tuple(sorted(entries, key=lambda entry: entry.path)),
             step=step,
             config_digest=self._run.origin.get("config"),
             parent_digest=self._run.origin.get("parent"),
-            metadata={"origin": dict(self._run.origin), "world": world, "torch": torch.__version__, "loss": loss},
+            metadata={"origin": dict(self._run.origin), "world": rank_and_world()[1], "torch": torch.__version__, **notes},
         )
         if storage.is_local(final):
             artifacts.write_manifest(str(staging), manifest)
             storage.replace_folder(staging, storage.local_path(final))
-        else:
-            artifacts.write_manifest(final, manifest)
-        prune(self._run)
+            return
+        for name in set(storage.list_files(final)) - {entry.path for entry in entries}:  # what a torn save left there
+            storage.delete_file(storage.join(final, name))
+        artifacts.write_manifest(final, manifest)
+
+    def _prune(self) -> None:
+        try:
+            prune(self._run)
+        except Exception as error:  # noqa: BLE001 - too many checkpoints are no reason to lose one
+            log.warning("%s: old checkpoints could not be deleted: %s", self._run.uri, _reason(error))
 
 
 def _written_by(name: str) -> int:
@@ -235,8 +246,8 @@ def _check(uri: str, hashes: bool) -> None:
     artifacts.verify(uri, lambda entry: entry.path == METADATA or (hashes and order[entry.path] % world == rank))
 
 
-def restore(uri: str, objective: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load a checkpoint that ``latest_complete`` found into the sharded objective and its optimizer; returns its step.
+def restore(uri: str, objective: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
+    """Load a checkpoint that ``latest_complete`` found into the sharded objective and its optimizer; returns its step and notes.
 
     Raises:
         CheckpointError: it does not fit the model. ArtifactError: it was torn in the meantime.
@@ -257,11 +268,11 @@ def restore(uri: str, objective: nn.Module, optimizer: torch.optim.Optimizer) ->
         optim_state_dict=state["optimizer"],
         options=StateDictOptions(full_state_dict=False, strict=True),
     )
-    step = int(artifacts.read_manifest(str(folder)).step or 0)
+    manifest = artifacts.read_manifest(str(folder))
     barrier()
     if not local:  # a copy brought here is needed once
         shutil.rmtree(folder, ignore_errors=True)
-    return step
+    return int(manifest.step or 0), manifest.metadata
 
 
 def keep(uri: str, why: str) -> None:

@@ -161,6 +161,9 @@ def _ties(output: Path, shapes: dict[str, tuple[int, ...]], checkpoint: Path) ->
 
 
 def _equal(checkpoint: Path, stored: dict[str, Any], one: str, other: str) -> bool:
+    """Whether two tensors are equal; those of a tied pair are so as they lie on disk, and need not be loaded."""
+    if dcp.stored_alike(checkpoint, f"model.{one}", f"model.{other}"):
+        return True
     pair = _read(checkpoint, {name: (stored[name].size, stored[name].properties.dtype) for name in (one, other)})
     return torch.equal(pair[one], pair[other])
 
@@ -201,10 +204,9 @@ def _groups(sizes: list[tuple[str, int]], limit: int) -> Iterator[list[str]]:
 
 
 def _read(checkpoint: Path, wanted: dict[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Tensor]:
-    """Load just these tensors; DCP copies each stored piece into place, which converts it."""
-    state = {"model": {name: torch.empty(size, dtype=kind) for name, (size, kind) in wanted.items()}}
-    dcp.load(state, checkpoint, no_dist=True)
-    return state["model"]
+    """Load just these tensors, converted one by one."""
+    found = dcp.tensors(checkpoint, {f"model.{name}": kind for name, (_, kind) in wanted.items()})
+    return {name: found[f"model.{name}"] for name in wanted}
 
 
 def _model_card(config: dict[str, Any], manifest: Manifest) -> str:

@@ -7,16 +7,20 @@ so are the non-tensor entries of the shards; stock DCP would run whatever they a
 import io
 import pickle
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 
+BUFFER_BYTES = 2**24
 ALLOWED = {
     "torch": {"Size", "device"},
     "torch.serialization": {"_get_layout"},
@@ -69,6 +73,55 @@ class SafePlanner(DefaultLoadPlanner):
         torch.save(torch.load(value, weights_only=True), clean)
         clean.seek(0)
         super().load_bytes(read_item, clean)
+
+
+def tensors(folder: Path, wanted: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
+    """Load some tensors of a verified local folder, whole and in the given types, with no more memory than they take.
+
+    DCP itself would copy each stored piece into a tensor made before; here a piece that is a whole tensor is that tensor, and the
+    largest come first, while the room of the others is still free.
+    """
+    reader = SafeReader(str(folder))
+    metadata = reader.read_metadata()
+    entries = {name: metadata.state_dict_metadata[name] for name in wanted}
+    found: dict[str, Tensor] = {}
+    for name, entry in sorted(entries.items(), key=lambda item: -item[1].size.numel()):
+        for chunk, piece in _pieces(reader, metadata, name):
+            if piece.shape == entry.size:
+                found[name] = piece.to(wanted[name])
+                continue
+            whole = found.setdefault(name, torch.empty(entry.size, dtype=wanted[name]))
+            whole[tuple(slice(start, start + size) for start, size in zip(chunk.offsets, chunk.sizes, strict=True))] = piece
+    return found
+
+
+def _pieces(reader: FileSystemReader, metadata: Metadata, name: str) -> Iterator[tuple[ChunkStorageMetadata, Tensor]]:
+    for chunk in metadata.state_dict_metadata[name].chunks:
+        with _stored(reader, metadata, name, chunk) as stream:
+            yield chunk, torch.load(stream, map_location="cpu", weights_only=True)
+
+
+@contextmanager
+def _stored(reader: FileSystemReader, metadata: Metadata, name: str, chunk: ChunkStorageMetadata) -> Iterator[Any]:
+    """The bytes of one stored piece, as a file."""
+    where = metadata.storage_data[MetadataIndex(name, chunk.offsets)]
+    with (Path(str(reader.path)) / where.relative_path).open("rb") as file:
+        yield reader._slice_file(file, where)
+
+
+def stored_alike(folder: Path, one: str, other: str) -> bool:
+    """Whether two tensors lie on disk in the same pieces with the same bytes (then they are equal; else they may be)."""
+    reader = SafeReader(str(folder))
+    metadata = reader.read_metadata()
+    first, second = (metadata.state_dict_metadata[name] for name in (one, other))
+    if first != second:
+        return False
+    for chunk in first.chunks:
+        with _stored(reader, metadata, one, chunk) as left, _stored(reader, metadata, other, chunk) as right:
+            while piece := left.read(BUFFER_BYTES):
+                if piece != right.read(BUFFER_BYTES):
+                    return False
+    return True
 
 
 def load(state: dict[str, Any], folder: Path, no_dist: bool) -> None:

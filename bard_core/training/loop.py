@@ -33,8 +33,12 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass
 class _Window:
-    """What happened since the last log line: tensors, read only when logged."""
+    """What happened since the last log line: tensors, read only when logged.
 
+    ``before`` are losses of steps ahead of the checkpoint that a run resumed from, so that the curve is the undisturbed one.
+    """
+
+    before: list[float] = field(default_factory=list)
     steps: list["Step"] = field(default_factory=list)
     samples: list[list[str]] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
@@ -81,14 +85,14 @@ def train(
         )
     optimizer = build_optimizer(objective.model, config.optimizer)
     checkpoint.sweep(run)
-    step, found, wish = 0, checkpoint.latest_complete(run), Wish.NONE
+    step, found, wish, window = 0, checkpoint.latest_complete(run), Wish.NONE, _Window()
     if found is not None:
-        step = checkpoint.restore(found, objective, optimizer)
+        step, notes = checkpoint.restore(found, objective, optimizer)
+        window.before = list(notes.get("window", []))
     writer = checkpoint.Writer(run, objective, optimizer)
     record: Record = {}
     started = time.perf_counter()
     objective.train()
-    window = _Window()
     while step < config.steps and wish is not Wish.STOP:
         # What a model draws at random (dropout) follows from the step, so resuming needs no generator's state.
         torch.manual_seed((config.seed * 1_000_003 + step) * world + rank)
@@ -110,7 +114,7 @@ def train(
             window = _Window()
         wish = interrupts.poll()
         if step % config.checkpoint_every == 0 or step == config.steps or wish is not Wish.NONE:
-            writer.save(step, record.get("loss"))
+            writer.save(step, {"loss": record.get("loss"), "window": _losses(window, step)})
     writer.close()
     if step < config.steps:
         raise Stopped(step)
@@ -157,9 +161,9 @@ def train_step(
     return Step(sum_over_ranks(total), supervised, tokens, full_norm, torch.cat(samples))
 
 
-def _read(window: _Window, step: int, objective: Objective, optimizer: torch.optim.Optimizer, device: torch.device) -> Record:
-    """Bring the window's tensors to the host and test them."""
-    losses: list[float] = torch.stack([done.loss for done in window.steps]).tolist()
+def _losses(window: _Window, step: int) -> list[float]:
+    """The window's losses on the host, tested: neither a log line nor a checkpoint hides a diverged run."""
+    losses: list[float] = torch.stack([done.loss for done in window.steps]).tolist() if window.steps else []
     for back, loss in enumerate(reversed(losses)):
         if not math.isfinite(loss):
             shares = window.steps[-1 - back].samples_S.tolist()
@@ -168,6 +172,12 @@ def _read(window: _Window, step: int, objective: Objective, optimizer: torch.opt
                 f"loss is {loss} at step {step - back}; samples of this rank whose own loss is not finite: {guilty or 'none'}. "
                 "A few: look at their images and texts; all: the weights diverged, lower the learning rate"
             )
+    return window.before + losses
+
+
+def _read(window: _Window, step: int, objective: Objective, optimizer: torch.optim.Optimizer, device: torch.device) -> Record:
+    """Bring the window's tensors to the host."""
+    losses = _losses(window, step)
     seconds = time.perf_counter() - window.started
     supervised, tokens = (float(torch.stack(counts).sum()) for counts in zip(*(s[1:3] for s in window.steps), strict=True))
     model = objective.model

@@ -54,7 +54,7 @@ def write(run, steps, **losses):
     writer, weights = Writer(run, objective, optimizer), {}
     for number in steps:
         weights[number] = objective.model.weight.detach().clone()
-        writer.save(number, losses.get(f"at_{number}"))
+        writer.save(number, {"loss": losses.get(f"at_{number}")})
         step(objective, optimizer)  # goes on while the state is being written
     writer.close()
     return weights
@@ -66,7 +66,7 @@ def names(run):
 
 def restored(run):
     objective, optimizer = toy(seed=1)
-    number = checkpoint.restore(checkpoint.latest_complete(run), objective, optimizer)
+    number, _ = checkpoint.restore(checkpoint.latest_complete(run), objective, optimizer)
     return number, objective.model.weight
 
 
@@ -82,6 +82,7 @@ def test_training_goes_on_while_the_past_is_written(run):
 
 def test_on_an_s3_api(s3_root, bard_home):
     run = Run(storage.join(s3_root, "run"), ORIGIN)
+    storage.write_bytes(storage.join(run.checkpoint(3), "__7_0.distcp"), b"torn, by more ranks")
     weights = write(run, [1, 2, 3])
     assert names(run) == ["step-000002", "step-000003"]
     number, weight = restored(run)

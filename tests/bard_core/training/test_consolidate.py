@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from bard_core import artifacts
 from bard_core.training import consolidate as module
 from bard_core.training.consolidate import ConsolidationError, consolidate
+from bard_core.training.dcp import stored_alike
 
 SOURCE = Path(os.environ.get("BARD_GOLDEN_DIR") or Path(__file__).parents[2] / "golden") / "model"
 
@@ -229,3 +230,11 @@ def test_one_output_shard_in_memory_at_a_time(trained: tuple[Any, Path], tmp_pat
     consolidate(trained[1], tmp_path / "out", SOURCE, max_shard_bytes=2**17)
     largest = max(tensor.nbytes for tensor in trained[0].state_dict().values())
     assert max(asked) <= max(2**17, largest) and sum(asked) == sum(t.nbytes for t in trained[0].state_dict().values())
+
+
+def test_a_tie_is_seen_on_disk(tmp_path: Path) -> None:
+    weight = torch.randn(6, 4)
+    state = {"a": weight, "b": weight.clone(), "c": weight + 1, "d": weight[:3]}
+    dcp.save({"model": state}, checkpoint_id=str(tmp_path), no_dist=True)
+    assert stored_alike(tmp_path, "model.a", "model.b")
+    assert not any(stored_alike(tmp_path, "model.a", f"model.{name}") for name in "cd")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bard_core.training import dcp
 from bard_core.training.stage import prepare_base, run_of
 
 from .conftest import stage_specs
@@ -19,7 +20,7 @@ def drop_last(run, steps):
 @pytest.mark.parametrize("stage", ["source", "pbm", "swd"])
 @pytest.mark.parametrize("world", [1, 2])
 def test_four_and_four_are_eight(stage, world, tiny_dataset, source_model, bard_home):
-    spec = stage_specs(tiny_dataset, source_model, steps=8, checkpoint_every=4)[stage]
+    spec = stage_specs(tiny_dataset, source_model, steps=8, checkpoint_every=4, log_every=3)[stage]  # 4 is between two log lines
     run, taken = train(spec, world)
     whole, curve = state_of(run.checkpoint(8)), losses(run)
     assert {name for name in whole if "exp_avg" in name} and any(torch.is_tensor(value) for value in whole.values())
@@ -29,7 +30,7 @@ def test_four_and_four_are_eight(stage, world, tiny_dataset, source_model, bard_
     assert same(whole, state_of(run.checkpoint(8))) and losses(run) == curve
 
 
-@pytest.mark.parametrize("worlds", [(1, 2), (2, 1), (2, 3)])
+@pytest.mark.parametrize("worlds", [(1, 2), (2, 3)])
 def test_another_number_of_workers_sees_each_sample_once(worlds, tiny_dataset, source_model, bard_home):
     spec = stage_specs(tiny_dataset, source_model, steps=6, checkpoint_every=3)["pbm"]
     run, reference = train(spec, 1)
@@ -44,6 +45,9 @@ def test_another_number_of_workers_sees_each_sample_once(worlds, tiny_dataset, s
     for name, value in state_of(run.checkpoint(6)).items():
         if name.startswith("model."):
             torch.testing.assert_close(value, whole[name], rtol=1e-3, atol=1e-4)
+    names = {name: value.dtype for name, value in whole.items() if name.startswith("model.")}
+    read = dcp.tensors(Path(run.checkpoint(6)), names)  # what consolidation reads of several ranks' pieces
+    assert all(torch.equal(read[name], value) for name, value in state_of(run.checkpoint(6)).items() if name in names)
 
 
 def test_what_a_model_draws_at_random_is_drawn_again(tiny_dataset, bard_home):
