@@ -2,8 +2,8 @@
 
     make bench-leaderboard
 
-Measured: reading the store, building our page and writing it ("opens"), and the search that MLflow's Models tab does: the median of
-several, beside the same for 20 checkpoints. The processor's time is given too; neighbours on a shared machine lengthen the
+Measured: reading the store, building our page and writing it ("opens"), and the search that MLflow's Models tab does: the median
+of several, beside the same for 20 checkpoints. The processor's time is given too; neighbours on a shared machine lengthen the
 clock's.
 """
 
