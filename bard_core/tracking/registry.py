@@ -63,9 +63,7 @@ def _global_uri(config: TrackingConfig) -> Iterator[None]:
         try:
             yield
         finally:
-            mlflow.set_tracking_uri(before)
-            if before is None:
-                os.environ.pop("MLFLOW_TRACKING_URI", None)
+            mlflow.set_tracking_uri(before)  # type: ignore[arg-type] # None unsets it
 
 
 def _create_registered_model(client: Any, name: str) -> None:
