@@ -52,12 +52,10 @@ def points(models: Sequence[LoggedScores]) -> list[dict[str, Any]]:
         }
         for model in models
     ]
+    places = {(point["speedup"], point["accuracy"]) for point in found}
     for point in found:
-        point["on_frontier"] = not any(
-            other["speedup"] >= point["speedup"] and other["accuracy"] >= point["accuracy"] and other is not point
-            and (other["speedup"], other["accuracy"]) != (point["speedup"], point["accuracy"])
-            for other in found
-        )  # fmt: skip
+        x, y = point["speedup"], point["accuracy"]
+        point["on_frontier"] = not any(speed >= x and right >= y and (speed, right) != (x, y) for speed, right in places)
     return found
 
 

@@ -1,6 +1,10 @@
 """The registry: a checkpoint's LoggedModel as a version of one registered model, with aliases for the best and its challenger."""
 
 import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +14,7 @@ from bard_core.tracking import runs
 from bard_core.tracking.models import DIGEST_TAG, _log_model
 
 MODEL, SOURCE, DATASET = "bard.model", "bard.source", "bard.dataset"
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -32,26 +37,33 @@ def register(config: TrackingConfig, model: ModelRef, source: ModelRef, dataset:
         return found[0]
     _create_registered_model(client, name)
     model_id = model.mlflow_model_id or _log_model(config, None, model)
-    _point_globally(config)
     refs = {MODEL: model, SOURCE: source, DATASET: dataset}
-    created = client.create_model_version(
-        name,
-        source=f"models:/{model_id}",
-        model_id=model_id,
-        tags={DIGEST_TAG: model.key, **{key: json.dumps(ref.model_dump(mode="json")) for key, ref in refs.items()}},
-        description=model.name,
-    )
+    tags = {DIGEST_TAG: model.key, **{key: json.dumps(ref.model_dump(mode="json")) for key, ref in refs.items()}}
+    with _global_uri(config):
+        created = client.create_model_version(
+            name, source=f"models:/{model_id}", model_id=model_id, tags=tags, description=model.name
+        )
     first, *later = _numbers(config, model.key)
     if int(created.version) in later:
         client.delete_model_version(name, str(created.version))
     return first
 
 
-def _point_globally(config: TrackingConfig) -> None:
-    """An sqlite registry looks a ``models:/`` source up at MLflow's global uri, not at its client's."""
+@contextmanager
+def _global_uri(config: TrackingConfig) -> Iterator[None]:
+    """An sqlite registry looks a ``models:/`` source up at MLflow's global uri, not at its client's; it is put back after."""
     import mlflow
 
-    mlflow.set_tracking_uri(runs.tracking_uri(config))
+    if not (uri := runs.tracking_uri(config)).startswith("sqlite"):
+        yield
+        return
+    with _ONE_AT_A_TIME:
+        before = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before)  # type: ignore[arg-type] # None unsets it
 
 
 def _create_registered_model(client: Any, name: str) -> None:

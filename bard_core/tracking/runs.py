@@ -47,6 +47,7 @@ def _client(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
     # MLflow's own defaults wait minutes for a dead server.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for noisy in ("alembic", "mlflow.store"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     from mlflow import MlflowClient

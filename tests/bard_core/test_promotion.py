@@ -1,6 +1,7 @@
 """Promotion and re-evaluation on a real sqlite registry: aliases move through the gate alone, one at a time, with a reason."""
 
 import json
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -82,6 +83,7 @@ def test_a_version_is_its_weights_and_is_registered_once(config: TrackingConfig,
     assert len(numbers) == 1
     (version,) = tracking.versions(config)
     assert (version.number, version.model, version.source, version.dataset) == (*numbers, model, judge.source, judge.dataset)
+    assert "MLFLOW_TRACKING_URI" not in os.environ
     again = model.model_copy(update={"manifest_sha256": "e" * 64})
     assert tracking.register(config, again, judge.source, judge.dataset) not in numbers, "new weights at an old path"
 

@@ -72,7 +72,7 @@ class Browser:
         self.program.wait(30)
 
 
-def until(what: str, ready: Any, seconds: float = 240.0) -> None:
+def until(what: str, ready: Any, seconds: float = 400.0) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"

@@ -61,6 +61,7 @@ def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_CACHE_TTL": "1",  # s; else a webhook made after the first registration is seen a minute later
         "BARD_WEBHOOK_SECRET": SECRET,
     }
 
@@ -109,7 +110,9 @@ def test_a_registered_version_is_judged_once_and_the_gate_says_why(
 
     verdict = wait_for("the gate", gate)
     assert ci.wait(400) == 0, (tmp_path / "ci.log").read_text()[-3000:]
-    assert "202 version 2 queued" in (tmp_path / "receiver.log").read_text()
+    told = tmp_path / "receiver.log"
+    wait_for("the receiver's launch", lambda: "re-evaluation of version 2 ended" in told.read_text())
+    assert "202 version 2 queued" in told.read_text() and "version 2 ended with 0" in told.read_text()
     runs = client.search_runs([experiment], "tags.`bard.stage` = 'evaluate'")
     assert Counter(run.data.tags["mlflow.runName"] for run in runs) == {"evaluate source": 1, "evaluate pbm-b4": 1}
 
