@@ -56,7 +56,7 @@ SHAPES = {
     "4b": Shape(hidden=2560, layers=36, heads=32, kv_heads=8, head_dim=128, intermediate=9728, vocabulary=151936),
 }
 CASES = {
-    "100m": [Case(1024, 1, 8, (3,), 32), Case(1024, 1, 32, (12,), 32), Case(1024, 8, 8, (3,), 16), Case(4096, 1, 8, (3,), 32)],
+    "100m": [Case(1024, 1, 8, (3,), 32), Case(1024, 1, 32, (12,), 32), Case(4096, 1, 8, (3,), 32), Case(1024, 8, 8, (3,), 16)],
     "4b": [
         *(Case(prefix, 1, 32, (12, 8, 4), 256) for prefix in (1024, 4096, 16384)),
         *(Case(prefix, 8, 32, (12, 4), 256) for prefix in (1024, 4096)),
