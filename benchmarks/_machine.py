@@ -1,8 +1,8 @@
-"""What a benchmark ran on, and where its results go: ``results/<name>-<machine>.json``."""
+"""What every benchmark writes beside its numbers: the machine, without its name, and where the result goes."""
 
 import json
 import os
-import re
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +11,33 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def machine() -> dict[str, Any]:
-    """Cores, models, memory and library; never a host's name or a path."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+def describe() -> dict[str, Any]:
+    """Cores, processor, memory, accelerator and versions."""
+    import transformers
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     return {
-        "cpu": model[1].strip() if model else "unknown",
         "cores": os.cpu_count(),
-        "threads_used": torch.get_num_threads(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "gpu": gpu.name if gpu else None,
-        "gpu_memory_gib": round(gpu.total_memory / 2**30) if gpu else None,
+        "cpu": _cpu_model(),
+        "memory_gib": round(memory / 2**30, 1),
+        "gpu": None if gpu is None else f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB",
+        "python": platform.python_version(),
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
     }
 
 
-def write(name: str, results: dict[str, Any]) -> Path:
-    """Merge ``results`` into this machine's file: a part that was not run again keeps its numbers."""
-    place = machine()
-    label = place["gpu"] or f"{place['cpu']} {place['cores']} cores"
-    path = RESULTS / f"{name}-{re.sub(r'[^a-z0-9]+', '-', label.lower()).strip('-')}.json"
-    path.parent.mkdir(exist_ok=True)
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    path.write_text(json.dumps({**before, "machine": place, **results}, indent=2) + "\n", encoding="utf-8")
+def _cpu_model() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def write(name: str, body: dict[str, Any]) -> Path:
+    """``results/<name>-<machine>.json``, the machine being its GPU or its number of cores."""
+    machine = describe()
+    kind = machine["gpu"].split(",")[0].lower().replace(" ", "-") if machine["gpu"] else f"cpu{machine['cores']}"
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{kind}.json"
+    path.write_text(json.dumps({"machine": machine, **body}, indent=2) + "\n", encoding="utf-8")
     return path

@@ -6,7 +6,7 @@
 
 Greedy, same prompts and features for all, real tokens only, prefill apart. In the forced part every step accepts the same number
 of tokens (policy ``static``) and no answer ends early. On a GPU the shape is that of Qwen3-VL-4B's text model in bfloat16, on a
-CPU one of 100 M parameters in float32. Results go to ``benchmarks/results/decode-<machine>.json``.
+CPU one of 100 M parameters in float32. Results go to ``benchmarks/results/decode_<part>-<machine>.json``.
 """
 
 import argparse
@@ -120,6 +120,7 @@ def measure(model: Any, case: Case, repeats: int) -> dict[str, Any]:
     timings = take_turns(prompts, decoders, repeats)
     return {
         **asdict(case),
+        "repeats": repeats,
         "accepted_per_step": {str(steps): case.block_size / steps for steps in case.steps},
         "decoders": {name: timing.summary() for name, timing in timings.items()},
         "engine_over_released": {str(s): _ratio(timings, f"engine, {s} steps", f"released, {s} steps") for s in case.steps},
@@ -157,7 +158,7 @@ def forced(repeats: int, count: int | None, clock: str) -> None:
             over_released, over_ar = found["engine_over_released"][str(steps)], found["engine_over_ar"][str(steps)]
             print(f"  engine, {steps} steps: {over_released:.2f}x the released style, {over_ar:.2f}x autoregression", flush=True)
         shape = {"name": name, **asdict(SHAPES[name])}
-        write("decode", {"forced": {"clock": clock, "shape": shape, "repeats": repeats, "cases": cases}})
+        write("decode_forced", {"clock": clock, "shape": shape, "cases": cases})
 
 
 def main() -> None:
@@ -175,7 +176,7 @@ def main() -> None:
     if arguments.part in ("all", "forced"):
         forced(arguments.repeats, arguments.cases, arguments.clock)
     if arguments.part in ("all", "lab") and (found := sweep_lab()) is not None:
-        write("decode", {"lab": {"clock": arguments.clock, **found}})
+        write("decode_lab", {"clock": arguments.clock, **found})
 
 
 if __name__ == "__main__":
