@@ -278,7 +278,7 @@ def _png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
-def frontier_png(table: Sequence[dict[str, Any]], sweep: Sequence[dict[str, Any]]) -> bytes:
+def frontier_png(table: Sequence[dict[str, Any]], sweep: Sequence[dict[str, Any]] = ()) -> bytes:
     """Accuracy over speed-up, a point a model, with the standard error; lines join the frontier and a model's thresholds."""
     figure, axes = _figure(7, 4)
     best = sorted((row["speedup"], 100 * row["accuracy"]) for row in table if row["on_frontier"])

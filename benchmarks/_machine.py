@@ -35,14 +35,10 @@ def _cpu_model() -> str:
 
 
 def write(name: str, body: dict[str, Any]) -> Path:
-    """``results/<name>-<machine>.json``, the machine being its GPU or its number of cores.
-
-    ``body`` is merged into what is there: a part that was not run again keeps its numbers.
-    """
+    """``results/<name>-<machine>.json``, the machine being its GPU or its number of cores."""
     machine = describe()
     kind = machine["gpu"].split(",")[0].lower().replace(" ", "-") if machine["gpu"] else f"cpu{machine['cores']}"
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}-{kind}.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    path.write_text(json.dumps({**before, "machine": machine, **body}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"machine": machine, **body}, indent=2) + "\n", encoding="utf-8")
     return path

@@ -50,6 +50,8 @@ class Settings:
         entropy_bound: nats, for entropy.
         factor: for factor; larger accepts more.
         revision_threshold: a filled token of the open block whose probability falls below is opened again, once; None: never.
+            Only for models trained with noise that replaces tokens (uniform, edit, mix): mask noise alone teaches nothing about
+            a token that is there, and revision then throws right ones away.
         ending: end tokens (default: the generation config's), the cap ``max_new_tokens``, and ``stop_strings``, which need a
             ``tokenizer`` and are looked for when a block is final.
         temperature: 0 is greedy. top_k, top_p: filters when sampling. seed: of the sampling noise.
