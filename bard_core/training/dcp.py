@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 
@@ -83,7 +83,7 @@ def tensors(folder: Path, wanted: Mapping[str, torch.dtype]) -> dict[str, Tensor
     """
     reader = SafeReader(str(folder))
     metadata = reader.read_metadata()
-    entries = {name: metadata.state_dict_metadata[name] for name in wanted}
+    entries = {name: _entry(metadata, name) for name in wanted}
     found: dict[str, Tensor] = {}
     for name, entry in sorted(entries.items(), key=lambda item: -item[1].size.numel()):
         for chunk, piece in _pieces(reader, metadata, name):
@@ -95,8 +95,15 @@ def tensors(folder: Path, wanted: Mapping[str, torch.dtype]) -> dict[str, Tensor
     return found
 
 
+def _entry(metadata: Metadata, name: str) -> TensorStorageMetadata:
+    entry = metadata.state_dict_metadata[name]
+    if not isinstance(entry, TensorStorageMetadata):
+        raise TypeError(f"{name} is not a tensor in this checkpoint")
+    return entry
+
+
 def _pieces(reader: FileSystemReader, metadata: Metadata, name: str) -> Iterator[tuple[ChunkStorageMetadata, Tensor]]:
-    for chunk in metadata.state_dict_metadata[name].chunks:
+    for chunk in _entry(metadata, name).chunks:
         with _stored(reader, metadata, name, chunk) as stream:
             yield chunk, torch.load(stream, map_location="cpu", weights_only=True)
 
@@ -113,7 +120,7 @@ def stored_alike(folder: Path, one: str, other: str) -> bool:
     """Whether two tensors lie on disk in the same pieces with the same bytes (then they are equal; else they may be)."""
     reader = SafeReader(str(folder))
     metadata = reader.read_metadata()
-    first, second = (metadata.state_dict_metadata[name] for name in (one, other))
+    first, second = _entry(metadata, one), _entry(metadata, other)
     if first != second:
         return False
     for chunk in first.chunks:
