@@ -125,8 +125,8 @@ def test_the_models_page_of_make_ui_shows_checkpoints_and_scores_side_by_side(
         wanted = ("source", "pbm-b4", "pbm-b16", "swd-b16", "0.988", "0.921", "0.593", "0.807")
         until(f"a page with {wanted}", lambda: all(word in browser.text() for word in wanted))
         if (path := os.environ.get("BARD_SCREENSHOT")) is not None:
-            browser.resize(2100)
-            browser.run("document.querySelectorAll('.ag-body-horizontal-scroll-viewport').forEach(bar => bar.scrollLeft = 1150)")
+            browser.resize(2500)
+            browser.run("document.querySelectorAll('.ag-body-horizontal-scroll-viewport').forEach(bar => bar.scrollLeft = 750)")
             time.sleep(3)
             Path(path).write_bytes(base64.b64decode(browser.call("Page.captureScreenshot", format="png")["data"]))
     finally:
