@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bard_core.models.vlm import backbone, vision_tower
 
+
 # A layer smaller than this is gathered with the root: its own collective would cost more than the memory it saves.
 OWN_UNIT_PARAMETERS = 1_000_000
 
