@@ -17,6 +17,7 @@ from bard_core.models.vlm import decoder_layers, vision_tower
 Value = TypeVar("Value")
 Group = dist.ProcessGroup | None
 
+
 # A layer smaller than this is gathered with the root: its own collective would cost more than the memory it saves.
 OWN_UNIT_PARAMETERS = 1_000_000
 

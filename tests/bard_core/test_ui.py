@@ -63,6 +63,9 @@ class Browser:
     def run(self, script: str) -> Any:
         return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
+    def resize(self, width: int) -> None:
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=560, deviceScaleFactor=1, mobile=False)
+
     def text(self) -> str:
         return str(self.run("document.body.innerText"))
 
@@ -117,11 +120,14 @@ def test_the_models_page_of_make_ui_shows_checkpoints_and_scores_side_by_side(
             return False
 
         until("make ui", up)
+        browser.resize(6000)  # the table draws only the columns that fit
         browser.call("Page.navigate", url=f"http://127.0.0.1:{port}/#/experiments/{experiment}/models")
         wanted = ("source", "pbm-b4", "pbm-b16", "swd-b16", "0.988", "0.921", "0.593", "0.807")
         until(f"a page with {wanted}", lambda: all(word in browser.text() for word in wanted))
         if (path := os.environ.get("BARD_SCREENSHOT")) is not None:
-            time.sleep(2)
+            browser.resize(2500)
+            browser.run("document.querySelectorAll('.ag-body-horizontal-scroll-viewport').forEach(bar => bar.scrollLeft = 750)")
+            time.sleep(3)
             Path(path).write_bytes(base64.b64decode(browser.call("Page.captureScreenshot", format="png")["data"]))
     finally:
         os.killpg(server.pid, signal.SIGTERM)
