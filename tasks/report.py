@@ -9,7 +9,8 @@ from bard_core import artifacts, leaderboard, storage
 from bard_core import report as reporting
 from bard_core.artifacts import EvalResult
 from bard_core.config import StorageConfig, TrackingConfig
-from bard_core.tracking import stage_run
+from bard_core.evaluation import tradeoff
+from bard_core.tracking import log_comparison, stage_run
 from tasks.settings import CACHE_VERSION, Dataset, Report, artifact_uri, image
 
 IGNORED = ("tracking", "parent_run")
@@ -39,6 +40,8 @@ def report(
         folder = artifacts.fetch(ref)
         for path in sorted(folder.glob("report.*")):
             run.log_file(path)
+        for result, numbers in tradeoff.headline(results):
+            log_comparison(tracking, run, result, numbers)
         with tempfile.TemporaryDirectory() as scratch:
             for path in leaderboard.write(tracking, Path(scratch)):
                 run.log_file(path)

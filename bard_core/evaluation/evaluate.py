@@ -71,7 +71,7 @@ def evaluate(
             point = total
             if threshold != chosen:
                 other = config.model_copy(update={"decoding": decoding})
-                uri = f"{output_uri}-at-{threshold}"
+                uri = f"{output_uri}-at-{decoding.strategy if threshold is None else threshold}"
                 point = summarise([judge(model, dataset, b, other, f"{uri}-{b.name}", answers).score for b in present])
             sweep.append(_operating_point(threshold, point, speeds[threshold]))
         out = Path(scratch) / "out"

@@ -56,6 +56,24 @@ def speedup_at_parity(results: Sequence[EvalResult], margin: float = 0.0) -> tup
     return max(fit, key=lambda found: found[1].speedup, default=None)
 
 
+def headline(results: Sequence[EvalResult]) -> list[tuple[EvalResult, dict[str, float]]]:
+    """AUP, and the speed-up at the source's accuracy where a threshold reaches it, of every model that was swept.
+
+    Raises:
+        ComparisonError: there is not exactly one source among the results.
+    """
+    source = source_of(results)
+    best = max(point.accuracy for result in results for point in points(result))
+    found = []
+    for result in results:
+        if result.sweep:
+            numbers = {"aup": accuracy_under_parallelism(result.sweep, best)}
+            if (parity := speedup_at_parity([source, result])) is not None:
+                numbers["speedup_at_parity"] = parity[1].speedup
+            found.append((result, numbers))
+    return found
+
+
 def accuracy_under_parallelism(curve: Sequence[OperatingPoint], best_accuracy: float) -> float:
     """AUP, the weighted area under accuracy (per cent) over parallelism (tokens per forward).
 

@@ -3,7 +3,15 @@
 Weights stay where they are; MLflow holds their uri and digest.
 """
 
-from bard_core.tracking.models import LoggedScores, evaluation_of, headline, log_evaluation, log_model, scored_models
+from bard_core.tracking.models import (
+    LoggedScores,
+    evaluation_of,
+    headline,
+    log_comparison,
+    log_evaluation,
+    log_model,
+    scored_models,
+)
 from bard_core.tracking.registry import Version, register, set_alias, tag_version, versions
 from bard_core.tracking.runs import StageRun, TrackingError, client_of, close_pipeline, open_pipeline, stage_run, tracking_uri
 
@@ -16,6 +24,7 @@ __all__ = [
     "close_pipeline",
     "evaluation_of",
     "headline",
+    "log_comparison",
     "log_evaluation",
     "log_model",
     "open_pipeline",

@@ -120,23 +120,37 @@ def log_evaluation(config: TrackingConfig, run: StageRun, result: EvalResult, pr
         ) from error
 
 
-def _linked(result: EvalResult, model_id: str) -> "Iterator[Metric]":
-    """Metrics that know their model and their data. A fingerprint is cut to the 36 characters that MLflow keeps."""
+def log_comparison(config: TrackingConfig, run: StageRun, result: EvalResult, numbers: dict[str, float]) -> None:
+    """Attach to a model what only the comparison with others tells (AUP, speed-up at parity). MLflow away: logged, not raised."""
+
+    def send() -> None:
+        if not run.deliver() or run.run_id is None:
+            raise ConnectionError("the run could not be written")
+        model_id = result.model.mlflow_model_id or _log_model(config, run.run_id, result.model)
+        metrics = [_metric(name, value, model_id, result.suite, result.suite_digest) for name, value in numbers.items()]
+        run.client.log_batch(run.run_id, metrics=metrics)
+
+    runs._survive(f"log the comparison of {result.model.name}", send)
+
+
+def _metric(name: str, value: float, model_id: str, dataset: str, digest: str) -> "Metric":
+    """A metric that knows its model and its data. A fingerprint is cut to the 36 characters that MLflow keeps."""
     from mlflow.entities import Metric
 
+    key = re.sub(r"[^\w\-. /]", "_", name)
     now_ms = int(time.time() * 1000)
+    return Metric(key, value, now_ms, 0, model_id=model_id, dataset_name=dataset, dataset_digest=digest[:36])
 
-    def metric(name: str, value: float, dataset: str, digest: str) -> "Metric":
-        key = re.sub(r"[^\w\-. /]", "_", name)
-        return Metric(key, value, now_ms, 0, model_id=model_id, dataset_name=dataset, dataset_digest=digest[:36])
 
+def _linked(result: EvalResult, model_id: str) -> "Iterator[Metric]":
+    """The suite's numbers, linked to the suite, then every benchmark's, linked to its own data."""
     for name, value in headline(result).items():
-        yield metric(name, value, result.suite, result.suite_digest)
+        yield _metric(name, value, model_id, result.suite, result.suite_digest)
     for score in result.benchmarks:
         numbers = {"": score.accuracy, "_stderr": score.accuracy_stderr}
         numbers |= {f".{name}": value for name, value in score.metrics.items()}
         for name, value in numbers.items():
-            yield metric(f"{score.name}{name}", value, score.name, score.dataset_fingerprint)
+            yield _metric(f"{score.name}{name}", value, model_id, score.name, score.dataset_fingerprint)
 
 
 def evaluation_of(config: TrackingConfig, digest: str, protocol: str) -> tuple[str, str] | None:

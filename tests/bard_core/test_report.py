@@ -104,7 +104,7 @@ def test_all_views_agree(results: list[EvalResult], dataset: DatasetRef, tmp_pat
         assert "| " + " | ".join(report.cells(row)) + " |" in markdown
         assert "".join(f"<td>{cell}</td>" for cell in report.cells(row)) in page
     table = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + 3 + 2 + 2 + 2
+    assert len(table) == 2 + 3 + 2 + 2
 
 
 def test_thresholds_are_shown_and_the_verdict_takes_the_best(

@@ -7,7 +7,7 @@ import pytest
 
 from bard_core.artifacts import EvalResult, ModelRef, OperatingPoint
 from bard_core.config import DecodingConfig, EvaluationConfig
-from bard_core.evaluation.tradeoff import accuracy_under_parallelism, decodings, points, speedup_at_parity
+from bard_core.evaluation.tradeoff import accuracy_under_parallelism, decodings, headline, points, speedup_at_parity
 
 
 def point(threshold: float, accuracy: float, speedup: float, tpf: float = 1.0) -> OperatingPoint:
@@ -80,3 +80,13 @@ def test_area_by_hand_and_what_is_left_out_of_it() -> None:
     assert accuracy_under_parallelism(curve, 0.9) == pytest.approx(2 * 80 + (4 - 2) * (high + low) / 2)
     with pytest.raises(ValueError, match="at least one point"):
         accuracy_under_parallelism([], 0.9)
+
+
+def test_a_models_headline_is_its_own_best_at_the_sources_accuracy() -> None:
+    source = result("source", 0.9, 1.0, stage="source")
+    good = result("good", 0.8, 5.0, sweep=(point(0.5, 0.8, 5.0, tpf=4.0), point(0.9, 0.95, 3.0, tpf=2.0)))
+    poor = result("poor", 0.5, 9.0, sweep=(point(0.5, 0.5, 9.0), point(0.9, 0.6, 8.0)))
+    numbers = {found.uri: values for found, values in headline([source, good, poor, result("unswept", 0.9, 2.0)])}
+    assert set(numbers) == {"good", "poor"}
+    assert numbers["good"]["speedup_at_parity"] == 3.0 and "speedup_at_parity" not in numbers["poor"]
+    assert numbers["good"]["aup"] == accuracy_under_parallelism(good.sweep, 0.95)
