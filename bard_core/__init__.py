@@ -2,13 +2,16 @@
 
 The library is floors; each imports only from those below it (``tests/test_layers.py`` holds them to it):
 
-    cli
-    report
-    evaluation
-    decoding   training
-    models     data       tracking
-    artifacts
-    diffusion  storage    config
+    cli           webhook
+    reevaluation  leaderboard
+    plan          report        promotion
+    evaluation    pictures
+    decoding      training
+    data
+    models        tracking
+    artifacts     claims
+    storage
+    diffusion     config
 """
 
 __version__ = "0.1.0"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bard_core.config import TrackingConfig
-from bard_core.report import frontier_png
+from bard_core.pictures import frontier_png
 from bard_core.tracking import LoggedScores, scored_models
 
 FIRST = ("accuracy", "tokens_per_forward", "tokens_per_s", "speedup")

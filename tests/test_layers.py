@@ -19,7 +19,7 @@ FLOORS = (
     {"models", "tracking"},
     {"data"},
     {"decoding", "training"},
-    {"evaluation"},
+    {"evaluation", "pictures"},
     {"plan", "report", "promotion"},
     {"reevaluation", "leaderboard"},
     {"cli", "webhook"},

@@ -108,7 +108,9 @@ def test_a_sample_gone_bad_stops_training_by_name():
 
 def test_a_record_says_what_a_step_cost():
     done, _, objective = step_of(clean_attention="block", ar_weight=0.0)
-    record = _read(_Window(steps=[done], samples=[["s0"]]), 1, objective, build_optimizer(objective.model, OptimizerConfig()), CPU)
+    record = _read(
+        _Window(steps=[done], samples=[["s0"]]), 1, objective, build_optimizer(objective.model, OptimizerConfig()), CPU
+    )
     assert record["step"] == 1 and record["loss"] == float(done.loss) and record["supervised_tokens_per_s"] > 0
     assert 0.05 < record["peak_memory_gib"] < 64 and "mfu" not in record
     decoder = decoder_parameters(objective.model)

@@ -1,0 +1,53 @@
+"""The pictures of a report and of the leaderboard, as PNG bytes: accuracy over speed, and training curves."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(width, height), layout="constrained")
+
+
+def _png(figure: Any) -> bytes:
+    from matplotlib import pyplot
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    pyplot.close(figure)
+    return buffer.getvalue()
+
+
+def frontier_png(table: Sequence[dict[str, Any]], sweep: Sequence[dict[str, Any]] = ()) -> bytes:
+    """Accuracy over speed-up, a point a model, with the standard error; lines join the frontier and a model's thresholds."""
+    figure, axes = _figure(7, 4)
+    best = sorted((row["speedup"], 100 * row["accuracy"]) for row in table if row["on_frontier"])
+    axes.plot([x for x, _ in best], [y for _, y in best], color="tab:gray", linewidth=1, zorder=0)
+    for row in table:
+        colour = {"source": "black", "pbm": "tab:blue", "swd": "tab:red"}[row["stage"]]
+        curve = [(point["speedup"], 100 * point["accuracy"]) for point in sweep if point["model"] == row["model"]]
+        axes.plot([x for x, _ in curve], [y for _, y in curve], color=colour, marker=".", linewidth=0.8, alpha=0.5)
+        axes.errorbar(row["speedup"], 100 * row["accuracy"], yerr=100 * row["accuracy_stderr"], fmt="o", color=colour, capsize=3)
+        axes.annotate(row["model"], (row["speedup"], 100 * row["accuracy"]), textcoords="offset points", xytext=(7, 5))
+    axes.margins(x=0.2, y=0.12)
+    axes.set(xlabel="speed-up over autoregressive decoding (batch 1)", ylabel="accuracy, %")
+    axes.grid(alpha=0.3)
+    return _png(figure)
+
+
+def curves_png(curves: dict[str, list[dict[str, float]]]) -> bytes:
+    """Training loss over steps, a line a model."""
+    figure, axes = _figure(7, 4)
+    for name, records in curves.items():
+        if records:
+            axes.plot([record["step"] for record in records], [record["loss"] for record in records], label=name)
+    axes.set(xlabel="step", ylabel="training loss (objectives differ)", yscale="log")
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend()
+    return _png(figure)
