@@ -16,7 +16,7 @@ from bard_core.evaluation.evaluate import load_result
 from bard_core.evaluation.suites import suite_of
 
 CONFIG = EvaluationConfig(
-    decoding=DecodingConfig(max_new_tokens=8), batch_size=4, max_samples=6, speed_samples=2, sweep_thresholds=(0.3,)
+    decoding=DecodingConfig(max_new_tokens=8), batch_size=4, max_samples=6, speed_samples=2, sweep_thresholds=(0.001,)
 )
 BENCHMARK = suite_of(CONFIG).benchmarks[0]
 
@@ -35,11 +35,11 @@ def test_source_and_checkpoint_are_judged_by_the_same_suite(
     assert base.tokens_per_s == base.ar_tokens_per_s > 0
     assert result.speedup == pytest.approx(result.tokens_per_s / result.ar_tokens_per_s)
 
-    assert [p.confidence_threshold for p in result.sweep] == [0.3, 0.9] and base.sweep == ()
+    assert [p.confidence_threshold for p in result.sweep] == [0.001, 0.9] and base.sweep == ()
     chosen = result.sweep[1]
     for name in ("accuracy", "tokens_per_forward", "tokens_per_s", "speedup"):
         assert getattr(chosen, name) == getattr(result, name)
-    assert result.sweep[0].tokens_per_forward >= chosen.tokens_per_forward
+    assert result.sweep[0].tokens_per_forward > chosen.tokens_per_forward  # any confidence is enough at 0.001
 
     manifest = artifacts.verify(result.uri)
     assert (manifest.kind, manifest.digest, manifest.parent_digest) == ("evaluation", result.key, model.key)
