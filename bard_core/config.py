@@ -185,14 +185,23 @@ class PBMStage(StrictModel):
     train: TrainConfig
 
 
+AR_WEIGHT = Field(
+    None, ge=0.0, le=1.0, description="Share of the AR loss on a causal clean stream; None: a half, and none with 'block'"
+)
+
+
+def ar_share(ar_weight: float | None, clean_attention: CleanAttention) -> float:
+    """``ar_weight`` with its default: 0.5 + 0.5 as in Fast-dVLM where the clean stream is causal."""
+    default = 0.5 if clean_attention == "causal" else 0.0
+    return default if ar_weight is None else ar_weight
+
+
 class PBMMethod(StrictModel):
     """How Progressive Block Merging trains, whatever the block size."""
 
     noise: NoiseConfig = NoiseConfig()
     clean_attention: CleanAttention = "block"
-    ar_weight: float | None = Field(
-        None, ge=0.0, le=1.0, description="Share of the AR loss on a causal clean stream; None: a half, and none with 'block'"
-    )
+    ar_weight: float | None = AR_WEIGHT
     reduction: Literal["sample_mean", "token_mean"] = "token_mean"
 
     @model_validator(mode="after")
@@ -203,9 +212,7 @@ class PBMMethod(StrictModel):
 
     @property
     def ar_share(self) -> float:
-        """``ar_weight`` with its default: 0.5 + 0.5 as in Fast-dVLM where the clean stream is causal."""
-        default = 0.5 if self.clean_attention == "causal" else 0.0
-        return default if self.ar_weight is None else self.ar_weight
+        return ar_share(self.ar_weight, self.clean_attention)
 
 
 class PBMConfig(PBMMethod):
@@ -244,6 +251,7 @@ class SWDConfig(StrictModel):
     noise: NoiseConfig = NoiseConfig(min_t=0.1, max_t=0.5)
     ce_weight: float = Field(1.0, ge=0.0)
     kl_weight: float = Field(0.5, ge=0.0)
+    ar_weight: float | None = AR_WEIGHT
     top_k: int = Field(16, ge=1)
     direction: Literal["forward", "reverse"] = "forward"
     temperature: float = Field(1.0, gt=0.0)
@@ -315,11 +323,14 @@ class ComputeConfig(StrictModel):
 
 
 def check_stages(pbm: PBMConfig, swd: SWDConfig) -> None:
-    """What one section cannot know alone: every student and the teacher of distillation come out of a PBM stage.
+    """What one section cannot know alone: every student and the teacher of distillation come out of a PBM stage, and keep
+    their AR mode only if that stage's clean stream has one.
 
     Raises:
-        ValueError: naming the key and the allowed block sizes.
+        ValueError: naming the key and what is allowed.
     """
+    if swd.ar_weight and pbm.clean_attention != "causal":
+        raise ValueError("swd.ar_weight needs pbm.clean_attention: causal (a block-wise clean stream sees its own targets)")
     sizes = [stage.block_size for stage in pbm.stages]
     for key, wanted in (("teacher_block_size", (swd.teacher_block_size,)), ("block_sizes", swd.block_sizes)):
         if missing := [size for size in wanted if size not in sizes]:

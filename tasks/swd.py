@@ -2,7 +2,7 @@
 
 from flytekit import task
 
-from bard_core.config import CleanAttention, ComputeConfig, SWDConfig, TrackingConfig
+from bard_core.config import CleanAttention, ComputeConfig, SWDConfig, TrackingConfig, ar_share
 from bard_core.training.stage import StageSpec
 from tasks.launch import train_on_ray
 from tasks.ray_cluster import TRAINING
@@ -39,6 +39,7 @@ def swd(
         block_size=student.block_size,
         clean_attention=attention,
         noise=config.noise,
+        ar_weight=ar_share(config.ar_weight, attention),
         swd=config,
         teacher=teacher,
     )

@@ -73,6 +73,7 @@ def test_faults_are_named(section, change, words):
         ({"block_sizes": (8, 64)}, r"swd.block_sizes names 64.*allowed are \[4, 8, 16, 32\]"),
         ({"teacher_block_size": 2}, "swd.teacher_block_size names 2"),
         ({"block_sizes": (4,)}, "larger than its teacher's, 4"),
+        ({"ar_weight": 0.5}, "swd.ar_weight needs pbm.clean_attention: causal"),
     ],
 )
 def test_sections_that_do_not_fit_each_other_are_refused(change, words):

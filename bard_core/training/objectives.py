@@ -89,33 +89,45 @@ class Autoregressive(Objective):
         return Loss(total, None, samples_S)
 
 
-class ProgressiveBlockMerging(Objective):
-    """Denoise the blocks of the noisy stream; with ``ar_weight`` also predict the next token on a causal clean stream."""
+class BlockDiffusion(Objective):
+    """A loss on the noisy stream, and beside it with ``ar_weight`` the next-token loss on a causal clean stream."""
 
-    def __init__(self, model: Any, clean_attention: CleanAttention, noise: NoiseName, ar_weight: float) -> None:
+    def __init__(self, model: Any, clean_attention: CleanAttention, ar_weight: float) -> None:
         super().__init__(model, clean_attention)
-        self.noise: NoiseName = noise
         self.ar_weight = ar_weight
 
-    def forward(self, batch: Batch, images: Images) -> Loss:
+    def weigh(self, batch: Batch, images: Images, noisy_loss: Callable[..., Tensor], *more_P: Tensor) -> Loss:
+        """(1 - ar_weight) x the noisy stream's loss + ar_weight x the clean stream's, both from one forward."""
         hidden_BLD = self.body(batch, images)
+        samples_S = shares(batch)
+        noisy = self.head_loss(hidden_BLD, batch.noisy, samples_S, noisy_loss, *more_P)
+        if not self.ar_weight:
+            return Loss(noisy, None, samples_S)
+        causal = self.head_loss(hidden_BLD, batch.clean, samples_S, _next_token_loss)
+        return Loss((1 - self.ar_weight) * noisy, self.ar_weight * causal, samples_S)
 
+
+class ProgressiveBlockMerging(BlockDiffusion):
+    """Denoise the blocks of the noisy stream (paper eq. 4)."""
+
+    def __init__(self, model: Any, clean_attention: CleanAttention, noise: NoiseName, ar_weight: float) -> None:
+        super().__init__(model, clean_attention, ar_weight)
+        self.noise: NoiseName = noise
+
+    def forward(self, batch: Batch, images: Images) -> Loss:
         def denoise(logits: Tensor, target: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
             return denoising_loss(self.noise, logits, target, noisy, t)
 
-        samples_S = shares(batch)
-        diffusion = self.head_loss(hidden_BLD, batch.noisy, samples_S, denoise)
-        if not self.ar_weight:
-            return Loss(diffusion, None, samples_S)
-        causal = self.head_loss(hidden_BLD, batch.clean, samples_S, _next_token_loss)
-        return Loss((1 - self.ar_weight) * diffusion, self.ar_weight * causal, samples_S)
+        return self.weigh(batch, images, denoise)
 
 
-class StageWiseDistillation(Objective):
+class StageWiseDistillation(BlockDiffusion):
     """Large-block student, frozen small-block teacher, one noise under both masks: CE + weighted top-k KL (paper eq. 6)."""
 
-    def __init__(self, model: Any, clean_attention: CleanAttention, teacher: Teacher, config: SWDConfig) -> None:
-        super().__init__(model, clean_attention)
+    def __init__(
+        self, model: Any, clean_attention: CleanAttention, teacher: Teacher, config: SWDConfig, ar_weight: float
+    ) -> None:
+        super().__init__(model, clean_attention, ar_weight)
         self.config = config
         self.teacher = teacher  # no module: it is neither sharded, optimised nor saved
 
@@ -131,9 +143,7 @@ class StageWiseDistillation(Objective):
             kl = topk_distillation_tokens(logits, indices, teacher, config.direction, config.temperature)
             return config.ce_weight * ce + config.kl_weight * kl * known
 
-        samples_S = shares(batch)
-        total = self.head_loss(self.body(batch, images), batch.noisy, samples_S, distil, indices_PK, logits_PK, known_P)
-        return Loss(total, None, samples_S)
+        return self.weigh(batch, images, distil, indices_PK, logits_PK, known_P)
 
 
 def _next_token_loss(logits: Tensor, target: Tensor, noisy: Tensor, t: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ def _objective(spec: StageSpec, model: Any, teacher: Callable[[], Teacher]) -> O
         return ProgressiveBlockMerging(model, spec.clean_attention, spec.noise.name, spec.ar_weight)
     if spec.teacher is None or spec.swd is None:
         raise ValueError("stage swd needs a teacher and its configuration")
-    return StageWiseDistillation(model, spec.clean_attention, teacher(), spec.swd)
+    return StageWiseDistillation(model, spec.clean_attention, teacher(), spec.swd, spec.ar_weight)
 
 
 def _teacher(

@@ -7,7 +7,7 @@ from bard_core import artifacts
 from bard_core.config import NoiseConfig, SWDConfig
 from bard_core.data.batches import BatchSpec, Example, attach_positions, collate, step_samples
 from bard_core.training import teacher as module
-from bard_core.training.objectives import StageWiseDistillation
+from bard_core.training.objectives import Autoregressive, StageWiseDistillation
 from bard_core.training.teacher import OnlineTeacher, precompute, shard_uri
 
 from .conftest import tiny_train
@@ -40,8 +40,21 @@ def test_stored_answers_are_the_teachers(walk, tmp_path):
         (here, now), (indices, logits) = online(batch), stored(batch)
         assert torch.equal(here, indices) and torch.allclose(now, logits, atol=1e-5)
         config = SWDConfig(train=tiny_train())
-        losses = [float(StageWiseDistillation(model, "block", teach, config)(batch, None).total) for teach in (online, stored)]
+        losses = [
+            float(StageWiseDistillation(model, "block", teach, config, 0.0)(batch, None).total) for teach in (online, stored)
+        ]
         assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_a_student_keeps_its_autoregressive_mode(walk):
+    """With a causal clean stream the loss is half the distillation's and half the next token's."""
+    teacher, examples, spec = walk
+    model, config = tiny_model(), SWDConfig(train=tiny_train())
+    batch = collate([(example, 0) for example in examples[:3]], spec)
+    mixed, alone = (StageWiseDistillation(model, "causal", teacher, config, share)(batch, None) for share in (0.5, 0.0))
+    next_token = Autoregressive(model)(batch, None).total
+    assert alone.causal is None and float(mixed.total) == pytest.approx(float(alone.total) / 2, rel=1e-6)
+    assert float(mixed.causal) == pytest.approx(float(next_token) / 2, rel=1e-6)
 
 
 def test_the_teacher_is_asked_once(walk, tmp_path):
