@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
+from bard_core.config import CleanAttention
 from bard_core.decoding.cache import BlockCache
+from bard_core.decoding.prompt import Prompt
 
 ATTENTION_NAME = "bard_block"
 
@@ -78,35 +80,61 @@ AttentionInterface.register(ATTENTION_NAME, block_attention)
 class Body:
     """The model's body over one cache; counts its calls.
 
+    A call's queries are clean tokens, then noisy ones. A noisy query sees all that is there; a clean one sees no noisy key, and
+    of the clean tokens beside it all (``clean_attention="block"``) or those up to itself (``"causal"``).
+
     Attributes:
         forwards: calls since the prefill, commits, drafts and verifications included.
     """
 
-    def __init__(self, model: Any, cache: BlockCache) -> None:
+    def __init__(self, model: Any, cache: BlockCache, clean_attention: CleanAttention) -> None:
         self.model = model
         self.cache = cache
+        self.clean_attention: CleanAttention = clean_attention
         self.forwards = 0
+        self.device = model.get_input_embeddings().weight.device
         self._decoder = model.get_decoder()
         self._config = self._decoder.config
         self._head = model.get_output_embeddings()
+        self._visible_B11K: Tensor | None = None
 
-    def prefill(self, input_ids_BL: Tensor, position_ids: Tensor, mask_B1LL: Tensor, images: dict[str, Any]) -> Tensor:
+    def prefill(self, prompt: Prompt, block_size: int) -> Tensor:
         """Write the prompt into the cache; hidden states [B, L, D]. No logits, and not counted as a forward."""
-        with self._literal_masks():
+        with literal_masks(self._config):
             out = self.model.base_model(
-                input_ids=input_ids_BL, position_ids=position_ids, attention_mask=mask_B1LL, past_key_values=self.cache, **images
+                input_ids=prompt.input_ids_BL,
+                position_ids=prompt.position_ids,
+                attention_mask=prompt.mask(block_size, self.clean_attention),
+                past_key_values=self.cache,
+                **prompt.images,
             )
         return out.last_hidden_state  # type: ignore[no-any-return]
 
-    def __call__(
-        self, tokens_BQ: Tensor, positions_BQ: Tensor, mask_B1QK: Tensor | None = None, clean_queries: int = 0
-    ) -> Tensor:
-        """Append tokens to the cache; hidden states [B, Q, D]. A response has no images: the text decoder alone is called."""
+    def look_past(self, pads: list[int]) -> None:
+        """Hide each row's padding: what all rows share is cut off, and only unequal rows need a mask."""
+        start = min(pads)
+        self.cache.hide_before(start)
+        self._visible_B11K = None
+        if max(pads) > start:
+            slots = torch.arange(start, self.cache.capacity, device=self.device)
+            self._visible_B11K = (slots >= torch.tensor(pads, device=self.device)[:, None])[:, None, None]
+
+    def keep_rows(self, rows: list[int], pads: list[int]) -> None:
+        """Compact the batch to these rows, whose paddings are ``pads``."""
+        self.cache.batch_select_indices(torch.tensor(rows, device=self.device))
+        self.look_past(pads)
+
+    def __call__(self, tokens_BQ: Tensor, positions_BQ: Tensor, clean: int = 0) -> Tensor:
+        """Append ``clean`` clean and then noisy tokens to the cache; hidden states [B, Q, D].
+
+        A response has no images: the text decoder alone is called.
+        """
         self.forwards += 1
-        extra = {"clean_queries": clean_queries} if clean_queries else {}
-        with self._literal_masks():
+        mask = self._mask(tokens_BQ, clean)
+        extra = {"clean_queries": clean} if mask is None and clean < tokens_BQ.shape[1] else {}
+        with literal_masks(self._config):
             out = self._decoder(
-                input_ids=tokens_BQ, position_ids=positions_BQ, attention_mask=mask_B1QK, past_key_values=self.cache, **extra
+                input_ids=tokens_BQ, position_ids=positions_BQ, attention_mask=mask, past_key_values=self.cache, **extra
             )
         return out.last_hidden_state  # type: ignore[no-any-return]
 
@@ -114,12 +142,30 @@ class Body:
         """Float32 logits [B, Q, V] of the given positions only."""
         return self._head(hidden_BQD).float()  # type: ignore[no-any-return]
 
-    @contextmanager
-    def _literal_masks(self) -> Iterator[None]:
-        """Switch the text layers to ``block_attention`` for one call, so that the model is left as it was found."""
-        before = self._config._attn_implementation
-        self._config._attn_implementation = ATTENTION_NAME
-        try:
-            yield
-        finally:
-            self._config._attn_implementation = before
+    def _mask(self, tokens_BQ: Tensor, clean: int) -> Tensor | None:
+        """Boolean [B or 1, 1, Q or 1, K], or None where every key is visible but the noisy ones to the clean queries."""
+        queries = tokens_BQ.shape[1]
+        keys = self.cache.get_seq_length() + queries
+        visible = None if self._visible_B11K is None else self._visible_B11K[..., :keys]
+        if clean == 0 or (self.clean_attention == "block" and visible is None):
+            return visible
+        slots = torch.arange(keys, device=tokens_BQ.device)
+        mask = slots < self._ends(keys - queries, queries, clean, tokens_BQ.device)[:, None]
+        return mask[None, None] if visible is None else mask & visible
+
+    def _ends(self, length: int, queries: int, clean: int, device: torch.device) -> Tensor:
+        """For each query [Q], the first key it does not see, where ``length`` keys came before this call."""
+        query = torch.arange(queries, device=device)
+        last_clean = query + 1 if self.clean_attention == "causal" else torch.full_like(query, clean)
+        return length + torch.where(query < clean, last_clean, queries)
+
+
+@contextmanager
+def literal_masks(config: Any) -> Iterator[None]:
+    """Switch the text layers to ``block_attention`` for one call, so that the model is left as it was found."""
+    before = config._attn_implementation
+    config._attn_implementation = ATTENTION_NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before

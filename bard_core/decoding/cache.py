@@ -8,7 +8,6 @@ Shape suffixes: B rows, H key-value heads, C capacity, Q new tokens, D head size
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -100,6 +99,11 @@ class BlockCache(Cache):
         super().__init__(layers=[BlockCacheLayer(capacity) for _ in range(layers)])
 
     @property
+    def capacity(self) -> int:
+        """Tokens a row can hold."""
+        return self.layers[0].capacity
+
+    @property
     def length(self) -> int:
         """Tokens written in every row, padding included."""
         return self.layers[0].length
@@ -134,8 +138,3 @@ def new_cache(model: Any, capacity: int) -> BlockCache:
             f"{type(model).__name__} has {', '.join(other)} layers: block decoding needs full attention in every layer"
         )
     return BlockCache(config.num_hidden_layers, capacity)
-
-
-def select_rows(cache: BlockCache, rows: list[int], device: torch.device) -> None:
-    """Compact the batch to these rows."""
-    cache.batch_select_indices(torch.tensor(rows, device=device))

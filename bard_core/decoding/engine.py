@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bard_core.decoding.body import Body
-from bard_core.decoding.cache import new_cache, select_rows
+from bard_core.decoding.cache import new_cache
 from bard_core.decoding.output import (
     BlockEvent,
     DoneEvent,
@@ -69,8 +69,9 @@ class _Decode:
         self.prompt = prompt
         self.blocks = -(-settings.ending.max_new_tokens // settings.block_size)
         self.width = prompt.input_ids_BL.shape[1]
-        self.body = Body(model, new_cache(model, self.width + self.blocks * settings.block_size))
-        self.device = prompt.input_ids_BL.device
+        cache = new_cache(model, self.width + self.blocks * settings.block_size)
+        self.body = Body(model, cache, settings.clean_attention)
+        self.device = self.body.device
         self.policy = make_policy(
             settings.strategy, settings.block_size, settings.denoising_steps,
             settings.confidence_threshold, settings.entropy_bound, settings.factor,
@@ -84,15 +85,13 @@ class _Decode:
         self.responses: list[list[int]] = [[] for _ in range(count)]
         self.steps: list[list[int]] = [[] for _ in range(count)]
         self.stats: list[RowStats | None] = [None] * count
-        self.visible_B11K: Tensor | None = None
 
     @torch.inference_mode()
     def run(self) -> Iterator[Event]:
         started = time.perf_counter()
         if self.width:
-            mask = self.prompt.mask(self.settings.block_size, self.settings.clean_attention)
-            self.body.prefill(self.prompt.input_ids_BL, self.prompt.position_ids, mask, self.prompt.images)
-        self._look_past_padding()
+            self.body.prefill(self.prompt, self.settings.block_size)
+        self.body.look_past(self.pads)
         _wait(self.device)
         prefilled = time.perf_counter()
         first = 0.0
@@ -100,7 +99,7 @@ class _Decode:
         for block in range(self.blocks):
             tokens_Bn, steps = yield from self._denoise(block, pending)
             if self.settings.schedule == "paper":
-                self._commit(block, tokens_Bn)
+                self.body(tokens_Bn, self._positions(block, 1), clean=self.settings.block_size)
             event = self._finish_block(block, tokens_Bn.tolist(), steps)
             first = first or time.perf_counter() - started
             yield event
@@ -146,56 +145,17 @@ class _Decode:
 
     def _forward_noisy(self, block: int, tokens_Bn: Tensor, pending_Bn: Tensor | None) -> Tensor:
         """Hidden states [B, n, D] of the block being denoised; on the way the pending clean block enters the cache for good."""
-        n, cache = self.settings.block_size, self.body.cache
-        if pending_Bn is None:
-            hidden = self.body(tokens_Bn, self._positions(block, 1), self._mask(n))
-        else:
-            both = torch.cat([pending_Bn, tokens_Bn], 1)
-            mask = self._fused_mask()
-            hidden = self.body(both, self._positions(block - 1, 2), mask, clean_queries=n if mask is None else 0)
-        cache.crop(-n)
-        return hidden[:, -n:]
-
-    def _commit(self, block: int, tokens_Bn: Tensor) -> None:
-        """The paper's separate clean pass."""
         n = self.settings.block_size
-        mask = self._mask(n)
-        if self.settings.clean_attention == "causal":
-            mask = self._causal_block(self.body.cache.length + n, n, n)
-        self.body(tokens_Bn, self._positions(block, 1), mask)
+        if pending_Bn is None:
+            hidden = self.body(tokens_Bn, self._positions(block, 1))
+        else:
+            hidden = self.body(torch.cat([pending_Bn, tokens_Bn], 1), self._positions(block - 1, 2), clean=n)
+        self.body.cache.crop(-n)
+        return hidden[:, -n:]
 
     def _positions(self, block: int, blocks: int) -> Tensor:
         n = self.settings.block_size
         return self.next_position_B[:, None] + torch.arange(block * n, (block + blocks) * n, device=self.device)
-
-    def _mask(self, new: int) -> Tensor | None:
-        """Every query sees every key that is not padding: None, or boolean [B, 1, 1, K]."""
-        if self.visible_B11K is None:
-            return None
-        return self.visible_B11K[..., : self.body.cache.length + new - self.body.cache.layers[0].start]
-
-    def _fused_mask(self) -> Tensor | None:
-        """[clean | noisy] queries: the clean half does not see the noisy one. None where the attention can split the call."""
-        n, cache = self.settings.block_size, self.body.cache
-        if self.settings.clean_attention == "causal":
-            mask = self._causal_block(cache.length + 2 * n, 2 * n, n)
-        elif self.visible_B11K is None:
-            return None
-        else:
-            visible = self._mask(2 * n)
-            assert visible is not None
-            mask = visible.expand(-1, -1, 2 * n, -1).clone()
-        mask[:, :, :n, -n:] = False
-        return mask
-
-    def _causal_block(self, keys: int, queries: int, clean: int) -> Tensor:
-        """Boolean [B or 1, 1, queries, K]: as ``_mask``, but the ``clean`` first queries see each other causally."""
-        start = self.body.cache.layers[0].start
-        mask = torch.ones(1, 1, queries, keys - start, dtype=torch.bool, device=self.device)
-        first = keys - start - queries
-        mask[..., :clean, first : first + clean] = torch.ones(clean, clean, dtype=torch.bool, device=self.device).tril()
-        visible = self._mask(queries)
-        return mask if visible is None else mask & visible
 
     def _is_open(self, block: int, tokens_Bn: Tensor, masked_Bn: Tensor) -> Tensor:
         """Rows [B] whose block needs another step."""
@@ -228,21 +188,11 @@ class _Decode:
         """Drop finished rows from the batch; returns the clean block that the next forward has to commit, if any."""
         if event.finished:
             kept = [index for index, row in enumerate(event.rows) if row not in event.finished]
-            select_rows(self.body.cache, kept, self.device)
+            self.pads = [self.pads[index] for index in kept]
+            self.body.keep_rows(kept, self.pads)
             index = torch.tensor(kept, device=self.device)
             tokens_Bn, self.next_position_B = tokens_Bn[index], self.next_position_B[index]
-            self.pads = [self.pads[i] for i in kept]
-            self._look_past_padding()
         return tokens_Bn if self.settings.schedule == "fused" else None
-
-    def _look_past_padding(self) -> None:
-        """Padding that all rows share is cut off by the cache; only unequal rows need a mask."""
-        start, capacity = min(self.pads), self.body.cache.layers[0].capacity
-        self.body.cache.hide_before(start)
-        self.visible_B11K = None
-        if max(self.pads) > start:
-            pads = torch.tensor(self.pads, device=self.device)
-            self.visible_B11K = (torch.arange(start, capacity, device=self.device) >= pads[:, None])[:, None, None]
 
     def _output(self, prefill_s: float, decode_s: float, first_s: float) -> GenerationOutput:
         stats = GenerationStats(

@@ -6,7 +6,7 @@ on which both modes agree, yields the causal mode's token after them, and, where
 already: one forward a block then, two otherwise.
 
 Rows are decoded one by one over views of one prefilled cache, since they accept different lengths.
-Shape suffixes: n block size, K visible keys.
+Shape suffix: n block size.
 """
 
 import time
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bard_core.decoding.body import Body
-from bard_core.decoding.cache import BlockCache, new_cache
+from bard_core.decoding.cache import new_cache
 from bard_core.decoding.output import (
     BlockEvent,
     DoneEvent,
@@ -43,14 +43,13 @@ def speculate(model: Any, prompt: Prompt, settings: Settings) -> Iterator[Event]
         raise ValueError("self-speculative decoding starts from the prompt's last token, but a row of input_ids is empty")
     started = time.perf_counter()
     capacity = prompt.input_ids_BL.shape[1] + settings.ending.max_new_tokens + 2 * settings.block_size
-    prefill = Body(model, new_cache(model, capacity))
-    mask = prompt.mask(settings.block_size, "causal")
-    hidden = prefill.prefill(prompt.input_ids_BL, prompt.position_ids, mask, prompt.images)
+    prefill = Body(model, new_cache(model, capacity), "causal")
+    hidden = prefill.prefill(prompt, settings.block_size)
     known = _greedy(prefill.logits(hidden[:, -1:]), settings.mask_token_id)[:, 0].tolist()
     prefilled = time.perf_counter()
     responses, rows, first, forwards = [], [], 0.0, 0
     for row, pad in enumerate(prompt.pads):
-        body = Body(model, prefill.cache.row(row, pad))
+        body = Body(model, prefill.cache.row(row, pad), "causal")
         response: list[int] = []
         for event in _decode_row(body, row, int(prompt.next_position_B[row]), known[row], settings, response):
             first = first or (time.perf_counter() - started if isinstance(event, BlockEvent) else 0.0)
@@ -65,7 +64,7 @@ def speculate(model: Any, prompt: Prompt, settings: Settings) -> Iterator[Event]
 def _decode_row(body: Body, row: int, position: int, known: int, settings: Settings, response: list[int]) -> Iterator[Event]:
     """Decode one row into ``response``; ``known`` is the causal mode's next token, ``position`` its rope position."""
     n, mask_id = settings.block_size, settings.mask_token_id
-    device = body.model.get_input_embeddings().weight.device
+    device = body.device
     noise = torch.full((1, n), mask_id, device=device)
     draft: Tensor | None = None
     block = 0
@@ -79,7 +78,7 @@ def _decode_row(body: Body, row: int, position: int, known: int, settings: Setti
         draft = noise.clone() if draft is None else draft
         draft[0, 0] = known
         yield StepEvent(block, 0, (row,), draft, torch.ones_like(draft, dtype=torch.bool), None)
-        hidden = body(torch.cat([draft, noise], 1), here, _verify_mask(body.cache, n, device))
+        hidden = body(torch.cat([draft, noise], 1), here, clean=n)
         predicted = _greedy(body.logits(hidden), mask_id)
         drafted, causal = torch.cat([draft, predicted[:, :n]]).tolist()
         agreed = 1
@@ -94,14 +93,6 @@ def _decode_row(body: Body, row: int, position: int, known: int, settings: Setti
             return
         draft = predicted[:, n:].clone() if agreed == n else None
         block += 1
-
-
-def _verify_mask(cache: BlockCache, n: int, device: torch.device) -> Tensor:
-    """Boolean [1, 1, 2n, K]: the draft sees the cache and, causally, itself; the noisy block sees everything."""
-    keys = cache.get_seq_length() + 2 * n
-    mask = torch.ones(1, 1, 2 * n, keys, dtype=torch.bool, device=device)
-    mask[..., :n, -2 * n :] = torch.ones(n, 2 * n, dtype=torch.bool, device=device).tril()
-    return mask
 
 
 def _greedy(logits: Tensor, mask_token_id: int) -> Tensor:
