@@ -270,6 +270,10 @@ class DecodingConfig(StrictModel):
     confidence_threshold: float = Field(0.9, gt=0.0, le=1.0)
     denoising_steps: int | None = Field(None, ge=1, description="Steps a block; None: the block size")
     max_new_tokens: int = Field(256, ge=1)
+    compiled: bool = Field(
+        False,
+        description="Decode blocks through torch.compile (CUDA graphs on a GPU); a shape's first decode takes up to a minute",
+    )
 
 
 class EvaluationConfig(StrictModel):

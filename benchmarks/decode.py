@@ -1,8 +1,10 @@
-"""Decoding three ways, in turn, in one run: Hugging Face ``generate``, the released decoder's style, and our engine.
+"""Decoding several ways, in turn, in one run: Hugging Face ``generate``, the released decoder's style, and our engine.
 
     make bench-decode                         # both parts
     python benchmarks/decode.py --part forced # random weights of a true shape: the engine free of a model's quality
     python benchmarks/decode.py --part lab    # the lab models of $BARD_HOME: accuracy against speed over policies and thresholds
+
+The engine runs as it is and, in the forced part, compiled (``compiled=True``) too.
 
 Greedy, same prompts and features for all, real tokens only, prefill apart. In the forced part every step accepts the same number
 of tokens (policy ``static``) and no answer ends early. On a GPU the shape is that of Qwen3-VL-4B's text model in bfloat16, on a
@@ -13,6 +15,7 @@ import argparse
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -25,6 +28,7 @@ from bard_core.decoding.settings import Options
 from bard_core.evaluation.speed import Decode, Timing, take_turns
 
 MASK, PAD = 5, 0
+ENGINES = {"engine": False, "compiled": True}
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ SHAPES = {
     "4b": Shape(hidden=2560, layers=36, heads=32, kv_heads=8, head_dim=128, intermediate=9728, vocabulary=151936),
 }
 CASES = {
-    "100m": [Case(1024, 1, 8, (3,), 32), Case(1024, 1, 32, (12,), 32), Case(4096, 1, 8, (3,), 32), Case(1024, 8, 8, (3,), 16)],
+    "100m": [Case(1024, 1, 8, (3,), 32), Case(1024, 1, 32, (12,), 64), Case(4096, 1, 8, (3,), 32), Case(1024, 8, 8, (3,), 16)],
     "4b": [
         *(Case(prefix, 1, 32, (12, 8, 4), 256) for prefix in (1024, 4096, 16384)),
         *(Case(prefix, 8, 32, (12, 4), 256) for prefix in (1024, 4096)),
@@ -101,8 +105,8 @@ def build(shape: Shape) -> Any:
         torch.set_default_dtype(before)
 
 
-def measure(model: Any, case: Case, repeats: int) -> dict[str, Any]:
-    """All decoders in turn on random prompts of one length."""
+def measure(model: Any, case: Case, repeats: int, engines: dict[str, bool]) -> dict[str, Any]:
+    """All decoders in turn on random prompts of one length; ``engines`` says by name which are compiled."""
     generator = torch.Generator().manual_seed(case.prefix)
     rows = int(model.get_input_embeddings().weight.shape[0])
     prompts = [{"input_ids": torch.randint(8, rows, (case.batch, case.prefix), generator=generator)}]
@@ -115,7 +119,8 @@ def measure(model: Any, case: Case, repeats: int) -> dict[str, Any]:
             "mask_token_id": MASK, "pad_token_id": PAD, "eos_token_id": [],
         }  # fmt: skip
         decoders[f"released, {steps} steps"] = partial(released, model, options=options)
-        decoders[f"engine, {steps} steps"] = partial(generate, model, **options)
+        for name, compiled in engines.items():
+            decoders[f"{name}, {steps} steps"] = partial(generate, model, **options, compiled=compiled)
         assert _same_ids(decoders, steps, prompts[0]), "the engine and the released style disagree"
     timings = take_turns(prompts, decoders, repeats)
     return {
@@ -123,8 +128,13 @@ def measure(model: Any, case: Case, repeats: int) -> dict[str, Any]:
         "repeats": repeats,
         "accepted_per_step": {str(steps): case.block_size / steps for steps in case.steps},
         "decoders": {name: timing.summary() for name, timing in timings.items()},
-        "engine_over_released": {str(s): _ratio(timings, f"engine, {s} steps", f"released, {s} steps") for s in case.steps},
-        "engine_over_ar": {str(s): _ratio(timings, f"engine, {s} steps", "ar") for s in case.steps},
+        **{
+            f"{name}_over_{other.split(',')[0]}": {
+                str(steps): _ratio(timings, f"{name}, {steps} steps", other.format(steps)) for steps in case.steps
+            }
+            for name in engines
+            for other in ("released, {} steps", "ar")
+        },
     }
 
 
@@ -146,7 +156,7 @@ def forced(repeats: int, count: int | None, clock: str) -> None:
     model = build(SHAPES[name])
     cases = []
     for case in CASES[name][:count]:
-        found = measure(model, case, repeats)
+        found = measure(model, case, repeats, ENGINES)
         cases.append(found)
         print(f"{name}: prefix {case.prefix}, batch {case.batch}, blocks of {case.block_size}")
         for decoder, numbers in found["decoders"].items():
@@ -154,9 +164,11 @@ def forced(repeats: int, count: int | None, clock: str) -> None:
                 f"  {decoder:20s} {numbers['tokens_per_s']:9.1f} tok/s  {numbers['ms_per_forward']:8.1f} ms/forward"
                 f"  TPF {numbers['tokens_per_forward']:.2f}  prefill {numbers['prefill_s']:.2f} s"
             )
-        for steps in case.steps:
-            over_released, over_ar = found["engine_over_released"][str(steps)], found["engine_over_ar"][str(steps)]
-            print(f"  engine, {steps} steps: {over_released:.2f}x the released style, {over_ar:.2f}x autoregression", flush=True)
+        for engine, steps in product(ENGINES, map(str, case.steps)):
+            over_released, over_ar = found[f"{engine}_over_released"][steps], found[f"{engine}_over_ar"][steps]
+            print(
+                f"  {engine}, {steps} steps: {over_released:.2f}x the released style, {over_ar:.2f}x autoregression", flush=True
+            )
         shape = {"name": name, **asdict(SHAPES[name])}
         write("decode_forced", {"clock": clock, "shape": shape, "cases": cases})
 

@@ -138,6 +138,9 @@ class Body:
             )
         return out.last_hidden_state  # type: ignore[no-any-return]
 
+    def close(self) -> None:
+        """The decode is over."""
+
     def logits(self, hidden_BQD: Tensor) -> Tensor:
         """Float32 logits [B, Q, V] of the given positions only."""
         return self._head(hidden_BQD).float()  # type: ignore[no-any-return]

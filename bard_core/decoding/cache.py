@@ -25,10 +25,10 @@ class BlockCacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.length = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        rows, heads = key_states.shape[:2]
+        rows, heads = key_states.shape[:2]  # zeros: a compiled forward reads the whole buffer, and a masked NaN is a NaN still
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys = key_states.new_empty(rows, heads, self.capacity, key_states.shape[-1])
-        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
+        self.keys = key_states.new_zeros(rows, heads, self.capacity, key_states.shape[-1])
+        self.values = value_states.new_zeros(rows, heads, self.capacity, value_states.shape[-1])
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -39,14 +39,29 @@ class BlockCacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        end = self.length + key_states.shape[-2]
-        if end > self.capacity:
-            raise ValueError(f"key-value buffer holds {self.capacity} tokens, {end} needed: give BlockCache a larger capacity")
         assert self.keys is not None and self.values is not None
-        self.keys[:, :, self.length : end].copy_(key_states)
-        self.values[:, :, self.length : end].copy_(value_states)
-        self.length = end
-        return self.keys[:, :, self.start : end], self.values[:, :, self.start : end]
+        before = self.length
+        self.advance(key_states.shape[-2])
+        self.keys[:, :, before : self.length].copy_(key_states)
+        self.values[:, :, before : self.length].copy_(value_states)
+        return self.keys[:, :, self.start : self.length], self.values[:, :, self.start : self.length]
+
+    def advance(self, tokens: int) -> None:
+        """Count tokens that are written.
+
+        Raises:
+            ValueError: the buffer is full.
+        """
+        if self.length + tokens > self.capacity:
+            raise ValueError(
+                f"key-value buffer holds {self.capacity} tokens, {self.length + tokens} needed: give BlockCache a larger capacity"
+            )
+        self.length += tokens
+
+    def reset(self) -> None:
+        """Forget everything, and keep the memory."""
+        super().reset()  # type: ignore[no-untyped-call]
+        self.start = self.length = 0
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last ``-tokens_to_remove`` tokens (negative, as transformers 5 has it)."""
@@ -104,9 +119,26 @@ class BlockCache(Cache):
         return self.layers[0].capacity
 
     @property
+    def rows(self) -> int:
+        """Rows of the buffer; 0 before anything is written."""
+        keys = self.layers[0].keys
+        return 0 if keys is None else keys.shape[0]
+
+    @property
     def length(self) -> int:
         """Tokens written in every row, padding included."""
         return self.layers[0].length
+
+    def advance(self, tokens: int) -> None:
+        """Count tokens that are written into every layer by other hands."""
+        for layer in self.layers:
+            layer.advance(tokens)
+
+    def copy_row(self, other: "BlockCache") -> None:
+        """Take over all that the one row of ``other`` shows, into this cache of one row."""
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            assert theirs.keys is not None and theirs.values is not None
+            mine.update(*(states[:, :, theirs.start : theirs.length] for states in (theirs.keys, theirs.values)))
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last ``-tokens_to_remove`` tokens of every row."""

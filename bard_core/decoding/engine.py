@@ -14,8 +14,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from bard_core.decoding.body import Body
-from bard_core.decoding.cache import new_cache
+from bard_core.decoding.compiled import new_body
 from bard_core.decoding.output import (
     BlockEvent,
     DoneEvent,
@@ -69,8 +68,8 @@ class _Decode:
         self.prompt = prompt
         self.blocks = -(-settings.ending.max_new_tokens // settings.block_size)
         self.width = prompt.input_ids_BL.shape[1]
-        cache = new_cache(model, self.width + self.blocks * settings.block_size)
-        self.body = Body(model, cache, settings.clean_attention)
+        response = self.blocks * settings.block_size
+        self.body = new_body(model, len(prompt.lengths), self.width, response, settings.clean_attention, settings.compiled)
         self.device = self.body.device
         self.policy = make_policy(
             settings.strategy, settings.block_size, settings.denoising_steps,
@@ -88,6 +87,12 @@ class _Decode:
 
     @torch.inference_mode()
     def run(self) -> Iterator[Event]:
+        try:
+            yield from self._run()
+        finally:
+            self.body.close()
+
+    def _run(self) -> Iterator[Event]:
         started = time.perf_counter()
         if self.width:
             self.body.prefill(self.prompt, self.settings.block_size)

@@ -36,6 +36,7 @@ class Options(TypedDict, total=False):
     tokenizer: Any
     schedule: Schedule
     clean_attention: CleanAttention | None
+    compiled: bool
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Settings:
         schedule: "paper" commits every block in a forward of its own and always fills it; "fused" lets the clean pass ride
             with the next block's first step and stops a block once everything up to its end token is filled.
         clean_attention: how clean tokens see each other; default: what the model's config records.
+        compiled: run the forwards after the prefill with static shapes through ``torch.compile`` (CUDA graphs on a GPU). The
+            first decode of a shape (rows, block size, prompt length up to the next power of two) takes up to a minute.
     """
 
     block_size: int
@@ -78,6 +81,7 @@ class Settings:
     pad_token_id: int
     schedule: Schedule
     clean_attention: CleanAttention
+    compiled: bool
 
 
 def resolve(
@@ -102,6 +106,7 @@ def resolve(
     tokenizer: Any = None,
     schedule: Schedule = "fused",
     clean_attention: CleanAttention | None = None,
+    compiled: bool = False,
 ) -> Settings:
     """Fill the defaults from the model and check every value.
 
@@ -140,6 +145,7 @@ def resolve(
     return Settings(
         size, steps, strategy, confidence_threshold, entropy_bound, factor, revision_threshold, ending, temperature,
         top_k, top_p, seed, mask, padding_token(model, ending.eos_token_ids, pad_token_id), schedule, attention,
+        compiled,
     )  # fmt: skip
 
 

@@ -11,13 +11,15 @@ Shape suffix: n block size.
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bard_core.decoding.body import Body
-from bard_core.decoding.cache import new_cache
+from bard_core.decoding.cache import BlockCache, new_cache
+from bard_core.decoding.compiled import CompiledBody
 from bard_core.decoding.output import (
     BlockEvent,
     DoneEvent,
@@ -49,16 +51,25 @@ def speculate(model: Any, prompt: Prompt, settings: Settings) -> Iterator[Event]
     prefilled = time.perf_counter()
     responses, rows, first, forwards = [], [], 0.0, 0
     for row, pad in enumerate(prompt.pads):
-        body = Body(model, prefill.cache.row(row, pad), "causal")
         response: list[int] = []
-        for event in _decode_row(body, row, int(prompt.next_position_B[row]), known[row], settings, response):
-            first = first or (time.perf_counter() - started if isinstance(event, BlockEvent) else 0.0)
-            yield event
+        with closing(_row_body(model, prefill.cache.row(row, pad), settings.compiled)) as body:
+            for event in _decode_row(body, row, int(prompt.next_position_B[row]), known[row], settings, response):
+                first = first or (time.perf_counter() - started if isinstance(event, BlockEvent) else 0.0)
+                yield event
         responses.append(response)
         rows.append(RowStats(len(response), 1 + body.forwards))
         forwards += body.forwards
     stats = GenerationStats(tuple(rows), 1 + forwards, prefilled - started, time.perf_counter() - prefilled, first)
     yield DoneEvent(GenerationOutput(pad_sequences(responses, settings.pad_token_id, prompt.input_ids_BL.device), stats))
+
+
+def _row_body(model: Any, row: BlockCache, compiled: bool) -> Body:
+    """A body over one row's cache, or over a copy of it in buffers that a compiled forward knows."""
+    if not compiled:
+        return Body(model, row, "causal")
+    body = CompiledBody(model, 1, row.get_seq_length(), row.capacity - row.length, "causal")
+    body.cache.copy_row(row)
+    return body
 
 
 def _decode_row(body: Body, row: int, position: int, known: int, settings: Settings, response: list[int]) -> Iterator[Event]:

@@ -41,7 +41,7 @@ class BardChat(lmms):  # type: ignore[misc]
         pretrained: Hugging Face folder or hub id.
         mode: ``block`` (block diffusion, with the block size that the model records) or ``ar``.
         batch_size: prompts decoded together.
-        strategy, confidence_threshold, denoising_steps, max_new_tokens: as for ``bard_core.decoding.generate``.
+        strategy, confidence_threshold, denoising_steps, max_new_tokens, compiled: as for ``bard_core.decoding.generate``.
         device: where a model that is loaded here goes; None: CUDA when there is one.
         model, processor: already loaded ones, instead of those of ``pretrained``.
     """
@@ -57,6 +57,7 @@ class BardChat(lmms):  # type: ignore[misc]
         confidence_threshold: float = 0.9,
         denoising_steps: int | None = None,
         max_new_tokens: int = 256,
+        compiled: bool = False,
         device: str | None = None,
         model: Any = None,
         processor: Any = None,
@@ -74,6 +75,7 @@ class BardChat(lmms):  # type: ignore[misc]
             "strategy": strategy,
             "confidence_threshold": float(confidence_threshold),
             "denoising_steps": denoising_steps,
+            "compiled": compiled,
         }
         self.default_tokens = self.max_new_tokens
         self.default_size = getattr(self.processor.image_processor, "size", None)

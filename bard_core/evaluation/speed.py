@@ -87,7 +87,10 @@ class Speed:
 
 
 def take_turns(prompts: Sequence[Any], decoders: Mapping[str, Decode], repeats: int = 1) -> dict[str, Timing]:
-    """Decode every prompt with every decoder in turn, ``repeats`` times, after one warm-up of each.
+    """Decode every prompt with every decoder in turn, ``repeats`` times, after warming each up.
+
+    Kernels are chosen, and forwards compiled, by size: a warm-up is one prompt of each length, lengths between the same two
+    powers of two counting as one.
 
     Args:
         prompts: encoded prompts, a batch each.
@@ -98,8 +101,10 @@ def take_turns(prompts: Sequence[Any], decoders: Mapping[str, Decode], repeats: 
     """
     if not prompts:
         raise ValueError("speed needs at least one prompt; the suite gave none")
-    for decode in decoders.values():
-        decode(prompts[0])
+    sizes = {(prompt["input_ids"].shape[-1] - 1).bit_length(): prompt for prompt in prompts}
+    for prompt in tqdm(sizes.values(), desc="warming up", unit="prompt", leave=False):
+        for decode in decoders.values():
+            decode(prompt)
     runs: dict[str, list[GenerationStats]] = {name: [] for name in decoders}
     peaks: dict[str, list[int]] = {name: [] for name in decoders}
     for prompt in tqdm([*prompts] * repeats, desc="timing", unit="prompt", leave=False):

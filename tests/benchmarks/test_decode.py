@@ -51,7 +51,9 @@ def test_the_released_style_is_the_released_decoder(case: dict[str, Any], model:
 
 def test_a_forced_case_is_measured(model: Any, benchmarks: None) -> None:
     decode = importlib.import_module("decode")
-    found = decode.measure(model, decode.Case(prefix=12, batch=2, block_size=8, steps=(2, 3), new_tokens=16), repeats=1)
+    found = decode.measure(
+        model, decode.Case(prefix=12, batch=2, block_size=8, steps=(2, 3), new_tokens=16), repeats=1, engines={"engine": False}
+    )
     numbers = found["decoders"]
     assert list(numbers) == ["ar", "released, 2 steps", "engine, 2 steps", "released, 3 steps", "engine, 3 steps"]
     assert [round(one["tokens_per_forward"], 3) for one in numbers.values()] == [1.0, 2.667, 4.0, 2.0, 2.667]

@@ -28,11 +28,12 @@ def on_gpu(model: Any) -> Any:
     ],
     ids=str,
 )
-def test_unequal_rows_decode_as_on_the_cpu(options: dict[str, Any], model: Any, on_gpu: Any, mixed: Any) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_unequal_rows_decode_as_on_the_cpu(compiled: bool, options: dict[str, Any], model: Any, on_gpu: Any, mixed: Any) -> None:
     """Unequal prompts need masks, which grouped-query attention takes only repacked there; single rows need none."""
     settings: dict[str, Any] = {"block_size": 8, "max_new_tokens": 20, "mask_token_id": MASK, "eos_token_id": EOS, **options}
     for inputs in (mixed[0], *mixed[1]):
-        expected, got = generate(model, inputs, **settings), generate(on_gpu, inputs, **settings)
+        expected, got = generate(model, inputs, **settings), generate(on_gpu, inputs, compiled=compiled, **settings)
         assert torch.equal(got.sequences.cpu(), expected.sequences)
         assert got.stats.forwards == expected.stats.forwards
 

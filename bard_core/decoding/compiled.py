@@ -1,0 +1,164 @@
+"""The body with static shapes, compiled: one CUDA graph a forward on a GPU, fused kernels on a CPU.
+
+A small batch spends most of an eager forward on launching kernels. Here two calls of one width differ in the values of tensors
+alone: new keys go to slots that a tensor names, attention sees the whole buffer under a mask of intervals (each query sees the
+slots from its row's start up to an end), and a row that finished stays where it is. A new width, number of rows or capacity is
+compiled once, which takes up to a minute; so prompts are rounded up to powers of two, and the last decode's buffers are kept.
+
+Shape suffixes: R rows of the buffer, B rows still active, Q queries, C capacity.
+"""
+
+from itertools import chain
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from bard_core.config import CleanAttention
+from bard_core.decoding.body import Body, literal_masks
+from bard_core.decoding.cache import BlockCache, new_cache
+
+SMALLEST_PROMPT = 128
+SHAPES = 64  # compiled for one model before torch gives up and runs it eagerly
+
+
+def new_body(model: Any, rows: int, prompt: int, response: int, clean_attention: CleanAttention, compiled: bool) -> Body:
+    """A body with an empty cache for rows of at most ``prompt`` and then ``response`` tokens; close it after use."""
+    if compiled:
+        return CompiledBody(model, rows, prompt, response, clean_attention)
+    return Body(model, new_cache(model, prompt + response), clean_attention)
+
+
+class CompiledBody(Body):
+    """As ``Body``, to be closed after use.
+
+    Args:
+        rows: of the batch.
+        prompt: tokens of the longest prompt, padding included.
+        response: further tokens that a row can hold.
+    """
+
+    def __init__(self, model: Any, rows: int, prompt: int, response: int, clean_attention: CleanAttention) -> None:
+        capacity = _round_up(prompt) + response
+        super().__init__(model, _borrow(model, rows, capacity), clean_attention)
+        self._rows = rows
+        self._active_B: Tensor | None = None
+        self._starts_R = torch.zeros(rows, dtype=torch.long, device=self.device)
+
+    def look_past(self, pads: list[int]) -> None:
+        starts = torch.tensor(pads, device=self.device)
+        if self._active_B is None:
+            self._starts_R = starts
+        else:
+            self._starts_R[self._active_B] = starts
+
+    def keep_rows(self, rows: list[int], pads: list[int]) -> None:
+        kept = torch.tensor(rows, device=self.device)
+        self._active_B = kept if self._active_B is None else self._active_B[kept]
+
+    def __call__(self, tokens_BQ: Tensor, positions_BQ: Tensor, clean: int = 0) -> Tensor:
+        if not self.cache.layers[0].is_initialized:  # no prompt: the first call allocates the buffer
+            return super().__call__(tokens_BQ, positions_BQ, clean)
+        self.forwards += 1
+        length, queries = self.cache.length, tokens_BQ.shape[1]
+        self.cache.advance(queries)
+        slots_Q = torch.arange(length, length + queries, device=self.device)
+        ends_Q = self._ends(length, queries, clean, self.device)
+        torch.compiler.cudagraph_mark_step_begin()
+        with literal_masks(self._config), torch._dynamo.config.patch(recompile_limit=SHAPES):  # type: ignore[attr-defined]
+            hidden_RQD = _forward(
+                self._decoder,
+                self._buffers(),
+                self._spread(tokens_BQ),
+                self._spread(positions_BQ),
+                slots_Q,
+                self._starts_R,
+                ends_Q,
+            )
+        return hidden_RQD if self._active_B is None else hidden_RQD[self._active_B]  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        self.cache.reset()
+        _idle[self.model] = self.cache
+
+    def _buffers(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of every layer [R, heads, C, D], marked so that a graph reads and writes them where they are."""
+        buffers = [(layer.keys, layer.values) for layer in self.cache.layers]
+        for buffer in chain.from_iterable(buffers):
+            torch._dynamo.mark_static_address(buffer)
+        return buffers  # type: ignore[return-value]
+
+    def _spread(self, values_BQ: Tensor) -> Tensor:
+        """[R, Q]: the active rows in their places, zeros in the others."""
+        if self._active_B is None:
+            return values_BQ
+        return values_BQ.new_zeros(self._rows, values_BQ.shape[1]).index_copy_(0, self._active_B, values_BQ)
+
+
+class _WholeLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+    """One layer's buffer as the compiled forward sees it: written at given slots, handed out whole."""
+
+    is_sliding = False
+
+    def __init__(self, keys: Tensor, values: Tensor, slots_Q: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.keys, self.values, self.slots_Q = keys, values, slots_Q
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        raise AssertionError("the buffer is there")
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None and self.values is not None
+        self.keys.index_copy_(2, self.slots_Q, key_states)
+        self.values.index_copy_(2, self.slots_Q, value_states)
+        return self.keys, self.values
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_max_length(), 0
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_max_length(self) -> int:
+        assert self.keys is not None
+        return self.keys.shape[2]
+
+    def get_max_cache_shape(self) -> int:
+        """The same under the name transformers 5.17 uses."""
+        return self.get_max_length()
+
+
+@torch.compile(mode="reduce-overhead", dynamic=False)
+def _forward(
+    decoder: Any,
+    buffers: list[tuple[Tensor, Tensor]],
+    tokens_RQ: Tensor,
+    positions_RQ: Tensor,
+    slots_Q: Tensor,
+    starts_R: Tensor,
+    ends_Q: Tensor,
+) -> Any:
+    """Hidden states [R, Q, D]; query q of row r sees the slots from ``starts_R[r]`` up to, not including, ``ends_Q[q]``."""
+    slots_C = torch.arange(buffers[0][0].shape[2], device=tokens_RQ.device)
+    mask_RQC = (slots_C >= starts_R[:, None, None]) & (slots_C < ends_Q[:, None])
+    cache = Cache(layers=[_WholeLayer(keys, values, slots_Q) for keys, values in buffers])
+    out = decoder(input_ids=tokens_RQ, position_ids=positions_RQ, attention_mask=mask_RQC[:, None], past_key_values=cache)
+    return out.last_hidden_state
+
+
+def _round_up(prompt: int) -> int:
+    """The next power of two."""
+    return max(SMALLEST_PROMPT, 1 << (prompt - 1).bit_length())
+
+
+# The buffers of a model's last compiled decode. Whoever decodes takes them out, so that two streams never share any.
+_idle: WeakKeyDictionary[Any, BlockCache] = WeakKeyDictionary()
+
+
+def _borrow(model: Any, rows: int, capacity: int) -> BlockCache:
+    """Buffers at an address that recorded graphs know already, if the last decode had this shape; else new ones."""
+    cache = _idle.pop(model, None)
+    return cache if cache is not None and (cache.rows, cache.capacity) == (rows, capacity) else new_cache(model, capacity)
