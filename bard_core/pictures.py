@@ -24,14 +24,20 @@ def _png(figure: Any) -> bytes:
 
 
 def frontier_png(table: Sequence[dict[str, Any]], sweep: Sequence[dict[str, Any]] = ()) -> bytes:
-    """Accuracy over speed-up, a point a model, with the standard error; lines join the frontier and a model's thresholds."""
+    """Accuracy over speed-up, a point a model, with the standard error; lines join the frontier and a model's thresholds.
+
+    A diamond is self-speculation, which has no threshold.
+    """
     figure, axes = _figure(7, 4)
     best = sorted((row["speedup"], 100 * row["accuracy"]) for row in table if row["on_frontier"])
     axes.plot([x for x, _ in best], [y for _, y in best], color="tab:gray", linewidth=1, zorder=0)
     for row in table:
         colour = {"source": "black", "pbm": "tab:blue", "swd": "tab:red"}[row["stage"]]
-        curve = [(point["speedup"], 100 * point["accuracy"]) for point in sweep if point["model"] == row["model"]]
-        axes.plot([x for x, _ in curve], [y for _, y in curve], color=colour, marker=".", linewidth=0.8, alpha=0.5)
+        mine = [point for point in sweep if point["model"] == row["model"]]
+        for has_threshold, style in ((True, ".-"), (False, "D")):
+            points = [point for point in mine if (point["confidence_threshold"] is not None) == has_threshold]
+            x, y = [point["speedup"] for point in points], [100 * point["accuracy"] for point in points]
+            axes.plot(x, y, style, color=colour, linewidth=0.8, markersize=5, fillstyle="none", alpha=0.6)
         axes.errorbar(row["speedup"], 100 * row["accuracy"], yerr=100 * row["accuracy_stderr"], fmt="o", color=colour, capsize=3)
         axes.annotate(row["model"], (row["speedup"], 100 * row["accuracy"]), textcoords="offset points", xytext=(7, 5))
     axes.margins(x=0.2, y=0.12)

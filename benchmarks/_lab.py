@@ -21,7 +21,7 @@ from bard_core.evaluation.speed import Decode, Timing, compare, take_turns
 from bard_core.evaluation.tradeoff import accuracy_under_parallelism
 from bard_core.models import bard_settings, load
 
-NEW_TOKENS, PROMPTS, BATCH = 64, 12, 32
+NEW_TOKENS, PROMPTS, BATCHES_OF_8, BATCH = 64, 12, 3, 32
 POLICIES: dict[str, dict[str, Any]] = {
     **{f"dynamic {t:g}": {"strategy": "dynamic", "confidence_threshold": t} for t in (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)},
     **{f"factor {f:g}": {"strategy": "factor", "factor": f} for f in (0.25, 1.0)},
@@ -75,7 +75,9 @@ class _Suite:
         self.references = [row["answer"].split() for row in rows]
         chats = [self._chat(row) for row in rows]
         self.batches = [self._encode(chats[start : start + BATCH]) for start in range(0, len(chats), BATCH)]
-        self.prompts = [self._encode([chat]) for chat in chats[:: max(1, len(chats) // PROMPTS)][:PROMPTS]]
+        some = chats[:: max(1, len(chats) // PROMPTS)][:PROMPTS]
+        self.prompts = [self._encode([chat]) for chat in some]
+        self.prompts_by_eight = [self._encode(chats[start : start + 8]) for start in range(0, 8 * BATCHES_OF_8, 8)]
 
     def _chat(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         def item(part: dict[str, Any]) -> dict[str, Any]:
@@ -134,11 +136,16 @@ def _sweep(title: str, model: Any, suite: _Suite, autoregressive: Decode) -> dic
         point.pop("ids")
         point |= {"speedup": compare(timings[name], timings["ar"]).speedup, **_numbers(timings, name)}
         print(f"{title:10s} {name:32s} {100 * point['accuracy']:5.1f} %  {point['speedup']:.2f}x", flush=True)
+    by_eight = take_turns(suite.prompts_by_eight, {name: decoders[name] for name in ("ar", *AGAINST_RELEASED)})
     return {
         "block_size": settings.block_size,
         "clean_attention": settings.clean_attention,
         "points": points,
         "ar": _numbers(timings, "ar"),
+        "batch_8": {
+            name: {"speedup": compare(timing, by_eight["ar"]).speedup, **_numbers(by_eight, name)}
+            for name, timing in by_eight.items()
+        },
     }
 
 

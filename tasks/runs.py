@@ -5,7 +5,6 @@ import json
 from flytekit import task
 
 from bard_core import artifacts, storage
-from bard_core import report as reporting
 from bard_core import tracking as mlflow_tracking
 from bard_core.config import (
     DataConfig,
@@ -17,6 +16,7 @@ from bard_core.config import (
     TrackingConfig,
     check_stages,
 )
+from bard_core.views import console_table
 from tasks.settings import CACHE_VERSION, Report, image
 
 
@@ -50,7 +50,7 @@ def close_run(report: Report, tracking: TrackingConfig, storage_config: StorageC
     mlflow_tracking.close_pipeline(tracking, parent_run, best)
     lines = (
         "",
-        reporting.console_table(body["rows"]),
+        console_table(body["rows"]),
         "",
         body["verdict"],
         f"Report: {storage.join(report.uri, 'report.html')}",

@@ -19,7 +19,7 @@ FLOORS = (
     {"models", "tracking"},
     {"data"},
     {"decoding", "training"},
-    {"evaluation", "pictures"},
+    {"evaluation", "pictures", "views"},
     {"plan", "report", "promotion"},
     {"reevaluation", "leaderboard"},
     {"cli", "webhook"},

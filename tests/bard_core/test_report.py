@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from bard_core import artifacts, report
+from bard_core import artifacts, report, views
 from bard_core.artifacts import CheckpointRef, DatasetRef, EvalResult, ModelRef, OperatingPoint
 from bard_core.evaluation.compare import ComparisonError
 
@@ -101,8 +101,8 @@ def test_all_views_agree(results: list[EvalResult], dataset: DatasetRef, tmp_pat
 
     markdown, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()
     for row in body["rows"]:
-        assert "| " + " | ".join(report.cells(row)) + " |" in markdown
-        assert "".join(f"<td>{cell}</td>" for cell in report.cells(row)) in page
+        assert "| " + " | ".join(views.cells(row)) + " |" in markdown
+        assert "".join(f"<td>{cell}</td>" for cell in views.cells(row)) in page
     table = [line for line in markdown.splitlines() if line.startswith("|")]
     assert len(table) == 2 + 3 + 2 + 2
 
@@ -154,7 +154,7 @@ def test_the_page_holds_samples_and_pictures_and_runs_nothing(
 
 def test_the_terminal_table_is_narrow_and_aligned(tmp_path: Path) -> None:
     table = report.rows([judged(tmp_path, "source", 1, 8, 1.0), judged(tmp_path, "pbm", 256, 8, 123.456)])
-    lines = report.console_table(table).splitlines()
+    lines = views.console_table(table).splitlines()
     assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 100
     assert lines[0].split()[:3] == ["model", "block", "accuracy"]
     assert lines[2].split() == ["source", "AR", "100.0", "±", "1.2", "%", "2.35", "1234", "1.00x"]
