@@ -125,8 +125,8 @@ def test_thresholds_are_shown_and_the_verdict_takes_the_best(
     markdown, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()
     assert "## Over thresholds" in markdown and "<h2>Over thresholds</h2>" in page
     for row in body["sweep"]:
-        assert "| " + " | ".join(report.sweep_cells(row)) + " |" in markdown
-        assert "".join(f"<td>{cell}</td>" for cell in report.sweep_cells(row)) in page
+        assert "| " + " | ".join(views.sweep_cells(row)) + " |" in markdown
+        assert "".join(f"<td>{cell}</td>" for cell in views.sweep_cells(row)) in page
 
 
 def test_the_page_holds_samples_and_pictures_and_runs_nothing(
@@ -175,7 +175,7 @@ def test_samples_come_from_those_judged(dataset: DatasetRef, tmp_path: Path) -> 
 
 def test_what_checkpoints_cost_is_told_where_it_was_measured() -> None:
     measured = {"step": 700.0, "loss": 1.0, "train_s": 200.0, "checkpoint_blocked_s": 3.0, "startup_s": 4.25}
-    cells = report.training_cells({"old": [{"step": 1.0, "loss": 2.0}], "none": [], "pbm-b4": [{"step": 1.0}, measured]})
+    cells = views.training_cells({"old": [{"step": 1.0, "loss": 2.0}], "none": [], "pbm-b4": [{"step": 1.0}, measured]})
     assert cells == [["pbm-b4", "700", "1.5% of 200 s", "4.2"]]
 
 
