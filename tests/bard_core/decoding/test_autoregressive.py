@@ -40,6 +40,9 @@ def test_self_speculative_is_greedy_autoregression(block_size: int, model: Any, 
         assert drafted.stats.rows[index].real_tokens == length
         assert drafted.sequences[index, :length].tolist() == greedy.sequences[0].tolist()
         assert 0 < drafted.stats.rows[index].forwards <= 1 + 2 * length
+        alone = generate(model, row, block_size=block_size, strategy="self_speculative", clean_attention="causal", **options)
+        assert drafted.stats.rows[index] == alone.stats.rows[0]  # a row is charged what it took, not what the batch took
+    assert drafted.stats.batch_forwards < drafted.stats.forwards
 
 
 def test_agreeing_modes_cost_one_forward_a_block(model: Any, prompts: Any) -> None:
