@@ -3,7 +3,8 @@
 A small batch spends most of an eager forward on launching kernels. Here two calls of one width differ in the values of tensors
 alone: new keys go to slots that a tensor names, attention sees the whole buffer under a mask of intervals (each query sees the
 slots from its row's start up to an end), and a row that finished stays where it is. A new width, number of rows or capacity is
-compiled once, which takes up to a minute; so prompts are rounded up to powers of two, and the last decode's buffers are kept.
+compiled once, which takes up to a minute; so the capacity is rounded up (prompts to powers of two), and the last decode's buffers
+are kept.
 
 Shape suffixes: R rows of the buffer, B rows still active, Q queries, C capacity.
 """
@@ -22,6 +23,7 @@ from bard_core.decoding.body import Body, literal_masks
 from bard_core.decoding.cache import BlockCache, new_cache
 
 SMALLEST_PROMPT = 128
+STEP = 64  # by which the room for the response grows; GPU kernels want masks of such widths
 SHAPES = 64  # compiled for one model before torch gives up and runs it eagerly
 
 
@@ -42,7 +44,7 @@ class CompiledBody(Body):
     """
 
     def __init__(self, model: Any, rows: int, prompt: int, response: int, clean_attention: CleanAttention) -> None:
-        capacity = _round_up(prompt) + response
+        capacity = max(SMALLEST_PROMPT, 1 << (prompt - 1).bit_length()) + -(-response // STEP) * STEP
         super().__init__(model, _borrow(model, rows, capacity), clean_attention)
         self._rows = rows
         self._active_B: Tensor | None = None
@@ -152,11 +154,6 @@ def _forward(
     cache = Cache(layers=[_WholeLayer(keys, values, slots_RQ) for keys, values in buffers])
     out = decoder(input_ids=tokens_RQ, position_ids=positions_RQ, attention_mask=mask_RQC[:, None], past_key_values=cache)
     return out.last_hidden_state
-
-
-def _round_up(prompt: int) -> int:
-    """The next power of two."""
-    return max(SMALLEST_PROMPT, 1 << (prompt - 1).bit_length())
 
 
 # The buffers of a model's last compiled decode. Whoever decodes takes them out, so that two streams never share any.
