@@ -69,11 +69,8 @@ class CompiledBody(Body):
         lengths_R1 = self._spread(self._lengths(tokens_BQ.shape[0], lengths))
         self.cache.advance(queries)
         slots_RQ = lengths_R1 + torch.arange(queries, device=self.device)
-        tokens_RQ, positions_RQ, ends_RQ = (
-            self._spread(tokens_BQ),
-            self._spread(positions_BQ),
-            self._ends(lengths_R1, queries, clean),
-        )
+        tokens_RQ, positions_RQ = self._spread(tokens_BQ), self._spread(positions_BQ)
+        ends_RQ = self._ends(lengths_R1, queries, clean)
         torch.compiler.cudagraph_mark_step_begin()
         with literal_masks(self._config), torch._dynamo.config.patch(recompile_limit=SHAPES):  # type: ignore[attr-defined]
             hidden_RQD = _forward(self._decoder, self._buffers(), tokens_RQ, positions_RQ, slots_RQ, self._starts_R, ends_RQ)
@@ -98,7 +95,7 @@ class CompiledBody(Body):
         return buffers  # type: ignore[return-value]
 
     def _spread(self, values_BQ: Tensor) -> Tensor:
-        """[R, Q]: the active rows in their places, zeros in the others."""
+        """[R, Q]: the active rows in their places, zeros in the others, whose results nobody reads."""
         if self._active_B is None:
             return values_BQ
         return values_BQ.new_zeros(self._rows, values_BQ.shape[1]).index_copy_(0, self._active_B, values_BQ)

@@ -69,9 +69,8 @@ def speculate(model: Any, prompt: Prompt, settings: Settings) -> Iterator[Event]
     width, response = prompt.input_ids_BL.shape[1], settings.ending.max_new_tokens + 2 * settings.block_size
     first = 0.0
     with closing(new_body(model, len(prompt.pads), width, response, "causal", settings.compiled)) as body:
-        hidden = body.prefill(prompt, settings.block_size)
+        known = _greedy(body, body.prefill(prompt, settings.block_size)[:, -1:], settings)[:, 0].tolist()
         body.look_past(prompt.pads)
-        known = _greedy(body, hidden[:, -1:], settings)[:, 0].tolist()
         starts = zip(prompt.pads, prompt.next_position_B.tolist(), known, strict=True)
         rows = [_Row(index, width, *start) for index, start in enumerate(starts)]
         prefilled = time.perf_counter()
