@@ -70,7 +70,7 @@ def generate_autoregressive(
         ValueError: as ``generate``, or an empty row in the prompt.
     """
     ending = read_ending(model, max_new_tokens, eos_token_id, stop_strings, tokenizer)
-    batch = left_padded(inputs)
+    batch = left_padded(model, inputs)
     if not bool(batch["attention_mask"].any(1).all()):
         raise ValueError("autoregressive decoding starts from the prompt's last token, but a row of input_ids is empty")
     device = model.get_input_embeddings().weight.device

@@ -34,18 +34,21 @@ from bard_core.decoding.prompt import Prompt
 from bard_core.decoding.settings import Settings
 
 
-@torch.inference_mode()
 def speculate(model: Any, prompt: Prompt, settings: Settings) -> Iterator[Event]:
     """Events of a self-speculative decode. The prefill, whose last position yields the first token, counts as a forward.
 
     Raises:
-        ValueError: a row of the prompt is empty.
+        ValueError: a row of the prompt is empty, or the model's state cannot be rolled back; before the first event.
     """
     if min(prompt.lengths) == 0:
         raise ValueError("self-speculative decoding starts from the prompt's last token, but a row of input_ids is empty")
-    started = time.perf_counter()
     capacity = prompt.input_ids_BL.shape[1] + settings.ending.max_new_tokens + 2 * settings.block_size
-    prefill = Body(model, new_cache(model, capacity), "causal")
+    return _run(model, Body(model, new_cache(model, capacity), "causal"), prompt, settings)
+
+
+@torch.inference_mode()
+def _run(model: Any, prefill: Body, prompt: Prompt, settings: Settings) -> Iterator[Event]:
+    started = time.perf_counter()
     hidden = prefill.prefill(prompt, settings.block_size)
     known = _greedy(prefill.logits(hidden[:, -1:]), settings.mask_token_id)[:, 0].tolist()
     prefilled = time.perf_counter()

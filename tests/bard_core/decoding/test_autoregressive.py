@@ -81,4 +81,4 @@ def test_invalid_calls_are_named(model: Any, prompts: Any) -> None:
     with pytest.raises(ValueError, match="input_ids"):
         generate_autoregressive(model, empty)
     with pytest.raises(ValueError, match="input_ids"):
-        generate(model, empty, block_size=4, strategy="self_speculative", clean_attention="causal", mask_token_id=MASK)
+        stream(model, empty, block_size=4, strategy="self_speculative", clean_attention="causal", mask_token_id=MASK)
