@@ -24,7 +24,7 @@ from bard_core.decoding.cache import BlockCache, new_cache
 
 SMALLEST_PROMPT = 128
 STEP = 64  # by which the room for the response grows; GPU kernels want masks of such widths
-SHAPES = 64  # compiled for one model before torch gives up and runs it eagerly
+SHAPES = 64  # compiled in one process, for all models, before torch gives up and runs further ones eagerly
 
 
 def new_body(model: Any, rows: int, prompt: int, response: int, clean_attention: CleanAttention, compiled: bool) -> Body:
@@ -62,7 +62,7 @@ class CompiledBody(Body):
         self._active_B = kept if self._active_B is None else self._active_B[kept]
 
     def __call__(self, tokens_BQ: Tensor, positions_BQ: Tensor, clean: int = 0, lengths: Sequence[int] | None = None) -> Tensor:
-        if not self.cache.layers[0].is_initialized:  # no prompt: the first call allocates the buffer
+        if not self.cache.layers[-1].is_initialized:  # no prompt, or none that got through: this call allocates the buffers
             return super().__call__(tokens_BQ, positions_BQ, clean, lengths)
         self.forwards += 1
         queries = tokens_BQ.shape[1]
@@ -160,4 +160,8 @@ _idle: WeakKeyDictionary[Any, BlockCache] = WeakKeyDictionary()
 def _borrow(model: Any, rows: int, capacity: int) -> BlockCache:
     """Buffers at an address that recorded graphs know already, if the last decode had this shape; else new ones."""
     cache = _idle.pop(model, None)
-    return cache if cache is not None and (cache.rows, cache.capacity) == (rows, capacity) else new_cache(model, capacity)
+    if cache is not None and (cache.rows, cache.capacity) == (rows, capacity):
+        layer, weight = cache.layers[0], model.get_input_embeddings().weight
+        if (layer.dtype, layer.device) == (weight.dtype, weight.device):  # the model may have been moved or converted since
+            return cache
+    return new_cache(model, capacity)

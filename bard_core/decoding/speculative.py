@@ -56,23 +56,26 @@ class _Row:
         return self.prompt + len(self.response)
 
 
-@torch.inference_mode()
 def speculate(model: Any, prompt: Prompt, settings: Settings) -> Iterator[Event]:
     """Events of a self-speculative decode. The prefill, whose last position yields the first token, counts as a forward.
 
     Raises:
-        ValueError: a row of the prompt is empty.
+        ValueError: a row of the prompt is empty, or the model's state cannot be rolled back; before the first event.
     """
     if min(prompt.lengths) == 0:
         raise ValueError("self-speculative decoding starts from the prompt's last token, but a row of input_ids is empty")
-    started = time.perf_counter()
     width, response = prompt.input_ids_BL.shape[1], settings.ending.max_new_tokens + 2 * settings.block_size
-    first = 0.0
-    with closing(new_body(model, len(prompt.pads), width, response, "causal", settings.compiled)) as body:
+    return _run(new_body(model, len(prompt.pads), width, response, "causal", settings.compiled), prompt, settings)
+
+
+@torch.inference_mode()
+def _run(body: Body, prompt: Prompt, settings: Settings) -> Iterator[Event]:
+    started, first = time.perf_counter(), 0.0
+    with closing(body):
         known = _greedy(body, body.prefill(prompt, settings.block_size)[:, -1:], settings)[:, 0].tolist()
         body.look_past(prompt.pads)
         starts = zip(prompt.pads, prompt.next_position_B.tolist(), known, strict=True)
-        rows = [_Row(index, width, *start) for index, start in enumerate(starts)]
+        rows = [_Row(index, prompt.input_ids_BL.shape[1], *start) for index, start in enumerate(starts)]
         prefilled = time.perf_counter()
         for event in _decode(body, rows, settings):
             first = first or (time.perf_counter() - started if isinstance(event, BlockEvent) else 0.0)
