@@ -16,7 +16,8 @@ import torch
 from bard_core import artifacts, storage
 from bard_core.artifacts import CheckpointRef, DatasetRef, ModelRef
 from bard_core.config import CheckpointConfig, CleanAttention, LabModelConfig, NoiseConfig, StrictModel, SWDConfig, TrainConfig
-from bard_core.data.batches import BatchSpec, Example, attach_positions, load_examples, replacement_tokens
+from bard_core.data.batches import BatchSpec, replacement_tokens
+from bard_core.data.examples import Example, attach_positions, load_examples
 from bard_core.models import BardSettings, bard_settings, load, record_settings
 from bard_core.models.lab import build_lab_model
 from bard_core.models.vlm import MASK_TOKEN, reserved_ids, same_vision

@@ -5,7 +5,8 @@ import torch
 
 from bard_core import artifacts
 from bard_core.config import NoiseConfig, SWDConfig
-from bard_core.data.batches import BatchSpec, Example, attach_positions, collate, step_samples
+from bard_core.data.batches import BatchSpec, collate
+from bard_core.data.examples import Example, attach_positions, step_samples
 from bard_core.training import teacher as module
 from bard_core.training.objectives import Autoregressive, StageWiseDistillation
 from bard_core.training.teacher import OnlineTeacher, precompute, shard_uri
