@@ -24,13 +24,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb = verbs.add_parser("plan", help="what a configuration will cost: memory, tokens, GPU-hours, sizes; needs no GPU")
     verb.add_argument("config", type=Path, help="a file of configs/")
     given = Assumptions()
-    verb.add_argument("--gpu", choices=sorted(GPUS), default=given.gpu)
+    verb.add_argument("--gpu", choices=sorted(GPUS), default=given.gpu, help=f"what to train on ({given.gpu})")
     verb.add_argument("--mfu", type=float, default=given.mfu, help=f"share of peak FLOP/s that is reached ({given.mfu})")
     verb.add_argument("--tokens-per-sample", type=int, help="mean tokens, noisy copies included (default: a full row)")
-    verb.add_argument("--image-tokens-per-sample", type=int, default=given.image_tokens_per_sample)
+    image = given.image_tokens_per_sample
+    verb.add_argument("--image-tokens-per-sample", type=int, default=image, help=f"how many of them are image ({image})")
     verb.add_argument("--json", action="store_true", help="the same numbers for machines")
     options = parser.parse_args(arguments)
-    assumptions = Assumptions(options.gpu, options.mfu, options.tokens_per_sample, options.image_tokens_per_sample)
+    try:
+        assumptions = Assumptions(options.gpu, options.mfu, options.tokens_per_sample, options.image_tokens_per_sample)
+    except ValueError as error:
+        verb.error(str(error))
     try:
         found = planning.plan(read_pipeline(options.config), assumptions)
     except (OSError, ValueError, ValidationError) as error:

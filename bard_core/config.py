@@ -364,12 +364,20 @@ class PipelineConfig(StrictModel):
         return self
 
 
+def read_yaml(path: Path) -> Any:
+    """Raises ValueError when the file is not YAML, saying where; OSError when there is no such file."""
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {error}") from error
+
+
 def read_pipeline(path: Path) -> PipelineConfig:
     """Read a configuration file.
 
     Raises:
-        ValidationError: naming each fault. OSError: there is no such file.
+        ValueError: it is not YAML, or naming each fault (ValidationError). OSError: there is no such file.
     """
-    import yaml
-
-    return PipelineConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return PipelineConfig.model_validate(read_yaml(path))

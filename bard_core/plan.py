@@ -33,12 +33,24 @@ KEPT_BYTES_PER_LOGIT = 10  # bf16 logits, their fp32 copy, and its gradient
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What the configuration does not say. ``tokens_per_sample`` counts clean and noisy tokens; None: a full row."""
+    """What the configuration does not say. ``tokens_per_sample`` counts clean and noisy tokens; None: a full row.
+
+    Raises:
+        ValueError: a value is out of range, naming it.
+    """
 
     gpu: str = "h100"
     mfu: float = 0.35
     tokens_per_sample: int | None = None
     image_tokens_per_sample: int = 1024
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.mfu <= 1.0:
+            raise ValueError(f"mfu is {self.mfu:g}; it must be a share, above 0 and at most 1")
+        if self.tokens_per_sample is not None and self.tokens_per_sample < 1:
+            raise ValueError(f"tokens_per_sample is {self.tokens_per_sample}; it must be at least 1")
+        if self.image_tokens_per_sample < 0:
+            raise ValueError(f"image_tokens_per_sample is {self.image_tokens_per_sample}; it must be at least 0")
 
 
 @dataclass(frozen=True)

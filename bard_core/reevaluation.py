@@ -14,7 +14,7 @@ from pathlib import Path
 from bard_core import artifacts, claims, storage
 from bard_core.artifacts import DatasetRef, EvalResult, ModelRef
 from bard_core.claims import Claim
-from bard_core.config import EvaluationConfig, GateConfig, StorageConfig, StrictModel, TrackingConfig
+from bard_core.config import EvaluationConfig, GateConfig, StorageConfig, StrictModel, TrackingConfig, read_yaml
 from bard_core.evaluation.compare import ComparisonError, Paired, load_samples, paired
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.promotion import CHAMPION, promote, score_of
@@ -42,9 +42,8 @@ class Request(StrictModel):
 
     @classmethod
     def read(cls, path: Path) -> "Request":
-        import yaml
-
-        return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        """Raises ValueError when it is not YAML, or naming each fault; OSError when there is no such file."""
+        return cls.model_validate(read_yaml(path))
 
 
 def _scope(request: Request) -> list[Version]:
@@ -54,6 +53,8 @@ def _scope(request: Request) -> list[Version]:
         return known
     asked = [version for version in known if version.number == request.version]
     if not asked:
+        numbers = ", ".join(str(version.number) for version in known) or "none"
+        print(f"no version {request.version} of {request.tracking.registered_model!r}; there are: {numbers}", flush=True)
         return []
     baselines = {asked[0].source.key}
     return [v for v in known if v.number == request.version or v.model.key in baselines or CHAMPION in v.aliases]
@@ -160,7 +161,15 @@ def markdown(lines: Sequence[Line]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    request = Request.read(Path(arguments[0]))
+    """Print the comparison; 1 on a regression, 2 when what it was given is at fault."""
+    if len(arguments) != 1:
+        print("usage: python -m bard_core.reevaluation <a file of configs/reevaluate/>", file=sys.stderr)
+        return 2
+    try:
+        request = Request.read(Path(arguments[0]))
+    except (OSError, ValueError) as error:
+        print(f"reevaluation: {arguments[0]}: {error}", file=sys.stderr)
+        return 2
     lines = comparison(request)
     print(markdown(lines), end="")
     return 1 if any(line.regression for line in lines) else 0

@@ -58,7 +58,7 @@ class Deliveries:
 
     def __init__(self, secret: str, memory_uri: str) -> None:
         if len(secret) < 16:
-            raise ValueError("the webhook's secret needs at least 16 characters; make one with: openssl rand -hex 32")
+            raise ValueError("BARD_WEBHOOK_SECRET needs at least 16 characters; make one with: openssl rand -hex 32")
         self._secret, self._memory = secret, memory_uri
 
     def check(self, headers: Mapping[str, str], body: bytes) -> str:
@@ -71,7 +71,7 @@ class Deliveries:
         given = headers.get(SIGNATURE, "")
         if not hmac.compare_digest(given.encode(), signature(self._secret, delivery_id, timestamp, body).encode()):
             raise RefusedError(401, "the signature is wrong")
-        if not timestamp.isdigit() or abs(time.time() - int(timestamp)) > TOLERANCE_S:
+        if not timestamp.isdecimal() or abs(time.time() - int(timestamp)) > TOLERANCE_S:
             raise RefusedError(401, "the delivery is too old, or its clock or ours is wrong")
         if not delivery_id or not storage.create_file(self._place(delivery_id), timestamp.encode()):
             raise RefusedError(200, "delivered before; nothing to do")
@@ -176,7 +176,7 @@ def serve(deliveries: Deliveries, launcher: Launcher, registered_model: str, hos
 
         def _accept(self) -> tuple[int, str]:
             length = self.headers.get("Content-Length", "")
-            if not length.isdigit() or int(length) > LARGEST_BODY:
+            if not length.isdecimal() or int(length) > LARGEST_BODY:
                 raise RefusedError(413, f"a delivery has a length of at most {LARGEST_BODY} bytes")
             body = self.rfile.read(int(length))
             delivery_id = deliveries.check({name: self.headers.get(name, "") for name in (ID, TIMESTAMP, SIGNATURE)}, body)
@@ -210,31 +210,47 @@ def poll(launcher: Launcher, every_s: float) -> None:
         time.sleep(every_s)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def read_arguments(given: Sequence[str]) -> argparse.Namespace:
+    """The receiver's arguments; ``extra`` is what follows ``--``, which argparse itself refuses behind an option."""
+    end = given.index("--") if "--" in given else len(given)
+    parser = argparse.ArgumentParser(
+        prog="python -m bard_core.webhook",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="arguments of `pyflyte run` follow --",
+    )
     parser.add_argument("inputs_file", type=Path, help="inputs of workflows/reevaluate.py")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8787)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=8787, help="port to listen on (%(default)s)")
     parser.add_argument("--poll-s", type=float, default=0.0, help="look for unjudged versions this often too; 0: never")
-    parser.add_argument("extra", nargs="*", help="arguments of `pyflyte run`, after --")
-    arguments = parser.parse_args()
+    return parser.parse_args(given[:end], argparse.Namespace(extra=list(given[end + 1 :])))
+
+
+def main(given: Sequence[str]) -> int:
+    """Listen until interrupted; 2 when what it was given is at fault, and nothing was launched then."""
+    arguments = read_arguments(given)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
-    request = Request.read(arguments.inputs_file)
-    memory = storage.join(storage.root_uri(request.storage_config), "webhook")
 
     def launch(version: int) -> int:
         return subprocess.run(launch_command(arguments.inputs_file, version, arguments.extra), check=False).returncode
 
     launcher = Launcher(launch)
+    try:
+        request = Request.read(arguments.inputs_file)
+        memory = storage.join(storage.root_uri(request.storage_config), "webhook")
+        deliveries = Deliveries(os.environ.get("BARD_WEBHOOK_SECRET", ""), memory)
+        server = serve(deliveries, launcher, request.tracking.registered_model, arguments.host, arguments.port)
+    except (OSError, ValueError) as error:
+        where = f"{arguments.inputs_file}, {arguments.host}:{arguments.port}"
+        print(f"webhook: cannot listen ({where}): {error}", file=sys.stderr)
+        return 2
+    log.info("listening on http://%s:%d", *server.server_address[:2])
     if arguments.poll_s:
         threading.Thread(target=poll, args=(launcher, arguments.poll_s), daemon=True).start()
-    deliveries = Deliveries(os.environ.get("BARD_WEBHOOK_SECRET", ""), memory)
-    server = serve(deliveries, launcher, request.tracking.registered_model, arguments.host, arguments.port)
-    log.info("listening on http://%s:%d", *server.server_address[:2])
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -91,5 +91,22 @@ def test_the_command(capsys, tmp_path):
     broken.write_text((CONFIGS / "lab.yaml").read_text().replace("block_sizes: [32]", "block_sizes: [64]"))
     assert cli.main(["plan", str(broken)]) == 2 and "swd.block_sizes names 64" in capsys.readouterr().err
     assert cli.main(["plan", str(tmp_path / "none.yaml")]) == 2
+    broken.write_text("name: [lab\n")
+    assert cli.main(["plan", str(broken)]) == 2 and "broken.yaml: not YAML" in capsys.readouterr().err
     help_ = subprocess.run([sys.executable, "-m", "bard_core.cli", "--help"], capture_output=True, text=True, check=True).stdout
     assert "what a configuration will cost" in help_
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("--mfu", "0", "mfu is 0; it must be a share"),
+        ("--mfu", "35", "mfu is 35"),
+        ("--tokens-per-sample", "0", "tokens_per_sample is 0"),
+        ("--image-tokens-per-sample", "-1", "image_tokens_per_sample is -1"),
+    ],
+)
+def test_the_command_refuses_what_cannot_be(capsys, flag, value, words):
+    with pytest.raises(SystemExit) as refused:
+        cli.main(["plan", str(CONFIGS / "lab.yaml"), flag, value])
+    assert refused.value.code == 2 and words in capsys.readouterr().err

@@ -2,12 +2,14 @@
 
 import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bard_core import webhook
 from bard_core.webhook import Deliveries, Launcher, launch_command, serve, signature
@@ -123,3 +125,34 @@ def test_the_launch_is_pyflyte_run_of_our_workflow(tmp_path: Path) -> None:
         "reevaluate", "--inputs-file", str(tmp_path / "inputs.yaml"), "--version", "7",
     ]  # fmt: skip
     assert Path(command[0]).is_file() and Path(command[3]).is_file()
+
+
+def test_the_deployed_command_line_is_understood() -> None:
+    documents = yaml.safe_load_all((Path(__file__).parents[2] / "deploy" / "receiver.yaml").read_text(encoding="utf-8"))
+    deployment = next(document for document in documents if document["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    program, *given = [*container["command"], *container["args"]]
+    assert (program, *given[:2]) == ("python", "-m", "bard_core.webhook")
+    arguments = webhook.read_arguments(given[2:])
+    assert (arguments.host, arguments.port, arguments.poll_s) == ("0.0.0.0", 8787, 3600.0)
+    assert arguments.extra[0] == "--remote" and arguments.extra[-2] == "--image"
+    assert webhook.read_arguments(["inputs.yaml"]).extra == []
+
+
+@pytest.mark.parametrize("fault", ["inputs", "secret", "port"])
+def test_a_receiver_that_cannot_listen_says_why_and_launches_nothing(
+    fault: str, tmp_path: Path, bard_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launched: list[int] = []
+    monkeypatch.setattr(Launcher, "put", lambda self, version: launched.append(version) or True)
+    monkeypatch.setenv("BARD_WEBHOOK_SECRET", "short" if fault == "secret" else SECRET)
+    inputs = tmp_path / "inputs.yaml"
+    inputs.write_text("evaluation: [" if fault == "inputs" else "evaluation: {suite: lab}")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1] if fault == "port" else 0
+        assert webhook.main([str(inputs), "--port", str(port), "--poll-s", "600"]) == 2
+    words = {"inputs": "not YAML", "secret": "BARD_WEBHOOK_SECRET needs at least 16", "port": "in use"}[fault]
+    assert words in capsys.readouterr().err
+    assert launched == []
