@@ -55,6 +55,8 @@ def released(model: Any, inputs: Mapping[str, Any], options: Options) -> Generat
             proposal = propose(logits, settings.mask_token_id, with_entropy=settings.strategy == "entropy")
             tokens = torch.where(policy(proposal, masked, step), proposal.tokens, tokens)
             step += 1
+        if settings.clean_attention == "causal":
+            mask[..., -n:] = mask[..., -n:].tril()  # the committed block is clean
         model.base_model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache)
         forwards += step + 1
         done.append(tokens)

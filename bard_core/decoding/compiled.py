@@ -76,6 +76,7 @@ class CompiledBody(Body):
             hidden_RQD = _forward(self._decoder, self._buffers(), tokens_RQ, positions_RQ, slots_RQ, self._starts_R, ends_RQ)
         return hidden_RQD if self._active_B is None else hidden_RQD[self._active_B]  # type: ignore[no-any-return]
 
+    @torch.inference_mode()  # whoever collects a stream that was given up is outside of it
     def close(self) -> None:
         self.cache.reset()
         _idle[self.model] = self.cache

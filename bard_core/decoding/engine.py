@@ -1,8 +1,9 @@
 """Block-diffusion decoding (paper section 3.3): prefill once, then denoise one block after another against the key-value buffer.
 
 A noisy position's logits predict that position's own token. ``schedule="paper"`` spends S denoising forwards and one commit
-forward on a block; ``schedule="fused"`` gives the same tokens in S: the clean pass of block b rides with the first denoising
-step of block b+1 in one forward, in which the clean half does not see the noisy one, and the last block needs no commit.
+forward on a block; ``schedule="fused"`` gives the same tokens (but where revision would go on after the end) in S: the clean
+pass of block b rides with the first denoising step of block b+1 in one forward, in which the clean half does not see the noisy
+one, and the last block needs no commit.
 
 Shape suffixes: B active rows, n block size, K visible keys.
 """

@@ -62,7 +62,8 @@ class Settings:
         mask_token_id: default: what the model's config records.
         pad_token_id: fills rows after their end; default: the generation config's, else the first end token, else 0.
         schedule: "paper" commits every block in a forward of its own and always fills it; "fused" lets the clean pass ride
-            with the next block's first step and stops a block once everything up to its end token is filled.
+            with the next block's first step and stops a block once everything up to its end token is filled, so that revision
+            has no later steps to change the answer's last block in.
         clean_attention: how clean tokens see each other; default: what the model's config records.
         compiled: run the forwards after the prefill with static shapes through ``torch.compile`` (CUDA graphs on a GPU). The
             first decode of a shape (rows, block size, prompt length up to the next power of two) takes up to a minute.

@@ -49,6 +49,18 @@ def test_the_released_style_is_the_released_decoder(case: dict[str, Any], model:
     assert theirs.stats.forwards == ours.stats.forwards == sum(case["steps_per_block"]) + len(case["steps_per_block"])
 
 
+@pytest.mark.parametrize("clean_attention", ["block", "causal"])
+def test_the_released_style_gives_the_ids_of_our_engine(clean_attention: str, model: Any, benchmarks: None) -> None:
+    released = importlib.import_module("_released").released
+    for seed in range(4):
+        inputs = {"input_ids": torch.randint(0, 480, (1, 9), generator=torch.Generator().manual_seed(seed))}
+        options: dict[str, Any] = {
+            "block_size": 4, "max_new_tokens": 24, "mask_token_id": DECODES["mask_token_id"], "eos_token_id": [],
+            "confidence_threshold": 0.4, "clean_attention": clean_attention,
+        }  # fmt: skip
+        assert torch.equal(released(model, inputs, options).sequences, generate(model, inputs, **options).sequences)
+
+
 def test_a_forced_case_is_measured(model: Any, benchmarks: None) -> None:
     decode = importlib.import_module("decode")
     found = decode.measure(
