@@ -101,7 +101,12 @@ class DataConfig(StrictModel):
     def _has_data(self) -> "DataConfig":
         if self.lab is None and not self.sources:
             raise ValueError("data needs `lab` or at least one entry in `sources`")
+        if self.processor != "lab" and self.min_pixels > self.max_pixels:
+            raise ValueError(f"data.min_pixels {self.min_pixels} is above data.max_pixels {self.max_pixels}")
         return self
+
+
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class OptimizerConfig(StrictModel):
@@ -111,7 +116,7 @@ class OptimizerConfig(StrictModel):
     vision_lr: float = Field(2e-6, ge=0.0, le=1.0, description="0 freezes the vision tower (its features are computed once)")
     merger_lr: float | None = Field(None, ge=0.0, le=1.0, description="Vision-language merger; None: lr, 0: frozen")
     weight_decay: float = Field(0.0, ge=0.0, le=1.0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     warmup_steps: int = Field(100, ge=0)
     min_lr_ratio: float = Field(0.0, ge=0.0, le=1.0, description="Floor of the cosine, as a share of lr")
     max_grad_norm: float = Field(1.0, gt=0.0)

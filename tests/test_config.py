@@ -59,6 +59,8 @@ def test_a_reevaluation_is_complete_and_its_suite_exists(path):
         ("pbm", {"noise": {"name": "salt"}}, "'mask', 'uniform', 'edit' or 'mix'"),
         ("pbm", {"ar_weight": 0.5}, "causal"),
         ("data", {"lab": None}, "sources"),
+        ("data", {"processor": "some/model", "min_pixels": 5000, "max_pixels": 4000}, "min_pixels 5000 is above"),
+        ("source", {"train": {"steps": 1, "optimizer": {"betas": [0.9, 1.0]}}}, "less than 1"),
     ],
 )
 def test_faults_are_named(section, change, words):
