@@ -37,14 +37,14 @@ def is_local(uri: str) -> bool:
 
 
 def local_path(uri: str) -> Path:
-    """The path of a local URI.
+    """The path of a local URI; ``~`` is the user's home, as it is to fsspec.
 
     Raises:
         StorageError: the URI is remote.
     """
     if not is_local(uri):
         raise StorageError(f"{uri} is remote; fetch it with bard_core.artifacts.fetch first")
-    return Path(uri.removeprefix("file://"))
+    return Path(uri.removeprefix("file://")).expanduser()
 
 
 def join(uri: str, *parts: str) -> str:

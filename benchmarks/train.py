@@ -68,7 +68,8 @@ def build(shape: dict[str, Any], device: torch.device) -> Any:
 
 def spec_and_examples(shape: dict[str, Any]) -> tuple[Any, list[Any]]:
     from bard_core.config import NoiseConfig
-    from bard_core.data.batches import BatchSpec, Example
+    from bard_core.data.batches import BatchSpec
+    from bard_core.data.examples import Example
 
     length = shape["prefix"] + shape["response"]
     generator = torch.Generator().manual_seed(1)

@@ -1,7 +1,6 @@
-"""Prepared samples to training batches: which samples a step takes, their noise, and one packed layout.
+"""Examples to training batches: their noise, and one packed layout.
 
-A step's samples depend on (seed, step) alone, and a sample's noise on (seed, sample id, epoch), so any step can be replayed
-and resuming needs no state but the step number. Ranks take strided shares of the same global batch.
+A sample's noise depends on (seed, sample id, epoch) alone, so any step can be replayed.
 
 Shape suffixes: B rows, L row length, C position channels (3 for multimodal rope, else 1), P supervised positions, N clean
 tokens, R noisy tokens.
@@ -9,27 +8,17 @@ tokens, R noisy tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bard_core.config import NoiseConfig
+from bard_core.data.examples import Example
 from bard_core.diffusion.layout import CLEAN, NOISY, PADDING, SampleLayout, TokenTable, sample_layout
 from bard_core.diffusion.noise import complement, corrupt, generator_for
 
-
-@dataclass
-class Example:
-    """One prepared conversation. ``turns`` are assistant spans [start, end) with their end token."""
-
-    id: str
-    input_ids_N: Tensor
-    turns: list[tuple[int, int]]
-    images: list[bytes]
-    grid_thw: list[list[int]]
-    position_ids_CN: Tensor | None = field(default=None, repr=False)
+UNTAUGHT = -1  # the teacher's block of a noisy token that it has no block for
 
 
 @dataclass(frozen=True)
@@ -91,40 +80,6 @@ class BatchSpec:
     teacher_block_size: int | None = None
     seed: int = 0
     max_tokens_per_row: int = 8192
-
-
-def load_examples(folder: Path, split: str) -> list[Example]:
-    """Read ``folder/<split>/*.parquet`` (see data.prepare for the columns).
-
-    Raises:
-        FileNotFoundError: the split has no shards.
-    """
-    import pyarrow.parquet as pq
-
-    shards = sorted((folder / split).glob("*.parquet"))
-    if not shards:
-        raise FileNotFoundError(f"{folder / split} has no *.parquet: is this a prepared dataset? Run the prepare stage first")
-    columns = ["id", "input_ids", "turns", "images", "image_grid_thw"]
-    examples = []
-    for shard in shards:
-        for row in pq.read_table(shard, columns=columns).to_pylist():
-            turns = [(start, end) for start, end in row["turns"]]
-            ids = torch.tensor(row["input_ids"], dtype=torch.long)
-            examples.append(Example(row["id"], ids, turns, row["images"], row["image_grid_thw"]))
-    return examples
-
-
-def step_samples(num_examples: int, step: int, batch_size: int, seed: int) -> list[tuple[int, int]]:
-    """The global batch of a step as (example index, epoch) pairs: a walk over per-epoch permutations."""
-    chosen = []
-    permutations: dict[int, Tensor] = {}
-    for cursor in range(step * batch_size, (step + 1) * batch_size):
-        epoch, place = divmod(cursor, num_examples)
-        if epoch not in permutations:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-            permutations[epoch] = torch.randperm(num_examples, generator=generator)
-        chosen.append((int(permutations[epoch][place]), epoch))
-    return chosen
 
 
 def replacement_tokens(vocabulary_size: int, special_ids: Sequence[int]) -> Tensor:
@@ -250,13 +205,14 @@ def _assemble(example: Example, epoch: int, spec: BatchSpec) -> _Piece:
     clean = _supervision(taught - 1, ids_N[taught], ids_N[taught], torch.ones(taught.shape), weight)
     noisy_positions = _positions_of(layout, example.turns, positions_CN).repeat(1, copies)
     teacher = sample_layout(clean_len, example.turns, spec.teacher_block_size) if spec.teacher_block_size else None
+    taught_R = _teacher_blocks(layout, teacher)
     return _Piece(
         ids=torch.cat([ids_N, *noisy_streams]),
         positions=torch.cat([positions_CN, noisy_positions], dim=1),
-        table=_table(layout, copies, teacher, spec.teacher_block_size),
+        table=_table(layout, copies, teacher, taught_R),
         noisy=noisy,
         clean=clean,
-        teacher_knows=_teacher_knows(layout, teacher, noisy.index_P - clean_len, example),
+        teacher_knows=(taught_R != UNTAUGHT).repeat(copies)[noisy.index_P - clean_len],
     )
 
 
@@ -288,39 +244,26 @@ def _positions_of(layout: SampleLayout, turns: Sequence[tuple[int, int]], positi
     return positions_CN[:, torch.minimum(layout.source_R, last_R)] + beyond_R
 
 
-def _table(layout: SampleLayout, copies: int, teacher: SampleLayout | None, teacher_block_size: int | None) -> Tensor:
+def _table(layout: SampleLayout, copies: int, teacher: SampleLayout | None, taught_R: Tensor) -> Tensor:
     """Rows [5, N + copies x R]: sample (filled by the packer), position, block, role, teacher's block."""
     clean_len, noisy_len = layout.clean_block_N.numel(), layout.source_R.numel()
     role = torch.cat([torch.full((clean_len,), CLEAN), torch.arange(copies).repeat_interleave(noisy_len) + NOISY])
     block = torch.cat([layout.clean_block_N, layout.block_R.repeat(copies)])
-    teacher_block = block
-    if teacher is not None and teacher_block_size:
-        teacher_block = torch.cat([teacher.clean_block_N, _teacher_blocks(layout, teacher, teacher_block_size).repeat(copies)])
+    teacher_block = torch.cat([teacher.clean_block_N, taught_R.repeat(copies)]) if teacher else block
     position = torch.cat([torch.arange(clean_len), layout.source_R.repeat(copies)])
     return torch.stack([torch.zeros_like(role), position, block, role, teacher_block])
 
 
-def _teacher_blocks(student: SampleLayout, teacher: SampleLayout, block_size: int) -> Tensor:
-    """Teacher's block [R] of each of the student's noisy tokens (its tail may be longer than the teacher's)."""
-    blocks = torch.empty_like(student.block_R)
-    for turn in student.turn_R.unique():
-        mine, theirs = student.turn_R == turn, teacher.turn_R == turn
-        blocks[mine] = teacher.block_R[theirs][0] + torch.arange(int(mine.sum())) // block_size
-    return blocks
+def _teacher_blocks(student: SampleLayout, teacher: SampleLayout | None) -> Tensor:
+    """Teacher's block [R] of each of the student's noisy tokens; ``UNTAUGHT`` past the last block that the teacher has of a turn.
 
-
-def _teacher_knows(student: SampleLayout, teacher: SampleLayout | None, noisy_index_P: Tensor, example: Example) -> Tensor:
-    """Whether the teacher has a block at these noisy positions [P]: past its last block it was never trained."""
+    There the teacher was never trained, and a number counted on from its last block would be that of a block of the next turn.
+    """
+    blocks = torch.full_like(student.block_R, UNTAUGHT)
     if teacher is None:
-        return torch.zeros_like(noisy_index_P, dtype=torch.bool)
-    last = torch.stack([teacher.source_R[teacher.turn_R == turn].max() for turn in range(len(example.turns))])
-    return (student.source_R <= last[student.turn_R])[noisy_index_P % student.source_R.numel()]
-
-
-def attach_positions(examples: Sequence[Example], model: Any) -> None:
-    """Compute every example's position ids once, with the model's own rope index."""
-    from bard_core.models.vlm import position_ids
-
-    for example in examples:
-        grid = torch.tensor(example.grid_thw) if example.grid_thw else None
-        example.position_ids_CN = position_ids(model, example.input_ids_N, grid)
+        return blocks
+    for turn in student.turn_R.unique():
+        theirs = teacher.block_R[teacher.turn_R == turn]
+        mine = (student.turn_R == turn).nonzero().squeeze(-1)[: len(theirs)]
+        blocks[mine] = theirs[: len(mine)]
+    return blocks

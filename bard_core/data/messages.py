@@ -89,9 +89,10 @@ def check_image(data: Any) -> tuple[int, int]:
                 raise RowRefused("image too large", f"{width}x{height} is more than {MAX_IMAGE_PIXELS} pixels")
             if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
                 raise RowRefused("image too long and thin", f"{width}x{height}: a side ratio above {MAX_ASPECT_RATIO}")
-            sideways = image.getexif().get(_EXIF_ORIENTATION) in _EXIF_SIDEWAYS
             image.draft("RGB", (1, 1))  # JPEG: decode at an eighth of the size, still reading every byte
             image.load()
+            sideways = image.getexif().get(_EXIF_ORIENTATION) in _EXIF_SIDEWAYS  # a TIFF has turned itself while loading
+            ImageOps.exif_transpose(image).convert("RGB")  # as ``open_image`` will; a malformed EXIF block shows here
     except RowRefused:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own, higher limit

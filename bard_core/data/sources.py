@@ -89,5 +89,5 @@ def _shard_rows(source: RawSource, filesystem: Any, path: str) -> Iterator[tuple
                 for values in batch.to_pylist():
                     done += 1
                     yield values, done / parquet.metadata.num_rows
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:  # Parquet itself takes text in any encoding
         raise SourceError(f"source {source.name!r}: cannot read {path} ({error}); replace the shard or remove it") from error

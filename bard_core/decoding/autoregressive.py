@@ -1,11 +1,13 @@
 """The baseline: greedy autoregressive decoding by Hugging Face ``generate`` with its own key-value cache, honestly counted."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from bard_core.decoding.ending import Ending
 from bard_core.decoding.output import GenerationOutput, GenerationStats, RowStats
@@ -32,6 +34,17 @@ class _Watch:
         return torch.tensor([self.ending.cut([], row)[1] for row in rows], device=input_ids.device)
 
 
+@contextmanager
+def _generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """Put the model's own aside for one call: ``generate`` would take from it whatever is not set, a repetition penalty say."""
+    before = model.generation_config
+    model.generation_config = config
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
 @torch.inference_mode()
 def generate_autoregressive(
     model: Any,
@@ -43,7 +56,7 @@ def generate_autoregressive(
     stop_strings: Sequence[str] = (),
     tokenizer: Any = None,
 ) -> GenerationOutput:
-    """Greedy decoding, one token a forward.
+    """Greedy decoding, one token a forward; penalties and the like of the generation config are left out.
 
     A row's forwards are its tokens (the prefill yields the first), so tokens_per_forward is 1 by definition.
 
@@ -54,10 +67,10 @@ def generate_autoregressive(
         stop_strings, tokenizer: as for ``generate``.
 
     Raises:
-        ValueError: max_new_tokens < 1, stop strings without a tokenizer, or an empty row in the prompt.
+        ValueError: as ``generate``, or an empty row in the prompt.
     """
     ending = read_ending(model, max_new_tokens, eos_token_id, stop_strings, tokenizer)
-    batch = left_padded(inputs)
+    batch = left_padded(model, inputs)
     if not bool(batch["attention_mask"].any(1).all()):
         raise ValueError("autoregressive decoding starts from the prompt's last token, but a row of input_ids is empty")
     device = model.get_input_embeddings().weight.device
@@ -67,8 +80,7 @@ def generate_autoregressive(
     eos = ending.eos_token_ids
     watch = _Watch(batch["input_ids"].shape[1], ending)
     started = time.perf_counter()
-    ids = model.generate(
-        **batch,
+    greedy = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
@@ -76,8 +88,9 @@ def generate_autoregressive(
         eos_token_id=list(eos) or None,
         pad_token_id=padding_token(model, eos),
         suppress_tokens=None if mask_token_id is None else [mask_token_id],
-        stopping_criteria=[watch],
     )
+    with _generation_config(model, greedy):
+        ids = model.generate(**batch, stopping_criteria=[watch])
     response = ids[:, batch["input_ids"].shape[1] :]
     rows = response.tolist()
     ended = time.perf_counter()

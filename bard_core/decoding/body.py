@@ -7,7 +7,7 @@ denoising step, whose block sees the whole cache and itself, runs SDPA without a
 Shape suffixes: B rows, Q queries, K keys, L prompt length, D hidden size, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -124,13 +124,15 @@ class Body:
         self.cache.batch_select_indices(torch.tensor(rows, device=self.device))
         self.look_past(pads)
 
-    def __call__(self, tokens_BQ: Tensor, positions_BQ: Tensor, clean: int = 0) -> Tensor:
+    def __call__(self, tokens_BQ: Tensor, positions_BQ: Tensor, clean: int = 0, lengths: Sequence[int] | None = None) -> Tensor:
         """Append ``clean`` clean and then noisy tokens to the cache; hidden states [B, Q, D].
 
-        A response has no images: the text decoder alone is called.
+        A response has no images: the text decoder alone is called. ``lengths``: how many tokens of each row, padding included,
+        are to stand; what lies behind is overwritten. None: all that the cache holds.
         """
         self.forwards += 1
-        mask = self._mask(tokens_BQ, clean)
+        lengths_B1 = self._rewind(tokens_BQ.shape[1], lengths)
+        mask = self._mask(tokens_BQ.shape[1], clean, lengths_B1)
         extra = {"clean_queries": clean} if mask is None and clean < tokens_BQ.shape[1] else {}
         with literal_masks(self._config):
             out = self._decoder(
@@ -145,20 +147,31 @@ class Body:
         """Float32 logits [B, Q, V] of the given positions only."""
         return self._head(hidden_BQD).float()  # type: ignore[no-any-return]
 
-    def _mask(self, tokens_BQ: Tensor, clean: int) -> Tensor | None:
-        """Boolean [B or 1, 1, Q or 1, K], or None where every key is visible but the noisy ones to the clean queries."""
-        queries = tokens_BQ.shape[1]
-        keys = self.cache.get_seq_length() + queries
-        visible = None if self._visible_B11K is None else self._visible_B11K[..., :keys]
-        if clean == 0 or (self.clean_attention == "block" and visible is None):
-            return visible
-        slots = torch.arange(keys, device=tokens_BQ.device)
-        mask = slots < self._ends(keys - queries, queries, clean, tokens_BQ.device)[:, None]
-        return mask[None, None] if visible is None else mask & visible
+    def _rewind(self, queries: int, lengths: Sequence[int] | None) -> Tensor | None:
+        """Tell the cache where the next tokens go; returns the rows' lengths [B, 1] where they differ."""
+        if lengths is None or len(set(lengths)) == 1:
+            self.cache.place(self.cache.length if lengths is None else lengths[0], None)
+            return None
+        lengths_B1 = torch.tensor(lengths, device=self.device)[:, None]
+        self.cache.place(max(lengths), lengths_B1 + torch.arange(queries, device=self.device))
+        return lengths_B1
 
-    def _ends(self, length: int, queries: int, clean: int, device: torch.device) -> Tensor:
-        """For each query [Q], the first key it does not see, where ``length`` keys came before this call."""
-        query = torch.arange(queries, device=device)
+    def _mask(self, queries: int, clean: int, lengths_B1: Tensor | None) -> Tensor | None:
+        """Boolean [B or 1, 1, Q or 1, K], or None where every key is visible but the noisy ones to the clean queries."""
+        held = self.cache.get_seq_length()
+        visible = None if self._visible_B11K is None else self._visible_B11K[..., : held + queries]
+        if lengths_B1 is None and (clean == 0 or (self.clean_attention == "block" and visible is None)):
+            return visible
+        start = self.cache.length - held
+        ends = self._ends(self.cache.length if lengths_B1 is None else lengths_B1, queries, clean)
+        mask = (torch.arange(start, start + held + queries, device=self.device) < ends[..., None]).view(
+            -1, 1, queries, held + queries
+        )
+        return mask if visible is None else mask & visible
+
+    def _ends(self, length: int | Tensor, queries: int, clean: int) -> Tensor:
+        """For each query [Q] (or [B, Q]) the first slot it does not see, where ``length`` (or [B, 1]) tokens came before."""
+        query = torch.arange(queries, device=self.device)
         last_clean = query + 1 if self.clean_attention == "causal" else torch.full_like(query, clean)
         return length + torch.where(query < clean, last_clean, queries)
 

@@ -13,7 +13,10 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class BlockCacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """Keys and values of one layer, each [B, H, C, D]; tokens ``start <= i < length`` are visible."""
+    """Keys and values of one layer, each [B, H, C, D]; tokens ``start <= i < length`` are visible.
+
+    ``slots_BQ`` says where the next tokens go in each row; None: behind the last, in every row alike.
+    """
 
     is_sliding = False
     is_croppable = True
@@ -23,6 +26,7 @@ class BlockCacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.capacity = capacity
         self.start = 0
         self.length = 0
+        self.slots_BQ: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         rows, heads = key_states.shape[:2]  # zeros: a compiled forward reads the whole buffer, and a masked NaN is a NaN still
@@ -42,8 +46,11 @@ class BlockCacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         assert self.keys is not None and self.values is not None
         before = self.length
         self.advance(key_states.shape[-2])
-        self.keys[:, :, before : self.length].copy_(key_states)
-        self.values[:, :, before : self.length].copy_(value_states)
+        for buffer, states in ((self.keys, key_states), (self.values, value_states)):
+            if self.slots_BQ is None:
+                buffer[:, :, before : self.length].copy_(states)
+            else:
+                buffer.scatter_(2, self.slots_BQ[:, None, :, None].expand_as(states), states)
         return self.keys[:, :, self.start : self.length], self.values[:, :, self.start : self.length]
 
     def advance(self, tokens: int) -> None:
@@ -62,6 +69,7 @@ class BlockCacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """Forget everything, and keep the memory."""
         super().reset()  # type: ignore[no-untyped-call]
         self.start = self.length = 0
+        self.slots_BQ = None
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last ``-tokens_to_remove`` tokens (negative, as transformers 5 has it)."""
@@ -75,16 +83,6 @@ class BlockCacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             assert self.keys is not None and self.values is not None
             self.keys = self.keys.index_select(0, indices)
             self.values = self.values.index_select(0, indices)
-
-    def row(self, index: int, start: int) -> "BlockCacheLayer":
-        """A view of one row whose first ``start`` tokens are padding; it shares this layer's memory."""
-        layer = BlockCacheLayer(self.capacity)
-        layer.start, layer.length = start, self.length
-        if self.is_initialized:
-            assert self.keys is not None and self.values is not None
-            layer.dtype, layer.device, layer.is_initialized = self.dtype, self.device, True
-            layer.keys, layer.values = self.keys[index : index + 1], self.values[index : index + 1]
-        return layer
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
@@ -134,11 +132,10 @@ class BlockCache(Cache):
         for layer in self.layers:
             layer.advance(tokens)
 
-    def copy_row(self, other: "BlockCache") -> None:
-        """Take over all that the one row of ``other`` shows, into this cache of one row."""
-        for mine, theirs in zip(self.layers, other.layers, strict=True):
-            assert theirs.keys is not None and theirs.values is not None
-            mine.update(*(states[:, :, theirs.start : theirs.length] for states in (theirs.keys, theirs.values)))
+    def place(self, length: int, slots_BQ: Tensor | None) -> None:
+        """Go on from ``length`` tokens, the next ones into these slots of each row (None: behind the last)."""
+        for layer in self.layers:
+            layer.length, layer.slots_BQ = length, slots_BQ
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last ``-tokens_to_remove`` tokens of every row."""
@@ -149,12 +146,6 @@ class BlockCache(Cache):
         """No query sees tokens before ``start`` any more: padding that all rows share."""
         for layer in self.layers:
             layer.start = start
-
-    def row(self, index: int, start: int) -> "BlockCache":
-        """One row as a cache of its own, without its first ``start`` (padding) tokens; memory is shared."""
-        single = BlockCache(0, 0)
-        single.layers = [layer.row(index, start) for layer in self.layers]
-        return single
 
 
 def new_cache(model: Any, capacity: int) -> BlockCache:

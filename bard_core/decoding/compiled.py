@@ -3,11 +3,13 @@
 A small batch spends most of an eager forward on launching kernels. Here two calls of one width differ in the values of tensors
 alone: new keys go to slots that a tensor names, attention sees the whole buffer under a mask of intervals (each query sees the
 slots from its row's start up to an end), and a row that finished stays where it is. A new width, number of rows or capacity is
-compiled once, which takes up to a minute; so prompts are rounded up to powers of two, and the last decode's buffers are kept.
+compiled once, which takes up to a minute; so the capacity is rounded up (prompts to powers of two), and the last decode's buffers
+are kept.
 
 Shape suffixes: R rows of the buffer, B rows still active, Q queries, C capacity.
 """
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,7 +23,8 @@ from bard_core.decoding.body import Body, literal_masks
 from bard_core.decoding.cache import BlockCache, new_cache
 
 SMALLEST_PROMPT = 128
-SHAPES = 64  # compiled for one model before torch gives up and runs it eagerly
+STEP = 64  # by which the room for the response grows; GPU kernels want masks of such widths
+SHAPES = 64  # compiled in one process, for all models, before torch gives up and runs further ones eagerly
 
 
 def new_body(model: Any, rows: int, prompt: int, response: int, clean_attention: CleanAttention, compiled: bool) -> Body:
@@ -41,7 +44,7 @@ class CompiledBody(Body):
     """
 
     def __init__(self, model: Any, rows: int, prompt: int, response: int, clean_attention: CleanAttention) -> None:
-        capacity = _round_up(prompt) + response
+        capacity = max(SMALLEST_PROMPT, 1 << (prompt - 1).bit_length()) + -(-response // STEP) * STEP
         super().__init__(model, _borrow(model, rows, capacity), clean_attention)
         self._rows = rows
         self._active_B: Tensor | None = None
@@ -58,30 +61,31 @@ class CompiledBody(Body):
         kept = torch.tensor(rows, device=self.device)
         self._active_B = kept if self._active_B is None else self._active_B[kept]
 
-    def __call__(self, tokens_BQ: Tensor, positions_BQ: Tensor, clean: int = 0) -> Tensor:
-        if not self.cache.layers[0].is_initialized:  # no prompt: the first call allocates the buffer
-            return super().__call__(tokens_BQ, positions_BQ, clean)
+    def __call__(self, tokens_BQ: Tensor, positions_BQ: Tensor, clean: int = 0, lengths: Sequence[int] | None = None) -> Tensor:
+        if not self.cache.layers[-1].is_initialized:  # no prompt, or none that got through: this call allocates the buffers
+            return super().__call__(tokens_BQ, positions_BQ, clean, lengths)
         self.forwards += 1
-        length, queries = self.cache.length, tokens_BQ.shape[1]
+        queries = tokens_BQ.shape[1]
+        lengths_R1 = self._spread(self._lengths(tokens_BQ.shape[0], lengths))
         self.cache.advance(queries)
-        slots_Q = torch.arange(length, length + queries, device=self.device)
-        ends_Q = self._ends(length, queries, clean, self.device)
+        slots_RQ = lengths_R1 + torch.arange(queries, device=self.device)
+        tokens_RQ, positions_RQ = self._spread(tokens_BQ), self._spread(positions_BQ)
+        ends_RQ = self._ends(lengths_R1, queries, clean)
         torch.compiler.cudagraph_mark_step_begin()
         with literal_masks(self._config), torch._dynamo.config.patch(recompile_limit=SHAPES):  # type: ignore[attr-defined]
-            hidden_RQD = _forward(
-                self._decoder,
-                self._buffers(),
-                self._spread(tokens_BQ),
-                self._spread(positions_BQ),
-                slots_Q,
-                self._starts_R,
-                ends_Q,
-            )
+            hidden_RQD = _forward(self._decoder, self._buffers(), tokens_RQ, positions_RQ, slots_RQ, self._starts_R, ends_RQ)
         return hidden_RQD if self._active_B is None else hidden_RQD[self._active_B]  # type: ignore[no-any-return]
 
     def close(self) -> None:
         self.cache.reset()
         _idle[self.model] = self.cache
+
+    def _lengths(self, rows: int, lengths: Sequence[int] | None) -> Tensor:
+        """[B, 1] tokens that stand in each row; the cache goes on from the longest."""
+        if lengths is None:
+            return torch.full((rows, 1), self.cache.length, device=self.device)
+        self.cache.place(max(lengths), None)
+        return torch.tensor(lengths, device=self.device)[:, None]
 
     def _buffers(self) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of every layer [R, heads, C, D], marked so that a graph reads and writes them where they are."""
@@ -91,7 +95,7 @@ class CompiledBody(Body):
         return buffers  # type: ignore[return-value]
 
     def _spread(self, values_BQ: Tensor) -> Tensor:
-        """[R, Q]: the active rows in their places, zeros in the others."""
+        """[R, Q]: the active rows in their places, zeros in the others, whose results nobody reads."""
         if self._active_B is None:
             return values_BQ
         return values_BQ.new_zeros(self._rows, values_BQ.shape[1]).index_copy_(0, self._active_B, values_BQ)
@@ -102,9 +106,9 @@ class _WholeLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     is_sliding = False
 
-    def __init__(self, keys: Tensor, values: Tensor, slots_Q: Tensor) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, slots_RQ: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.keys, self.values, self.slots_Q = keys, values, slots_Q
+        self.keys, self.values, self.slots_RQ = keys, values, slots_RQ
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -112,8 +116,8 @@ class _WholeLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         assert self.keys is not None and self.values is not None
-        self.keys.index_copy_(2, self.slots_Q, key_states)
-        self.values.index_copy_(2, self.slots_Q, value_states)
+        self.keys.scatter_(2, self.slots_RQ[:, None, :, None].expand_as(key_states), key_states)
+        self.values.scatter_(2, self.slots_RQ[:, None, :, None].expand_as(value_states), value_states)
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -137,21 +141,16 @@ def _forward(
     buffers: list[tuple[Tensor, Tensor]],
     tokens_RQ: Tensor,
     positions_RQ: Tensor,
-    slots_Q: Tensor,
+    slots_RQ: Tensor,
     starts_R: Tensor,
-    ends_Q: Tensor,
+    ends_RQ: Tensor,
 ) -> Any:
-    """Hidden states [R, Q, D]; query q of row r sees the slots from ``starts_R[r]`` up to, not including, ``ends_Q[q]``."""
+    """Hidden states [R, Q, D]; query q of row r sees the slots from ``starts_R[r]`` up to, not including, ``ends_RQ[r, q]``."""
     slots_C = torch.arange(buffers[0][0].shape[2], device=tokens_RQ.device)
-    mask_RQC = (slots_C >= starts_R[:, None, None]) & (slots_C < ends_Q[:, None])
-    cache = Cache(layers=[_WholeLayer(keys, values, slots_Q) for keys, values in buffers])
+    mask_RQC = (slots_C >= starts_R[:, None, None]) & (slots_C < ends_RQ[..., None])
+    cache = Cache(layers=[_WholeLayer(keys, values, slots_RQ) for keys, values in buffers])
     out = decoder(input_ids=tokens_RQ, position_ids=positions_RQ, attention_mask=mask_RQC[:, None], past_key_values=cache)
     return out.last_hidden_state
-
-
-def _round_up(prompt: int) -> int:
-    """The next power of two."""
-    return max(SMALLEST_PROMPT, 1 << (prompt - 1).bit_length())
 
 
 # The buffers of a model's last compiled decode. Whoever decodes takes them out, so that two streams never share any.
@@ -161,4 +160,8 @@ _idle: WeakKeyDictionary[Any, BlockCache] = WeakKeyDictionary()
 def _borrow(model: Any, rows: int, capacity: int) -> BlockCache:
     """Buffers at an address that recorded graphs know already, if the last decode had this shape; else new ones."""
     cache = _idle.pop(model, None)
-    return cache if cache is not None and (cache.rows, cache.capacity) == (rows, capacity) else new_cache(model, capacity)
+    if cache is not None and (cache.rows, cache.capacity) == (rows, capacity):
+        layer, weight = cache.layers[0], model.get_input_embeddings().weight
+        if (layer.dtype, layer.device) == (weight.dtype, weight.device):  # the model may have been moved or converted since
+            return cache
+    return new_cache(model, capacity)

@@ -57,7 +57,8 @@ def accept_entropy(entropy: Tensor, masked: Tensor, bound: float) -> Tensor:
 
     That sum bounds what sampling them independently instead of one after another can cost.
     """
-    ordered, index = entropy.masked_fill(~masked, torch.inf).sort(dim=1)
+    finite = entropy.nan_to_num(nan=torch.finfo(entropy.dtype).max)  # of broken logits, or no position would be accepted ever
+    ordered, index = finite.masked_fill(~masked, torch.inf).sort(dim=1)
     cost = ordered.cumsum(1) - ordered
     return torch.zeros_like(masked).scatter(1, index, cost <= bound) & masked
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bard_core.config import CleanAttention
 from bard_core.diffusion.layout import CLEAN, TokenTable, attention_mask
+from bard_core.models.vlm import embedding_rows
 
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 VISUAL = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
@@ -56,17 +57,11 @@ def read_prompt(model: Any, inputs: Mapping[str, Any]) -> Prompt:
             pixel_values, image_grid_thw and whatever else the model's body takes for images and video.
 
     Raises:
-        ValueError: input_ids are missing, not [B, L], disagree with the attention mask's shape, or have image or video tokens
-            whose pixels are missing.
+        ValueError: input_ids are missing, not [B, L], disagree with the attention mask's shape, are outside the vocabulary, or
+            have image or video tokens whose pixels are missing.
     """
-    batch = left_padded(inputs)
+    batch = left_padded(model, inputs)
     ids, real = batch["input_ids"], batch["attention_mask"].bool()
-    for token, pixels in (("image_token_id", "pixel_values"), ("video_token_id", "pixel_values_videos")):
-        token_id = getattr(model.config, token, None)
-        if token_id is not None and pixels not in batch and bool((ids == token_id).any()):
-            raise ValueError(
-                f"input_ids have tokens {token_id} ({token}) but there is no {pixels!r}: pass all the processor returns"
-            )
     device = model.get_input_embeddings().weight.device
     lengths = real.sum(1)
     images = {k: _to(v, device) for k, v in batch.items() if k not in _PER_TOKEN and v is not None}
@@ -74,31 +69,44 @@ def read_prompt(model: Any, inputs: Mapping[str, Any]) -> Prompt:
     return Prompt(ids.to(device), real.to(device), positions.to(device), following.to(device), tuple(lengths.tolist()), images)
 
 
-def left_padded(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The same inputs with padding on the left, cut to the longest row, and an attention mask in any case.
+def left_padded(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The same inputs with padding on the left, cut to the longest row, and an attention mask of zeros and ones in any case.
 
     Raises:
         ValueError: as ``read_prompt``.
     """
     ids = inputs.get("input_ids")
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.shape[0] == 0:
-        shape = list(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
-        raise ValueError(f"inputs['input_ids'] must be a tensor [rows, length] with at least one row, got {shape}")
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.shape[0] == 0 or ids.dtype not in (torch.int32, torch.int64):
+        got = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+        raise ValueError(f"inputs['input_ids'] must be a tensor of ids [rows, length] with at least one row, got {got}")
     mask = inputs.get("attention_mask")
     mask = torch.ones_like(ids) if mask is None else mask
-    if mask.shape != ids.shape:
-        raise ValueError(
-            f"attention_mask is {list(mask.shape)} but input_ids is {list(ids.shape)}: pass the processor's output as is"
-        )
+    if not isinstance(mask, Tensor) or mask.shape != ids.shape:
+        got = str(list(mask.shape)) if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"attention_mask is {got} but input_ids is {list(ids.shape)}: pass the processor's output as is")
+    mask = mask.bool().long()
     batch = {k: v for k, v in inputs.items() if v is not None} | {"attention_mask": mask}
-    if bool(mask.all()):
-        return batch
-    order = mask.bool().long().argsort(dim=1, stable=True)
-    longest = int(mask.sum(1).max())
-    for name in _PER_TOKEN:
-        if name in batch:
-            batch[name] = batch[name].gather(1, order)[:, ids.shape[1] - longest :]
+    if not bool(mask.all()):
+        order = mask.argsort(dim=1, stable=True)
+        longest = int(mask.sum(1).max())
+        for name in _PER_TOKEN:
+            if name in batch:
+                batch[name] = batch[name].gather(1, order)[:, ids.shape[1] - longest :]
+    _check_tokens(model, batch)
     return batch
+
+
+def _check_tokens(model: Any, batch: Mapping[str, Any]) -> None:
+    """Every token has an embedding, and every kind of visual token its pixels."""
+    ids, rows = batch["input_ids"], embedding_rows(model)
+    if bool(((ids < 0) | (ids >= rows)).any()):
+        raise ValueError(f"input_ids go from {int(ids.min())} to {int(ids.max())}, but the model has tokens 0 to {rows - 1}")
+    for token, pixels in (("image_token_id", "pixel_values"), ("video_token_id", "pixel_values_videos")):
+        token_id = getattr(model.config, token, None)
+        if token_id is not None and pixels not in batch and bool((ids == token_id).any()):
+            raise ValueError(
+                f"input_ids have tokens {token_id} ({token}) but there is no {pixels!r}: pass all the processor returns"
+            )
 
 
 def token_types(model: Any, ids: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def propose(
     current = None if held is None else (logits.gather(-1, held[..., None])[..., 0] - total).exp()
     entropy = None
     if with_entropy:
-        entropy = total - (logits.softmax(-1) * logits).sum(-1)
+        entropy = torch.special.entr(logits.softmax(-1)).sum(-1)  # 0 where a logit is -inf
     logits[..., mask_token_id] = -torch.inf
     if temperature == 0.0:
         top, tokens = logits.max(-1)

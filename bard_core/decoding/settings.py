@@ -1,12 +1,15 @@
 """The settings of a decode, checked before the model is touched."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, TypedDict
 
 from bard_core.config import CleanAttention
 from bard_core.decoding.ending import Ending
 from bard_core.models import bard_settings
+from bard_core.models.vlm import embedding_rows
 
 Strategy = Literal["dynamic", "static", "entropy", "factor", "self_speculative"]
 Schedule = Literal["fused", "paper"]
@@ -115,22 +118,27 @@ def resolve(
     """
     recorded = bard_settings(model)
     size = recorded.block_size if block_size is None else block_size
-    _require(size >= 1, "block_size", size, ">= 1")
+    _require(_whole(size, 1), "block_size", size, "a whole number >= 1")
     steps = size if denoising_steps is None else denoising_steps
-    _require(1 <= steps <= size, "denoising_steps", steps, f"from 1 to block_size ({size})")
+    _require(_whole(steps, 1, size), "denoising_steps", steps, f"a whole number from 1 to block_size ({size})")
     _require(strategy in STRATEGIES, "strategy", strategy, "one of " + ", ".join(STRATEGIES))
     _require(schedule in SCHEDULES, "schedule", schedule, "one of " + ", ".join(SCHEDULES))
-    _require(0.0 < confidence_threshold <= 1.0, "confidence_threshold", confidence_threshold, "in (0, 1]")
-    _require(entropy_bound >= 0.0, "entropy_bound", entropy_bound, ">= 0 nats")
-    _require(factor > 0.0, "factor", factor, "> 0")
-    _require(revision_threshold is None or 0.0 < revision_threshold <= 1.0, "revision_threshold", revision_threshold, "in (0, 1]")
-    _require(temperature >= 0.0, "temperature", temperature, ">= 0")
-    _require(top_k is None or top_k >= 1, "top_k", top_k, ">= 1 or None")
-    _require(top_p is None or 0.0 < top_p <= 1.0, "top_p", top_p, "in (0, 1] or None")
-    rows = int(model.get_input_embeddings().weight.shape[0])
+    _require(_share(confidence_threshold), "confidence_threshold", confidence_threshold, "in (0, 1]")
+    _require(_real(entropy_bound) and entropy_bound >= 0.0, "entropy_bound", entropy_bound, ">= 0 nats")
+    _require(_real(factor) and factor > 0.0, "factor", factor, "> 0")
+    _require(revision_threshold is None or _share(revision_threshold), "revision_threshold", revision_threshold, "in (0, 1]")
+    in_float32 = _real(temperature) and (temperature == 0.0 or 1e-6 <= temperature <= 1e6)
+    _require(in_float32, "temperature", temperature, "0 or from 1e-6 to 1e6")
+    _require(top_k is None or _whole(top_k, 1), "top_k", top_k, "a whole number >= 1 or None")
+    _require(top_p is None or _share(top_p), "top_p", top_p, "in (0, 1] or None")
+    _require(_whole(seed, -(2**63), 2**64 - 1), "seed", seed, "a whole number of at most 64 bits")
+    _require(isinstance(compiled, bool), "compiled", compiled, "True or False")
+    rows = embedding_rows(model)
     mask = recorded.mask_token_id if mask_token_id is None else mask_token_id
-    if mask is None or not 0 <= mask < rows:
-        raise ValueError(f"mask_token_id is {mask}: the model's config records none that fits its {rows} tokens, so pass one")
+    if mask is None or not _whole(mask, 0, rows - 1):
+        raise ValueError(f"mask_token_id is {mask!r}: the model's config records none that fits its {rows} tokens, so pass one")
+    allowed = f"a token from 0 to {rows - 1} or None"
+    _require(pad_token_id is None or _whole(pad_token_id, 0, rows - 1), "pad_token_id", pad_token_id, allowed)
     attention = recorded.clean_attention if clean_attention is None else clean_attention
     _require(attention in ("block", "causal"), "clean_attention", attention, "block or causal")
     if strategy == "self_speculative":
@@ -142,6 +150,7 @@ def resolve(
         )
         _require(revision_threshold is None, "revision_threshold", revision_threshold, "None for strategy self_speculative")
     ending = read_ending(model, max_new_tokens, eos_token_id, stop_strings, tokenizer)
+    _require(mask not in ending.eos_token_ids, "mask_token_id", mask, "none of the end tokens: it is never emitted")
     return Settings(
         size, steps, strategy, confidence_threshold, entropy_bound, factor, revision_threshold, ending, temperature,
         top_k, top_p, seed, mask, padding_token(model, ending.eos_token_ids, pad_token_id), schedule, attention,
@@ -155,10 +164,12 @@ def read_ending(
     """How responses end.
 
     Raises:
-        ValueError: max_new_tokens < 1, or the stop strings are not strings with text in them, or lack a tokenizer.
+        ValueError: max_new_tokens < 1, an end token the model does not have, or the stop strings are not strings with text in
+            them, or lack a tokenizer.
     """
-    _require(max_new_tokens >= 1, "max_new_tokens", max_new_tokens, ">= 1")
-    named = not isinstance(stop_strings, str) and all(isinstance(stop, str) and stop for stop in stop_strings)
+    _require(_whole(max_new_tokens, 1), "max_new_tokens", max_new_tokens, "a whole number >= 1")
+    several = isinstance(stop_strings, Collection) and not isinstance(stop_strings, str)
+    named = several and all(isinstance(stop, str) and stop for stop in stop_strings)
     _require(named, "stop_strings", stop_strings, "a sequence of strings, none of them empty")
     if not stop_strings:
         return Ending(end_tokens(model, eos_token_id), max_new_tokens)
@@ -173,15 +184,39 @@ def read_ending(
 
 
 def end_tokens(model: Any, eos_token_id: int | list[int] | None) -> tuple[int, ...]:
-    """End tokens as a tuple; None: the generation config's (there may be none)."""
-    eos = getattr(getattr(model, "generation_config", None), "eos_token_id", None) if eos_token_id is None else eos_token_id
-    return () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+    """End tokens as a tuple; None: the generation config's (there may be none).
+
+    Raises:
+        ValueError: one that is given is no token of the model.
+    """
+    if eos_token_id is None:
+        eos = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+        return () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+    several = isinstance(eos_token_id, Collection) and not isinstance(eos_token_id, str)
+    tokens = tuple(eos_token_id) if several else (eos_token_id,)  # type: ignore[arg-type]
+    last = embedding_rows(model) - 1
+    _require(
+        all(_whole(token, 0, last) for token in tokens), "eos_token_id", eos_token_id, f"a token from 0 to {last}, or several"
+    )
+    return tuple(int(token) for token in tokens)  # type: ignore[arg-type]
 
 
 def padding_token(model: Any, eos: tuple[int, ...], pad_token_id: int | None = None) -> int:
     """What fills a row after its end."""
     pad = getattr(getattr(model, "generation_config", None), "pad_token_id", None) if pad_token_id is None else pad_token_id
     return int(pad) if pad is not None else eos[0] if eos else 0
+
+
+def _whole(value: object, least: int, most: float = math.inf) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _share(value: object) -> bool:
+    return _real(value) and 0.0 < float(value) <= 1.0  # type: ignore[arg-type]
 
 
 def _require(ok: bool, name: str, value: object, allowed: str) -> None:

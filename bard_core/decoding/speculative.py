@@ -5,21 +5,21 @@ a block behind it in one noisy pass. The verifying forward ``[draft (clean, caus
 on which both modes agree, yields the causal mode's token after them, and, where the whole draft stands, holds the next draft
 already: one forward a block then, two otherwise.
 
-Rows are decoded one by one over views of one prefilled cache, since they accept different lengths.
-Shape suffix: n block size.
+Rows of a batch share the forwards but accept different lengths, so each goes on behind its own last token.
+Shape suffixes: B active rows, n block size.
 """
 
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bard_core.decoding.body import Body
-from bard_core.decoding.cache import BlockCache, new_cache
-from bard_core.decoding.compiled import CompiledBody
+from bard_core.decoding.compiled import new_body
 from bard_core.decoding.output import (
     BlockEvent,
     DoneEvent,
@@ -34,78 +34,126 @@ from bard_core.decoding.prompt import Prompt
 from bard_core.decoding.settings import Settings
 
 
-@torch.inference_mode()
+@dataclass
+class _Row:
+    """A row on its way: the rope position of its first response token, and its causal mode's next token.
+
+    ``draft`` is a block that begins with ``known``, or empty where it has to be drafted. The prefill counts as a forward.
+    """
+
+    index: int
+    prompt: int
+    pad: int
+    position: int
+    known: int
+    draft: list[int] = field(default_factory=list)
+    response: list[int] = field(default_factory=list)
+    forwards: int = 1
+
+    @property
+    def length(self) -> int:
+        """Tokens that stand in the cache, padding included."""
+        return self.prompt + len(self.response)
+
+
 def speculate(model: Any, prompt: Prompt, settings: Settings) -> Iterator[Event]:
     """Events of a self-speculative decode. The prefill, whose last position yields the first token, counts as a forward.
 
     Raises:
-        ValueError: a row of the prompt is empty.
+        ValueError: a row of the prompt is empty, or the model's state cannot be rolled back; before the first event.
     """
     if min(prompt.lengths) == 0:
         raise ValueError("self-speculative decoding starts from the prompt's last token, but a row of input_ids is empty")
-    started = time.perf_counter()
-    capacity = prompt.input_ids_BL.shape[1] + settings.ending.max_new_tokens + 2 * settings.block_size
-    prefill = Body(model, new_cache(model, capacity), "causal")
-    hidden = prefill.prefill(prompt, settings.block_size)
-    known = _greedy(prefill.logits(hidden[:, -1:]), settings.mask_token_id)[:, 0].tolist()
-    prefilled = time.perf_counter()
-    responses, rows, first, forwards = [], [], 0.0, 0
-    for row, pad in enumerate(prompt.pads):
-        response: list[int] = []
-        with closing(_row_body(model, prefill.cache.row(row, pad), settings.compiled)) as body:
-            for event in _decode_row(body, row, int(prompt.next_position_B[row]), known[row], settings, response):
-                first = first or (time.perf_counter() - started if isinstance(event, BlockEvent) else 0.0)
-                yield event
-        responses.append(response)
-        rows.append(RowStats(len(response), 1 + body.forwards))
-        forwards += body.forwards
-    stats = GenerationStats(tuple(rows), 1 + forwards, prefilled - started, time.perf_counter() - prefilled, first)
-    yield DoneEvent(GenerationOutput(pad_sequences(responses, settings.pad_token_id, prompt.input_ids_BL.device), stats))
+    width, response = prompt.input_ids_BL.shape[1], settings.ending.max_new_tokens + 2 * settings.block_size
+    return _run(new_body(model, len(prompt.pads), width, response, "causal", settings.compiled), prompt, settings)
 
 
-def _row_body(model: Any, row: BlockCache, compiled: bool) -> Body:
-    """A body over one row's cache, or over a copy of it in buffers that a compiled forward knows."""
-    if not compiled:
-        return Body(model, row, "causal")
-    body = CompiledBody(model, 1, row.get_seq_length(), row.capacity - row.length, "causal")
-    body.cache.copy_row(row)
-    return body
+@torch.inference_mode()
+def _run(body: Body, prompt: Prompt, settings: Settings) -> Iterator[Event]:
+    started, first = time.perf_counter(), 0.0
+    with closing(body):
+        known = _greedy(body, body.prefill(prompt, settings.block_size)[:, -1:], settings)[:, 0].tolist()
+        body.look_past(prompt.pads)
+        starts = zip(prompt.pads, prompt.next_position_B.tolist(), known, strict=True)
+        rows = [_Row(index, prompt.input_ids_BL.shape[1], *start) for index, start in enumerate(starts)]
+        prefilled = time.perf_counter()
+        for event in _decode(body, rows, settings):
+            first = first or (time.perf_counter() - started if isinstance(event, BlockEvent) else 0.0)
+            yield event
+    stats = GenerationStats(
+        tuple(RowStats(len(row.response), row.forwards) for row in rows),
+        1 + body.forwards,
+        prefilled - started,
+        time.perf_counter() - prefilled,
+        first,
+    )
+    sequences = pad_sequences([row.response for row in rows], settings.pad_token_id, body.device)
+    yield DoneEvent(GenerationOutput(sequences, stats))
 
 
-def _decode_row(body: Body, row: int, position: int, known: int, settings: Settings, response: list[int]) -> Iterator[Event]:
-    """Decode one row into ``response``; ``known`` is the causal mode's next token, ``position`` its rope position."""
-    n, mask_id = settings.block_size, settings.mask_token_id
-    device = body.device
-    noise = torch.full((1, n), mask_id, device=device)
-    draft: Tensor | None = None
-    block = 0
-    while True:
-        here = torch.arange(position + len(response), position + len(response) + 2 * n, device=device)[None]
-        if draft is None and n > 1:
-            noisy = noise.clone()
-            noisy[0, 0] = known
-            draft = _greedy(body.logits(body(noisy, here[:, :n])), mask_id)
-            body.cache.crop(-n)
-        draft = noise.clone() if draft is None else draft
-        draft[0, 0] = known
-        yield StepEvent(block, 0, (row,), draft, torch.ones_like(draft, dtype=torch.bool), None)
-        hidden = body(torch.cat([draft, noise], 1), here, clean=n)
-        predicted = _greedy(body.logits(hidden), mask_id)
-        drafted, causal = torch.cat([draft, predicted[:, :n]]).tolist()
-        agreed = 1
-        while agreed < n and drafted[agreed] == causal[agreed - 1]:
-            agreed += 1
-        body.cache.crop(-(n + n - agreed))
-        known = causal[agreed - 1]
-        new, done = settings.ending.cut(response, drafted[:agreed])
-        response += new
-        yield BlockEvent(block, (row,), (tuple(new),), (row,) if done else ())
-        if done:
-            return
-        draft = predicted[:, n:].clone() if agreed == n else None
+def _decode(body: Body, rows: list[_Row], settings: Settings) -> Iterator[Event]:
+    """Fill the rows' responses, block by block; a row that ended leaves the batch."""
+    n, block, active = settings.block_size, 0, list(rows)
+    while active:
+        _draft(body, active, settings)
+        draft_Bn = torch.tensor([row.draft for row in active], device=body.device)
+        names = tuple(row.index for row in active)
+        yield StepEvent(block, 0, names, draft_Bn, torch.ones_like(draft_Bn, dtype=torch.bool), None)
+        noise_Bn = torch.full_like(draft_Bn, settings.mask_token_id)
+        predicted = _forward(body, active, torch.cat([draft_Bn, noise_Bn], 1), settings, clean=n).tolist()
+        new = [_accept(row, tokens, settings) for row, tokens in zip(active, predicted, strict=True)]
+        kept = [at for at, (_, done) in enumerate(new) if not done]
+        yield BlockEvent(
+            block,
+            names,
+            tuple(tokens for tokens, _ in new),
+            tuple(row for row, (_, done) in zip(names, new, strict=True) if done),
+        )
+        if 0 < len(kept) < len(active):
+            body.keep_rows(kept, [active[at].pad for at in kept])
+        active = [active[at] for at in kept]
         block += 1
 
 
-def _greedy(logits: Tensor, mask_token_id: int) -> Tensor:
-    logits[..., mask_token_id] = -torch.inf
+def _draft(body: Body, active: list[_Row], settings: Settings) -> None:
+    """One noisy pass for the rows that have no draft; the others ride along, and are not charged for it."""
+    n = settings.block_size
+    waiting = [row for row in active if not row.draft]
+    if not waiting:
+        return
+    noise = [[row.known] + [settings.mask_token_id] * (n - 1) for row in active]
+    if n > 1:
+        noise = _forward(body, active, torch.tensor(noise, device=body.device), settings, charged=waiting).tolist()
+    for row, tokens in zip(active, noise, strict=True):
+        row.draft = row.draft or [row.known, *tokens[1:]]
+
+
+def _forward(
+    body: Body, active: list[_Row], tokens_BQ: Tensor, settings: Settings, clean: int = 0, charged: list[_Row] | None = None
+) -> Tensor:
+    """The likeliest tokens [B, Q] at these positions, every row going on behind what stands of it."""
+    for row in active if charged is None else charged:
+        row.forwards += 1
+    starts = torch.tensor([row.position + len(row.response) for row in active], device=body.device)
+    positions_BQ = starts[:, None] + torch.arange(tokens_BQ.shape[1], device=body.device)
+    hidden = body(tokens_BQ, positions_BQ, clean, [row.length for row in active])
+    return _greedy(body, hidden, settings)
+
+
+def _accept(row: _Row, predicted: list[int], settings: Settings) -> tuple[tuple[int, ...], bool]:
+    """Take the tokens on which draft and causal mode agree; returns those that are part of the answer, and whether it ended."""
+    n, agreed = settings.block_size, 1
+    while agreed < n and row.draft[agreed] == predicted[agreed - 1]:
+        agreed += 1
+    new, done = settings.ending.cut(row.response, row.draft[:agreed])
+    row.response += new
+    row.known = predicted[agreed - 1]
+    row.draft = [row.known, *predicted[n + 1 :]] if agreed == n else []
+    return tuple(new), done
+
+
+def _greedy(body: Body, hidden_BQD: Tensor, settings: Settings) -> Tensor:
+    """The likeliest token [B, Q] that is not the mask."""
+    logits = body.logits(hidden_BQD)
+    logits[..., settings.mask_token_id] = -torch.inf
     return logits.argmax(-1)

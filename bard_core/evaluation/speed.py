@@ -89,8 +89,9 @@ class Speed:
 def take_turns(prompts: Sequence[Any], decoders: Mapping[str, Decode], repeats: int = 1) -> dict[str, Timing]:
     """Decode every prompt with every decoder in turn, ``repeats`` times, after warming each up.
 
-    Kernels are chosen, and forwards compiled, by size: a warm-up is one prompt of each length, lengths between the same two
-    powers of two counting as one.
+    Kernels are chosen, and forwards compiled, by size: a decoder is warm for a number of rows and a length, lengths between the
+    same two powers of two counting as one, after a prompt whose answer took more than one block (the second block's first
+    forward is wider), or after all prompts of that size.
 
     Args:
         prompts: encoded prompts, a batch each.
@@ -101,10 +102,13 @@ def take_turns(prompts: Sequence[Any], decoders: Mapping[str, Decode], repeats: 
     """
     if not prompts:
         raise ValueError("speed needs at least one prompt; the suite gave none")
-    sizes = {(prompt["input_ids"].shape[-1] - 1).bit_length(): prompt for prompt in prompts}
-    for prompt in tqdm(sizes.values(), desc="warming up", unit="prompt", leave=False):
-        for decode in decoders.values():
-            decode(prompt)
+    warm: set[tuple[str, int, int]] = set()
+    for prompt in tqdm([*reversed(prompts)], desc="warming up", unit="prompt", leave=False):
+        rows, length = prompt["input_ids"].shape
+        for name, decode in decoders.items():
+            size = (name, rows, (length - 1).bit_length())
+            if size not in warm and {len(steps) for steps in decode(prompt).stats.steps_per_block} != {1}:
+                warm.add(size)
     runs: dict[str, list[GenerationStats]] = {name: [] for name in decoders}
     peaks: dict[str, list[int]] = {name: [] for name in decoders}
     for prompt in tqdm([*prompts] * repeats, desc="timing", unit="prompt", leave=False):

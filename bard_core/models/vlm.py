@@ -137,9 +137,15 @@ def merger_parameters(model: Any) -> list[nn.Parameter]:
     return inside + (list(bridge.parameters()) if bridge else [])
 
 
+def vision_parameters(model: Any) -> list[nn.Parameter]:
+    """Parameters that only images reach: the tower's and the mergers'."""
+    tower = vision_tower(model)
+    return [*dict.fromkeys([*(tower.parameters() if tower else ()), *merger_parameters(model)])]
+
+
 def same_vision(one: Any, other: Any) -> bool:
     """Whether two models see alike: their towers and mergers hold the same numbers."""
-    sides = [[*(tower.parameters() if (tower := vision_tower(m)) else ()), *merger_parameters(m)] for m in (one, other)]
+    sides = [vision_parameters(m) for m in (one, other)]
     return len(sides[0]) == len(sides[1]) and all(torch.equal(a, b.to(a)) for a, b in zip(*sides, strict=True))
 
 

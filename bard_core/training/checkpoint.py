@@ -28,13 +28,12 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from bard_core import artifacts, storage
 from bard_core.artifacts import FileEntry, Manifest
 from bard_core.config import CheckpointConfig
-from bard_core.training import dcp
+from bard_core.training import dcp, retention
 from bard_core.training.parallel import barrier, from_every_rank, from_rank_zero, new_cpu_group, once_a_node, rank_and_world
 
 log = logging.getLogger(__name__)
 PREFIX = "model."  # the objective holds the stock model under this name; checkpoints keep the stock names
 METADATA = ".metadata"
-KEPT = ".kept"
 FAILURES_IN_A_ROW = 2
 
 
@@ -61,7 +60,7 @@ class Run:
         return storage.home() / "staging" / artifacts.digest(self.uri)[:16]
 
     def checkpoint(self, step: int) -> str:
-        return storage.join(self.uri, f"step-{step:06d}")
+        return retention.checkpoint_uri(self.uri, step)
 
 
 def _state(objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -89,7 +88,7 @@ class Writer:
     def save(self, step: int, notes: Mapping[str, Any] | None = None) -> None:
         """Begin to write the checkpoint of ``step``; returns when the state has been copied.
 
-        ``notes`` are plain values for the manifest; "loss" is what ``prune`` calls best by.
+        ``notes`` are plain values for the manifest; "loss" is what ``retention.prune`` calls best by.
 
         Raises:
             CheckpointError: this was the second failure in a row.
@@ -158,7 +157,7 @@ class Writer:
             except Exception as error:  # noqa: BLE001
                 fault = _reason(error)
         if rank == 0 and fault is None:
-            self._prune()
+            self._prune(step)
         fault = from_rank_zero(fault, self._group)
         shutil.rmtree(staging, ignore_errors=True)
         self.write_s = time.perf_counter() - started
@@ -181,9 +180,9 @@ class Writer:
             storage.delete_file(storage.join(final, name))
         artifacts.write_manifest(final, manifest)
 
-    def _prune(self) -> None:
+    def _prune(self, step: int) -> None:
         try:
-            prune(self._run)
+            retention.prune(self._run.uri, self._run.settings, step)
         except Exception as error:  # noqa: BLE001 - too many checkpoints are no reason to lose one
             log.warning("%s: old checkpoints could not be deleted: %s", self._run.uri, _reason(error))
 
@@ -209,9 +208,8 @@ def latest_complete(run: Run, hashes: bool | None = None) -> str | None:
         CheckpointError: a checkpoint in the run's folder belongs to another run. Nothing is resumed then.
     """
     rank, _ = rank_and_world()
-    names = [name for name in storage.list_folders(run.uri) if name.startswith("step-")] if rank == 0 else []
-    for name in reversed(from_rank_zero(names)):
-        uri = storage.join(run.uri, name)
+    for step in reversed(from_rank_zero(retention.steps(run.uri) if rank == 0 else [])):
+        uri = run.checkpoint(step)
         try:
             fault = None
             _refuse_strangers(run, uri)
@@ -273,33 +271,6 @@ def restore(uri: str, objective: nn.Module, optimizer: torch.optim.Optimizer) ->
     if not local:  # a copy brought here is needed once
         shutil.rmtree(folder, ignore_errors=True)
     return int(manifest.step or 0), manifest.metadata
-
-
-def keep(uri: str, why: str) -> None:
-    """Register a checkpoint: ``prune`` never deletes it."""
-    storage.write_bytes(uri + KEPT, f"{why}\n".encode())
-
-
-def prune(run: Run) -> None:
-    """Delete checkpoints that are neither among the newest, nor among the best, nor registered."""
-    names = [name for name in storage.list_folders(run.uri) if name.startswith("step-")]
-    older = names[: -run.settings.keep_last]
-    if not older:
-        return
-    losses = {name: _loss(storage.join(run.uri, name)) for name in names} if run.settings.keep_best else {}
-    best = sorted(losses, key=losses.__getitem__)[: run.settings.keep_best]
-    for name in older:
-        uri = storage.join(run.uri, name)
-        if name not in best and not storage.exists(uri + KEPT):
-            storage.delete_tree(uri, first=artifacts.MANIFEST)
-
-
-def _loss(uri: str) -> float:
-    try:
-        loss = artifacts.read_manifest(uri).metadata.get("loss")
-    except artifacts.ArtifactError:
-        loss = None
-    return float("inf") if loss is None else float(loss)
 
 
 def sweep(run: Run) -> None:

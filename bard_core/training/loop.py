@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from bard_core.config import TrainConfig
-from bard_core.data.batches import Batch, BatchSpec, Example, collate, step_samples
+from bard_core.data.batches import Batch, BatchSpec, collate
+from bard_core.data.examples import Example, step_samples
 from bard_core.diffusion.layout import PADDING
 from bard_core.training import checkpoint
 from bard_core.training.checkpoint import Run

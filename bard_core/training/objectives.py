@@ -17,6 +17,7 @@ from bard_core.config import CleanAttention, NoiseName, SWDConfig
 from bard_core.data.batches import Batch, Supervision
 from bard_core.diffusion.losses import MIN_T, generalized_kl_tokens, topk_distillation_tokens
 from bard_core.models.attention import ImageFeatures, Patches, hidden_states, training_attention
+from bard_core.models.vlm import vision_parameters
 from bard_core.training.head import head_loss
 from bard_core.training.teacher import Teacher
 
@@ -60,7 +61,10 @@ class Objective(nn.Module):
 
     def body(self, batch: Batch, images: Images) -> Tensor:
         mask = training_attention(batch.table_BL, self.clean_attention)
-        return hidden_states(self.model, batch.input_ids_BL, batch.position_ids_CBL, mask, images)
+        hidden_BLD = hidden_states(self.model, batch.input_ids_BL, batch.position_ids_CBL, mask, images)
+        # Ranks reduce their gradients in step, so a batch of text alone gives the vision side one too: zero.
+        idle = [p for p in vision_parameters(self.model) if p.requires_grad] if images is None else []
+        return hidden_BLD + 0.0 * sum(p.sum() for p in idle) if idle else hidden_BLD
 
     def head_loss(
         self, hidden_BLD: Tensor, where: Supervision, samples_S: Tensor, loss: Callable[..., Tensor], *more_P: Tensor

@@ -16,11 +16,12 @@ import torch
 from bard_core import artifacts, storage
 from bard_core.artifacts import CheckpointRef, DatasetRef, ModelRef
 from bard_core.config import CheckpointConfig, CleanAttention, LabModelConfig, NoiseConfig, StrictModel, SWDConfig, TrainConfig
-from bard_core.data.batches import BatchSpec, Example, attach_positions, load_examples, replacement_tokens
+from bard_core.data.batches import BatchSpec, replacement_tokens
+from bard_core.data.examples import Example, attach_positions, load_examples
 from bard_core.models import BardSettings, bard_settings, load, record_settings
 from bard_core.models.lab import build_lab_model
 from bard_core.models.vlm import MASK_TOKEN, reserved_ids, same_vision
-from bard_core.training import checkpoint
+from bard_core.training import retention
 from bard_core.training.checkpoint import Run
 from bard_core.training.images import ImageEncoder
 from bard_core.training.interrupts import Interrupts
@@ -229,7 +230,7 @@ def read_curve(uri: str) -> list[Record]:
 def checkpoint_ref(spec: StageSpec, base: str, uri: str) -> CheckpointRef:
     """The ref of a finished run's final checkpoint, which is registered with it: retention will not delete it."""
     manifest = artifacts.read_manifest(uri)
-    checkpoint.keep(uri, f"the result of {spec.name}")
+    retention.keep(uri, f"the result of {spec.name}")
     return CheckpointRef(
         uri=uri,
         manifest_sha256=manifest.digest,

@@ -2,7 +2,7 @@
 
 What the teacher says depends on the sample, its epoch, the noise and its seed, and the teacher, and on nothing of the student's
 training; so it can be kept. A shard holds the answers for 256 consecutive places of the walk over the data
-(``data.batches.step_samples``) and is an artifact of its own: a longer run adds shards, a run with another learning rate or
+(``data.examples.step_samples``) and is an artifact of its own: a longer run adds shards, a run with another learning rate or
 another weight of the KL reads those that are there.
 
 Shape suffixes: P supervised positions, K top tokens.
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from bard_core import artifacts, storage
 from bard_core.config import CleanAttention
-from bard_core.data.batches import Batch, BatchSpec, Example, collate, step_samples
+from bard_core.data.batches import Batch, BatchSpec, collate
+from bard_core.data.examples import Example, step_samples
 from bard_core.models.attention import hidden_states, training_attention
 from bard_core.training.head import chunk_rows
 from bard_core.training.images import ImageEncoder

@@ -76,6 +76,12 @@ def test_a_failed_replacement_puts_both_folders_back(tmp_path: Path, monkeypatch
     assert (target / "file").read_text() == "new" and os.listdir(tmp_path) == ["target"]
 
 
+def test_writers_and_readers_agree_on_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    storage.write_bytes("~/place/file", b"here")
+    assert storage.read_bytes("~/place/file") == b"here" and (tmp_path / "place" / "file").is_file()
+
+
 def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BARD_HOME", str(tmp_path / "home"))
     assert storage.home() == tmp_path / "home" and storage.home().is_dir()

@@ -22,10 +22,17 @@ def cell(data: bytes | None) -> dict[str, Any]:
     return {"bytes": data, "path": "x.png"}
 
 
-def turned_jpeg() -> bytes:
+def turned(format: str) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
-    return encode(40, 20, "JPEG", exif=exif)
+    return encode(40, 20, format, exif=exif)
+
+
+def malformed_exif() -> bytes:
+    """A JPEG to be turned, whose EXIF block cannot be written again: its image width is text."""
+    entries = [(0x0112, 3, 1, struct.pack("<HH", 6, 0)), (0x0100, 2, 4, b"abc\0")]
+    directory = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    return encode(40, 20, "JPEG", exif=b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + directory + struct.pack("<I", 0))
 
 
 def bomb(side: int) -> bytes:
@@ -67,8 +74,9 @@ def test_text_only_rows_are_samples() -> None:
     assert sample.images == [] and texts_of(sample.messages) == [["user", "Q"], ["assistant", "A"]]
 
 
-def test_image_sizes_are_those_of_the_upright_image() -> None:
-    data = turned_jpeg()
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_image_sizes_are_those_of_the_upright_image(format: str) -> None:
+    data = turned(format)
     assert check_image(data) == (40, 20) == open_image(data).size[::-1]
 
 
@@ -103,6 +111,7 @@ BAD_ROWS = {
     "image bytes missing": [fine([cell(None)], TURN), fine([None], TURN), fine([cell(b"")], TURN)],
     "image does not decode": [
         fine([cell(b"not an image")], TURN), fine([cell(A[:-400])], TURN), fine([cell(B[: len(B) // 2])], TURN),
+        fine([cell(malformed_exif())], TURN),
     ],
     "image too large": [fine([cell(bomb(10_000))], TURN), fine([cell(bomb(20_000))], TURN)],
     "image too long and thin": [fine([cell(encode(500, 2))], TURN)],

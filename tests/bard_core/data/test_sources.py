@@ -48,3 +48,8 @@ def test_errors_name_the_source_and_the_fix(tmp_path: Path) -> None:
     (tmp_path / "0.parquet").write_bytes(b"PAR1 torn")
     with pytest.raises(SourceError, match=r"cannot read .*0.parquet"):
         list(read_rows(source(str(tmp_path))))
+    latin = pa.array(["café".encode("latin-1")]).view(pa.string())
+    turn = pa.StructArray.from_arrays([latin, pa.array(["a"])], ["user", "assistant"])
+    pq.write_table(pa.table({"texts": pa.ListArray.from_arrays([0, 1], turn)}), tmp_path / "0.parquet")
+    with pytest.raises(SourceError, match=r"cannot read .*0.parquet .*utf-8"):
+        list(read_rows(source(str(tmp_path))))

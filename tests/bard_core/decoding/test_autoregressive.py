@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from bard_core.decoding import BlockEvent, generate, generate_autoregressive, stream
 
@@ -19,6 +20,19 @@ def test_counts_real_tokens(model: Any, prompts: Any) -> None:
     assert ended.sequences[0].tolist() == free.sequences[0, :cut].tolist()
     assert ended.stats.real_tokens == cut
     assert 0 < ended.stats.prefill_s == ended.stats.time_to_first_token_s
+
+
+def test_greedy_whatever_the_generation_config_says(model: Any, prompts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen2.5-VL, say, ships a repetition penalty: ``generate`` would apply it to the baseline, and no block decoder does."""
+    options: dict[str, Any] = {"max_new_tokens": 12, "eos_token_id": EOS, "mask_token_id": MASK}
+    plain = generate_autoregressive(model, prompts["text"], **options)
+    shipped = GenerationConfig(repetition_penalty=1.5, no_repeat_ngram_size=1, forced_eos_token_id=5, pad_token_id=9)
+    monkeypatch.setattr(model, "generation_config", shipped)
+    greedy = generate_autoregressive(model, prompts["text"], **options)
+    drafted = generate(model, prompts["text"], block_size=4, strategy="self_speculative", clean_attention="causal", **options)
+    assert torch.equal(greedy.sequences, plain.sequences) and torch.equal(drafted.sequences, plain.sequences)
+    assert len(set(plain.sequences[0].tolist())) < 12  # or nothing would have been penalised
+    assert model.generation_config is shipped
 
 
 def test_batched_is_one_by_one(model: Any, mixed: Any) -> None:
@@ -40,6 +54,9 @@ def test_self_speculative_is_greedy_autoregression(block_size: int, model: Any, 
         assert drafted.stats.rows[index].real_tokens == length
         assert drafted.sequences[index, :length].tolist() == greedy.sequences[0].tolist()
         assert 0 < drafted.stats.rows[index].forwards <= 1 + 2 * length
+        alone = generate(model, row, block_size=block_size, strategy="self_speculative", clean_attention="causal", **options)
+        assert drafted.stats.rows[index] == alone.stats.rows[0]  # a row is charged what it took, not what the batch took
+    assert drafted.stats.batch_forwards < drafted.stats.forwards
 
 
 def test_agreeing_modes_cost_one_forward_a_block(model: Any, prompts: Any) -> None:
@@ -67,4 +84,4 @@ def test_invalid_calls_are_named(model: Any, prompts: Any) -> None:
     with pytest.raises(ValueError, match="input_ids"):
         generate_autoregressive(model, empty)
     with pytest.raises(ValueError, match="input_ids"):
-        generate(model, empty, block_size=4, strategy="self_speculative", clean_attention="causal", mask_token_id=MASK)
+        stream(model, empty, block_size=4, strategy="self_speculative", clean_attention="causal", mask_token_id=MASK)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from bard_core.decoding import generate, generate_autoregressive
-from bard_core.decoding.body import block_attention, masked_groups
+from bard_core.decoding.body import Body, block_attention, masked_groups
 from bard_core.decoding.cache import BlockCache, new_cache
+from bard_core.decoding.prompt import read_prompt
 
 MASK, EOS = 510, 509  # of the tiny golden model
 
@@ -30,18 +31,48 @@ def test_cache_writes_in_place_and_forgets_by_number() -> None:
         cache.crop(3)
 
 
-def test_rows_are_selected_and_viewed() -> None:
+def test_rows_are_selected() -> None:
     cache = BlockCache(layers=2, capacity=6)
     states = torch.randn(3, 2, 4, 2)
     for layer in range(2):
         cache.update(states, states, layer)
-    one = cache.row(2, start=1)
-    keys, _ = one.update(states[2:, :, :1], states[2:, :, :1], 1)
-    assert torch.equal(keys, torch.cat([states[2:, :, 1:], states[2:, :, :1]], 2))
     cache.batch_select_indices(torch.tensor([1]))
     cache.crop(-1)
     keys, _ = cache.update(states[1:2, :, :1], states[1:2, :, :1], 0)
     assert torch.equal(keys, torch.cat([states[1:2, :, :3], states[1:2, :, :1]], 2))
+
+
+def test_rows_go_on_behind_their_own_last_token() -> None:
+    cache = BlockCache(layers=1, capacity=8)
+    key = torch.arange(10.0).view(1, 1, 5, 2).expand(2, -1, -1, -1)
+    cache.update(key, key, 0)
+    cache.place(4, torch.tensor([[2, 3], [4, 5]]))
+    keys, values = cache.update(100 + key[:, :, :2], -key[:, :, :2], 0)
+    assert keys[..., 0].tolist() == [[[0, 2, 100, 102, 8, 0]], [[0, 2, 4, 6, 100, 102]]] and cache.length == 6
+    assert values[1, 0, :, 0].tolist() == [0, 2, 4, 6, 0, -2]
+
+
+@pytest.mark.parametrize("clean_attention", ["block", "causal"])
+@torch.inference_mode()
+def test_unequal_rows_are_the_rows_alone(clean_attention: Any, model: Any, mixed: Any) -> None:
+    """Each row keeps some of the block it wrote, and goes on from there: 3, 4 and 2 tokens."""
+    batch, alone = (read_prompt(model, inputs) for inputs in (mixed[0], mixed[1][0]))
+    width, n = batch.input_ids_BL.shape[1], 4
+    tokens = torch.randint(0, 480, (3, 2 * n), generator=torch.Generator().manual_seed(1))
+    together = Body(model, new_cache(model, width + 4 * n), clean_attention)
+    together.prefill(batch, n)
+    together.look_past(batch.pads)
+    together(tokens[:, :n], batch.next_position_B[:, None] + torch.arange(n), clean=n)
+    kept = [width + 3, width + 4, width + 2]
+    positions = batch.next_position_B[:, None] + torch.tensor(kept)[:, None] - width + torch.arange(2 * n)
+    got = together(tokens, positions, n, kept)
+
+    single = Body(model, new_cache(model, width + 4 * n), clean_attention)
+    single.prefill(alone, n)
+    single.look_past(alone.pads)
+    single(tokens[:1, :n], alone.next_position_B[:, None] + torch.arange(n), clean=n)
+    expected = single(tokens[:1], positions[:1], n, [alone.input_ids_BL.shape[1] + 3])
+    assert torch.allclose(got[:1], expected, atol=1e-5)
 
 
 def test_split_attention_is_the_two_by_two_mask() -> None:

@@ -103,7 +103,7 @@ def test_an_answer_that_never_ends_ends_at_the_cap(strategy: dict[str, Any], mod
     assert 50 / 4 <= out.stats.forwards <= 2 * 50 + 4
 
 
-@pytest.mark.parametrize("stops", ["ab", ["a", ""], [3]], ids=str)
+@pytest.mark.parametrize("stops", ["ab", ["a", ""], [3], 5, iter("a")], ids=["text", "empty", "number", "one", "used up"])
 def test_invalid_stop_strings_are_named(stops: Any, model: Any, prompts: Any) -> None:
     with pytest.raises(ValueError, match="stop_strings"):
         generate(model, prompts["text"], block_size=4, mask_token_id=MASK, stop_strings=stops, tokenizer=Letters())

@@ -101,3 +101,23 @@ def test_entropy_is_that_of_the_distribution() -> None:
     expected = torch.distributions.Categorical(logits=logits).entropy()
     got = propose(logits.clone(), 6, with_entropy=True).entropy
     assert got is not None and torch.allclose(got, expected, atol=1e-5)
+
+
+def test_entropy_of_a_barred_token_is_none_of_its_own() -> None:
+    logits = torch.randn(1, 3, 7)
+    logits[..., 5] = -torch.inf
+    expected = torch.distributions.Categorical(logits=logits[..., [0, 1, 2, 3, 4, 6]]).entropy()
+    got = propose(logits.clone(), 6, with_entropy=True).entropy
+    assert got is not None and torch.allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_broken_logits_end_too(name: str) -> None:
+    """A half-precision overflow must give a bad answer, not a decode that never ends."""
+    proposal = propose(torch.full((1, 4, 11), torch.nan), 10, with_entropy=True)
+    masked = torch.tensor([[False, True, False, True]])
+    policy = make_policy(name, 4, 4, 0.9, 0.5, 1.0)
+    for step in range(2):
+        accepted = policy(proposal, masked, step)
+        assert accepted.any() and not (accepted & ~masked).any()
+        masked = masked & ~accepted

@@ -104,3 +104,5 @@ def test_visual_tokens_without_pixels_are_an_error(missing: str, seeing: Any, pr
     batch = {name: value for name, value in prompts[0].items() if name != missing}
     with pytest.raises(ValueError, match=missing):
         generate(seeing, batch, block_size=4, **options)
+    with pytest.raises(ValueError, match=missing):
+        generate_autoregressive(seeing, batch, **options)

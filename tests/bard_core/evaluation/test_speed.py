@@ -61,6 +61,26 @@ def test_each_size_of_prompt_has_a_warm_up() -> None:
     assert calls[3:] == ["ar 128", "ar 65", "ar 129", "ar 1"]
 
 
+def test_each_number_of_rows_has_a_warm_up() -> None:
+    calls: list[str] = []
+    batches = [{"name": str(rows), "input_ids": torch.zeros(rows, 3)} for rows in (8, 8, 5)]
+    take_turns(batches, {"ar": decoder("ar", calls, [99, 99, 1, 1, 1])})
+    assert calls == ["ar 5", "ar 8", "ar 8", "ar 8", "ar 5"]
+
+
+def test_a_warm_up_goes_on_until_an_answer_took_a_second_block() -> None:
+    """Whose first forward is wider, and would be compiled in a timed call."""
+    calls: list[str] = []
+    blocks = {"p": (3,), "q": (2, 1), "r": (4,), "s": (2, 2)}
+
+    def decode(prompt: Any) -> GenerationOutput:
+        calls.append(prompt["name"])
+        return GenerationOutput(torch.zeros(1, 9), GenerationStats((RowStats(9, 5, blocks[prompt["name"]]),), 5, 1.0, 1.0, 1.0))
+
+    take_turns([prompt(name) for name in "sprqpr"], {"block": decode})
+    assert calls == [*"rpq", *"sprqpr"]
+
+
 def test_the_baseline_against_itself_is_one() -> None:
     timing = take_turns([P], {"ar": decoder("ar", [], [99, 5])})["ar"]
     speed = compare(timing, timing)

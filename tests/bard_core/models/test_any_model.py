@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from bard_core.config import NoiseConfig
-from bard_core.data.batches import Batch, BatchSpec, Example, attach_positions, collate
+from bard_core.data.batches import Batch, BatchSpec, collate
+from bard_core.data.examples import Example, attach_positions
 from bard_core.decoding import generate, generate_autoregressive
 from bard_core.decoding.body import Body
 from bard_core.decoding.cache import new_cache
@@ -50,17 +51,15 @@ def test_training_logits_are_decoding_logits(family, clean_attention):
 
     prompt = read_prompt(model, inputs)
     noisy, padded = batch.input_ids_BL[0, prompt_len + len(response) :], torch.cat([response, torch.full((2,), EOS)])
-    body = Body(model, new_cache(model, prompt_len + len(noisy)))
-    body.prefill(prompt.input_ids_BL, prompt.position_ids, prompt.mask(BLOCK, clean_attention), prompt.images)
-    causal = torch.ones(1, 1, BLOCK, BLOCK, dtype=torch.bool).tril() if clean_attention == "causal" else None
+    body = Body(model, new_cache(model, prompt_len + len(noisy)), clean_attention)
+    body.prefill(prompt, BLOCK)
     for start in range(0, len(noisy), BLOCK):
         positions = prompt.next_position_B[:, None] + torch.arange(start, start + BLOCK)
         decoded = body.logits(body(noisy[None, start : start + BLOCK], positions))[0]
         offset = prompt_len + len(response) + start
         assert torch.allclose(trained[offset : offset + BLOCK], decoded, atol=2e-5)
         body.cache.crop(-BLOCK)  # then the clean block takes the noisy one's place
-        seen = None if causal is None else torch.cat([torch.ones(1, 1, BLOCK, prompt_len + start, dtype=torch.bool), causal], -1)
-        body(padded[None, start : start + BLOCK], positions, seen)
+        body(padded[None, start : start + BLOCK], positions, clean=BLOCK)
 
 
 def test_images_reach_the_response(family):

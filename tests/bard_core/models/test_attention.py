@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from bard_core.config import NoiseConfig
-from bard_core.data.batches import BatchSpec, Example, attach_positions, collate
+from bard_core.data.batches import BatchSpec, collate
+from bard_core.data.examples import Example, attach_positions
 from bard_core.models import attention
 from bard_core.models.attention import block_mask, dense_mask, hidden_states, training_attention
 

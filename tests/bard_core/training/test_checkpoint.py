@@ -179,17 +179,6 @@ def test_another_models_checkpoint_is_refused(run):
         checkpoint.restore(run.checkpoint(1), *toy(width=16))
 
 
-def test_retention(run):
-    run = Run(run.uri, ORIGIN, CheckpointConfig(keep_last=2, keep_best=1))
-    write(run, [1, 2, 3], at_1=3.0, at_2=1.0, at_3=2.0)
-    checkpoint.keep(run.checkpoint(1), "a model of it is registered")
-    assert names(run) == ["step-000002", "step-000003"]  # 1 went before it was registered, with its marker only
-    checkpoint.keep(run.checkpoint(3), "a model of it is registered")
-    write(run, [4, 5, 6], at_4=5.0, at_5=4.0, at_6=6.0)
-    assert names(run) == ["step-000002", "step-000003", "step-000005", "step-000006"]
-    assert all(artifacts.verify(storage.join(run.uri, name)) for name in names(run))
-
-
 def test_what_a_kill_left_half_written_is_swept(run):
     write(run, [1])
     torn = Path(run.uri) / ".step-000002.abc"

@@ -8,7 +8,8 @@ from transformers import AutoProcessor
 
 from bard_core import artifacts
 from bard_core.config import NoiseConfig
-from bard_core.data.batches import BatchSpec, attach_positions, collate, load_examples, replacement_tokens
+from bard_core.data.batches import BatchSpec, collate, replacement_tokens
+from bard_core.data.examples import attach_positions, load_examples
 from bard_core.diffusion.losses import weighted_cross_entropy
 from bard_core.models.attention import dense_mask, hidden_states, training_attention
 from bard_core.models.lab import build_lab_model

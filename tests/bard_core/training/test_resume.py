@@ -1,11 +1,17 @@
 """Resuming is exact: 8 steps are 4 steps, a kill and 4 more, bit for bit: weights, optimizer, losses, samples and noise."""
 
+import io
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
+from bard_core.config import DataConfig, RawSource
+from bard_core.data.prepare import prepare
 from bard_core.training import dcp
 from bard_core.training.stage import prepare_base, run_of
 
@@ -48,6 +54,28 @@ def test_another_number_of_workers_sees_each_sample_once(worlds, tiny_dataset, s
     names = {name: value.dtype for name, value in whole.items() if name.startswith("model.")}
     read = dcp.tensors(Path(run.checkpoint(6)), names)  # what consolidation reads of several ranks' pieces
     assert all(torch.equal(read[name], value) for name, value in state_of(run.checkpoint(6)).items() if name in names)
+
+
+def test_ranks_need_not_all_have_images(source_model, tmp_path, bard_home):
+    """Every other sample is text alone, the vision side trains, and each rank has one sample a step."""
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 32), (200, 0, 0)).save(picture, format="PNG")
+    rows = [
+        {"images": [{"bytes": picture.getvalue()}] * (i % 2), "texts": [{"user": f"Read {i}.", "assistant": f"A={i}"}]}
+        for i in range(8)
+    ]
+    (tmp_path / "raw").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "raw" / "0.parquet")
+    source = RawSource(name="raw", schema_name="finevision", uri=str(tmp_path / "raw"))
+    dataset = prepare(DataConfig(sources=(source,), eval_fraction=0.0), str(tmp_path / "dataset"))
+    spec = stage_specs(dataset, source_model, steps=4, batch_size=2, frozen=False)["pbm"]
+    run, _ = train(spec, 1)
+    alone = losses(run)
+    shutil.rmtree(run.uri)
+    run, taken = train(spec, 2)
+    pictured = [[int(rank["samples"][0][0].split("/")[-1]) % 2 for rank in step] for step in taken]
+    assert [0, 1] in pictured or [1, 0] in pictured
+    assert [loss for _, loss in losses(run)] == pytest.approx([loss for _, loss in alone], rel=1e-4)
 
 
 def test_what_a_model_draws_at_random_is_drawn_again(tiny_dataset, bard_home):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from bard_core.config import NoiseConfig, OptimizerConfig, PBMMethod, TrainConfig
-from bard_core.data.batches import BatchSpec, Example, attach_positions, collate
+from bard_core.data.batches import BatchSpec, collate
+from bard_core.data.examples import Example, attach_positions
 from bard_core.training.loop import TrainingDiverged, _read, _Window, train_step
 from bard_core.training.objectives import Autoregressive, ProgressiveBlockMerging
 from bard_core.training.optimizer import build_optimizer

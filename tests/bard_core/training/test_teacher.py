@@ -1,11 +1,15 @@
 """What the teacher said once is what it would say now, and it is asked no more than once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from bard_core import artifacts
 from bard_core.config import NoiseConfig, SWDConfig
-from bard_core.data.batches import BatchSpec, Example, attach_positions, collate, step_samples
+from bard_core.data.batches import BatchSpec, collate
+from bard_core.data.examples import Example, attach_positions, step_samples
+from bard_core.diffusion.layout import attention_mask
 from bard_core.training import teacher as module
 from bard_core.training.objectives import Autoregressive, StageWiseDistillation
 from bard_core.training.teacher import OnlineTeacher, precompute, shard_uri
@@ -85,5 +89,32 @@ def test_student_and_teacher_see_the_same_noise_under_their_own_blocks(walk):
     batch = collate([(examples[0], 0)], spec)
     table, taught = batch.table_BL, batch.teacher_table_BL
     noisy = table.role[0] == 1
-    assert torch.bincount(table.block[0, noisy]).max() == 8 and torch.bincount(taught.block[0, noisy]).max() == 4
+    sizes = [part.block[0, noisy].unique(return_counts=True)[1].max() for part in (table, taught)]
+    assert sizes == [8, 4]
     assert torch.equal(table.position, taught.position) and torch.equal(table.role, taught.role)
+
+
+def test_the_students_tails_stay_out_of_the_teachers_sight():
+    """Where the teacher answers it sees what it would under its own layout, though the student's last blocks are longer."""
+    turns = [(6, 8), (13, 15), (20, 27)]
+    example = Example("s", torch.arange(10, 40), turns, [], [], torch.arange(30)[None])
+    spec = BatchSpec(32, NoiseConfig(name="uniform"), MASK, EOS, 0, torch.arange(1, 490), teacher_block_size=4)
+    mine, theirs = (collate([(example, 0)], s) for s in (spec, replace(spec, block_size=4, teacher_block_size=None)))
+    assert mine.teacher_table_BL is not None and mine.teacher_knows_P is not None
+
+    def seen(table, turn_length, index):
+        """Clean tokens by position, noisy ones by (turn, position)."""
+        names = [(-1, i) for i in range(30)]
+        names += [(turn, start + i) for turn, (start, end) in enumerate(turns) for i in range(turn_length(end - start))]
+        row = attention_mask(table, table, "block")[0, index]
+        return names[index], {names[key] for key in row.nonzero().squeeze(-1).tolist()}
+
+    blocks = [seen(theirs.table_BL, lambda n: -(-n // 4) * 4, i) for i in theirs.noisy.index_P.tolist()]
+    answered = [seen(mine.teacher_table_BL, lambda n: 32, int(i)) for i in mine.noisy.index_P[mine.teacher_knows_P]]
+    assert answered == blocks
+
+
+def test_a_sample_without_a_turn_has_nothing_to_distil():
+    spec = BatchSpec(8, NoiseConfig(), MASK, EOS, 0, torch.arange(1, 490), teacher_block_size=4)
+    batch = collate([(Example("s", torch.arange(10, 40), [], [], [], torch.arange(30)[None]), 0)], spec)
+    assert batch.noisy.index_P.numel() == 0 and batch.teacher_knows_P is not None and batch.teacher_knows_P.numel() == 0
