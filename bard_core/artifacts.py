@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from bard_core import storage
 
 MANIFEST = "manifest.json"
+AGAIN = "run its stage again, past the cache that still knows it (FLYTE_LOCAL_CACHE_OVERWRITE=true make demo)"
 Kind = Literal["dataset", "teacher", "model", "checkpoint", "benchmark", "evaluation", "report"]
 
 
@@ -290,9 +291,9 @@ def read_manifest(uri: str) -> Manifest:
     try:
         return Manifest.model_validate_json(storage.read_bytes(storage.join(uri, MANIFEST)))
     except storage.StorageError as error:
-        raise ArtifactError(f"{uri} has no {MANIFEST}: it was never committed, or was torn; run its stage again") from error
+        raise ArtifactError(f"{uri} has no {MANIFEST}: it was never committed, or was torn; {AGAIN}") from error
     except ValidationError as error:
-        raise ArtifactError(f"{uri}/{MANIFEST} is not a manifest ({error.error_count()} faults); run its stage again") from error
+        raise ArtifactError(f"{uri}/{MANIFEST} is not a manifest ({error.error_count()} faults); {AGAIN}") from error
 
 
 def verify(uri: str, hashes: bool | Callable[[FileEntry], bool] = True) -> Manifest:
@@ -307,18 +308,16 @@ def verify(uri: str, hashes: bool | Callable[[FileEntry], bool] = True) -> Manif
     sizes = storage.file_sizes(uri)
     for entry in manifest.files:
         if entry.path not in sizes:
-            raise ArtifactError(f"{uri}: {entry.path} is missing; run its stage again")
+            raise ArtifactError(f"{uri}: {entry.path} is missing; {AGAIN}")
         if sizes[entry.path] != entry.size:
-            raise ArtifactError(
-                f"{uri}: {entry.path} has {sizes[entry.path]} bytes, not {entry.size}: it was cut; run its stage again"
-            )
+            raise ArtifactError(f"{uri}: {entry.path} has {sizes[entry.path]} bytes, not {entry.size}: it was cut; {AGAIN}")
     if extra := sorted(sizes.keys() - {entry.path for entry in manifest.files} - {MANIFEST}):
         raise ArtifactError(f"{uri}: {extra[0]} is not in the manifest: it was added later; remove it, or run the stage again")
     for entry in manifest.files if hashes else ():
         if callable(hashes) and not hashes(entry):
             continue
         if storage.sha256(storage.join(uri, entry.path)) != entry.sha256:
-            raise ArtifactError(f"{uri}: {entry.path} does not have its recorded sha256: it was changed; run its stage again")
+            raise ArtifactError(f"{uri}: {entry.path} does not have its recorded sha256: it was changed; {AGAIN}")
     return manifest
 
 
@@ -351,7 +350,5 @@ def fetch(ref: _Ref | str, expected_sha256: str | None = None) -> Path:
 
 def _expect(uri: str, expected: str | None, found: str) -> str:
     if expected is not None and found != expected:
-        raise ArtifactError(
-            f"{uri} is artifact {found[:12]}, not {expected[:12]}: it was replaced since; run the stage that wrote it"
-        )
+        raise ArtifactError(f"{uri} is artifact {found[:12]}, not {expected[:12]}: it was replaced since; {AGAIN}")
     return found

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 CleanAttention = Literal["block", "causal"]
 NoiseName = Literal["mask", "uniform", "edit", "mix"]
@@ -33,10 +33,20 @@ class StrictModel(BaseModel):
         return values
 
 
+def _place(uri: str) -> str:
+    """Ray's workers have working folders of their own, so a relative folder would be another place there."""
+    if uri and not uri.startswith(("/", "~")) and "://" not in uri:
+        raise ValueError(f"{uri!r} is neither an absolute folder nor a place like s3://bucket/prefix")
+    return uri
+
+
+Place = Annotated[str, AfterValidator(_place)]
+
+
 class StorageConfig(StrictModel):
     """Where artifacts live."""
 
-    root_uri: str = Field(
+    root_uri: Place = Field(
         "", description="Folder or s3:// prefix of all artifacts; empty: $BARD_HOME, else .bard beside the code"
     )
 
@@ -298,7 +308,7 @@ class EvaluationConfig(StrictModel):
 class CheckpointConfig(StrictModel):
     """Where training keeps its checkpoints, how many, and how much of them it believes."""
 
-    root_uri: str = Field("", description="Folder that every worker reaches, or s3:// prefix; empty: $BARD_HOME/checkpoints")
+    root_uri: Place = Field("", description="Folder that every worker reaches, or s3:// prefix; empty: $BARD_HOME/checkpoints")
     keep_last: int = Field(2, ge=1, description="Newest checkpoints of a run to keep")
     keep_best: int = Field(0, ge=0, description="Checkpoints with the lowest training loss to keep besides")
     verify_sha256: bool = Field(True, description="Hash every shard before resuming; False: sizes, and .metadata's hash")
@@ -331,16 +341,25 @@ class ComputeConfig(StrictModel):
         return self
 
 
-def check_stages(pbm: PBMConfig, swd: SWDConfig) -> None:
+def check_stages(pbm: PBMConfig, swd: SWDConfig, decoding: DecodingConfig) -> None:
     """What one section cannot know alone: every student and the teacher of distillation come out of a PBM stage, and keep
-    their AR mode only if that stage's clean stream has one.
+    their AR mode only if that stage's clean stream has one; and every model can decode as it will be judged.
 
     Raises:
         ValueError: naming the key and what is allowed.
     """
     if swd.ar_weight and pbm.clean_attention != "causal":
         raise ValueError("swd.ar_weight needs pbm.clean_attention: causal (a block-wise clean stream sees its own targets)")
+    if decoding.strategy == "self_speculative" and pbm.clean_attention != "causal":
+        raise ValueError(
+            "evaluation.decoding.strategy self_speculative needs pbm.clean_attention: causal (it verifies in AR mode)"
+        )
     sizes = [stage.block_size for stage in pbm.stages]
+    if decoding.denoising_steps is not None and decoding.denoising_steps > sizes[0]:
+        raise ValueError(
+            f"evaluation.decoding.denoising_steps is {decoding.denoising_steps}, more than the smallest block of pbm.stages, "
+            f"{sizes[0]}"
+        )
     for key, wanted in (("teacher_block_size", (swd.teacher_block_size,)), ("block_sizes", swd.block_sizes)):
         if missing := [size for size in wanted if size not in sizes]:
             raise ValueError(f"swd.{key} names {missing[0]}, which no entry of pbm.stages trains; allowed are {sizes}")
@@ -365,7 +384,7 @@ class PipelineConfig(StrictModel):
 
     @model_validator(mode="after")
     def _students_are_trained(self) -> "PipelineConfig":
-        check_stages(self.pbm, self.swd)
+        check_stages(self.pbm, self.swd, self.evaluation.decoding)
         return self
 
 

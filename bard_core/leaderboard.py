@@ -4,7 +4,6 @@ The page is one file with its data, style and the few lines that sort it inside;
 """
 
 import html
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,7 @@ def _row(model: LoggedScores, shown: Sequence[str]) -> str:
 
 
 def _cell(text: str, value: str, hint: str = "") -> str:
-    return f"<td data-v={json.dumps(html.escape(value))} title={json.dumps(html.escape(hint or value))}>{html.escape(text)}</td>"
+    return f'<td data-v="{html.escape(value)}" title="{html.escape(hint or value)}">{html.escape(text)}</td>'
 
 
 STYLE = """

@@ -1,6 +1,6 @@
 """consolidate: a training checkpoint to a model anyone can load."""
 
-import shutil
+import tempfile
 from pathlib import Path
 
 from flytekit import task
@@ -26,9 +26,13 @@ def consolidate(
     """Write the Hugging Face folder of a checkpoint and log it to MLflow as one LoggedModel."""
     name = "source" if checkpoint.stage == "source" else f"{checkpoint.stage}-b{checkpoint.block_size}"
     uri = artifact_uri(storage.root_uri(storage_config), "models", name, checkpoint.key)
-    staging = storage.home() / "staging" / f"model-{checkpoint.key[:16]}"
-    shutil.rmtree(staging, ignore_errors=True)
-    with stage_run(tracking, parent_run, "consolidate", f"consolidate {name}", {"step": checkpoint.step}) as run:
+    workshop = storage.home() / "staging"
+    workshop.mkdir(exist_ok=True)
+    with (
+        stage_run(tracking, parent_run, "consolidate", f"consolidate {name}", {"step": checkpoint.step}) as run,
+        tempfile.TemporaryDirectory(prefix="model-", dir=workshop) as scratch,  # another pipeline may write the same model
+    ):
+        staging = Path(scratch) / "model"
         write_model(
             artifacts.fetch(checkpoint),
             staging,
@@ -37,7 +41,12 @@ def consolidate(
         )
         (staging / "training_curve.jsonl").write_bytes(storage.read_bytes(checkpoint.curve_uri))
         manifest = artifacts.commit_directory(
-            Path(staging), uri, kind="model", step=checkpoint.step, parent_digest=checkpoint.parent_sha256
+            staging,
+            uri,
+            kind="model",
+            step=checkpoint.step,
+            config_digest=artifacts.read_manifest(checkpoint.uri).config_digest,
+            parent_digest=checkpoint.parent_sha256,
         )
         ref = ModelRef(
             uri=uri,

@@ -54,7 +54,7 @@ def finish_evaluation(
     judged = [ref for ref in benchmarks if ref is not None]
     key = artifacts.digest([model.key, source.key, dataset.key, evaluation, [ref.key for ref in judged]])
     uri = artifact_uri(storage.root_uri(storage_config), "evaluate", model.name, key)
-    params = {"suite": evaluation.suite}
+    params = {"suite": evaluation.suite, **evaluation.decoding.model_dump()}
     with claims.kept(claim), stage_run(tracking, parent_run or None, "evaluate", f"evaluate {model.name}", params) as run:
         result = judge(model, source, dataset, evaluation, uri, judged)
         log_evaluation(tracking, run, result, protocol_digest(evaluation, dataset))

@@ -72,8 +72,7 @@ def train_on_ray(spec: StageSpec, compute: ComputeConfig, tracking: TrackingConf
     if (final := _finished(spec, where)) is None:
         _join_ray()
     base = prepare_base(spec, where)
-    params = {"digest": spec.digest, "block_size": spec.block_size, **_flat(spec.train.model_dump(), "train")}
-    with stage_run(tracking, parent_run, spec.stage, spec.name, params) as run:
+    with stage_run(tracking, parent_run, spec.stage, spec.name, _params(spec)) as run:
         with _followed(spec, where, run), _stoppable(where, compute.stop_within_s) as asked:
             if final is None:
                 _fit(spec, base, compute)
@@ -195,8 +194,21 @@ def _log_curve(where: Run, run: StageRun) -> None:
         run.log_file(local)
 
 
-def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _params(spec: StageSpec) -> dict[str, Any]:
+    """What MLflow compares runs by: every knob of the stage, once, and the digests of what it starts from."""
+    knobs = spec.model_dump(include={"block_size", "train"})
+    if spec.stage == "source":
+        knobs |= spec.model_dump(include={"lab_model"})
+    else:
+        knobs |= spec.model_dump(include={"clean_attention", "noise", "ar_weight", "sample_mean"})
+    if spec.swd is not None:  # its other fields stand in the spec itself
+        knobs["swd"] = spec.swd.model_dump(exclude={"train", "noise", "ar_weight", "block_sizes"})
+    starts = {f"{name}_sha256": key for name, key in spec.origin.items() if name != "config" and key != "none"}
+    return {"digest": spec.digest, **starts, **_flat(knobs)}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat.update(_flat(value, f"{prefix}.{key}") if isinstance(value, dict) else {f"{prefix}.{key}": value})
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return flat

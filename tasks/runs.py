@@ -16,6 +16,7 @@ from bard_core.config import (
     TrackingConfig,
     check_stages,
 )
+from bard_core.evaluation.suites import suite_of
 from bard_core.views import console_table
 from tasks.settings import CACHE_VERSION, Report, image
 
@@ -33,9 +34,10 @@ def open_run(
 ) -> str:
     """The parent run of exactly this configuration: made once, found again by every later start.
 
-    The pipeline's first task, so it also refuses sections that do not fit each other.
+    The pipeline's first task, so it also refuses sections that do not fit each other, and a suite that is not there.
     """
-    check_stages(pbm, swd)
+    check_stages(pbm, swd, evaluation.decoding)
+    suite_of(evaluation)
     sections = {"data": data, "source": source, "pbm": pbm, "swd": swd, "evaluation": evaluation}
     params = {section: artifacts.digest(value)[:16] for section, value in sections.items()}
     return mlflow_tracking.open_pipeline(tracking, name, params)
@@ -54,8 +56,14 @@ def close_run(report: Report, tracking: TrackingConfig, storage_config: StorageC
         "",
         body["verdict"],
         f"Report: {storage.join(report.uri, 'report.html')}",
-        "MLflow: make ui   (or: mlflow server --backend-store-uri "
-        f"{mlflow_tracking.tracking_uri(tracking)}), then http://127.0.0.1:5000",
+        _where_mlflow_is(mlflow_tracking.tracking_uri(tracking)),
     )
     print("\n".join(lines), flush=True)
     return report.markdown
+
+
+def _where_mlflow_is(uri: str) -> str:
+    """A server is there already; over a local store one is to be started."""
+    if uri.startswith(("http://", "https://")):
+        return f"MLflow: {uri}"
+    return f"MLflow: make ui   (or: mlflow server --backend-store-uri {uri}), then http://127.0.0.1:5000"

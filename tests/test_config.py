@@ -38,7 +38,22 @@ def test_file_is_complete(path):
     if "study" in parsed:  # of workflows/noises.py
         assert [noise.name for noise in parsed["study"].noises] == ["mask", "uniform", "edit", "mix"]
         return
-    config.check_stages(parsed["pbm"], parsed["swd"])
+    config.check_stages(parsed["pbm"], parsed["swd"], parsed["evaluation"].decoding)
+    assert suite_of(parsed["evaluation"]).benchmarks
+
+
+def test_the_noise_study_finds_its_data_and_source_in_the_cache_of_the_demo():
+    lab, study = read(ROOT / "configs" / "lab.yaml"), read(ROOT / "configs" / "lab_noises.yaml")
+    assert (study["data"], study["source"]) == (lab["data"], lab["source"])
+
+
+@pytest.mark.parametrize("section", [config.StorageConfig, config.CheckpointConfig])
+def test_a_place_is_an_absolute_folder_or_has_a_scheme(section):
+    for uri in ("", "/data/bard", "~/bard", "s3://bucket/bard", "file:///data/bard"):
+        assert section(root_uri=uri).root_uri == uri
+    for uri in ("bard", "./bard", "s3//bucket/bard"):
+        with pytest.raises(ValidationError, match="neither an absolute folder nor a place like s3://"):
+            section(root_uri=uri)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "reevaluate").glob("*.yaml")), ids=lambda p: p.name)
@@ -82,4 +97,20 @@ def test_sections_that_do_not_fit_each_other_are_refused(change, words):
     values = read(ROOT / "configs" / "lab.yaml")
     pbm, swd = config.PBMConfig.model_validate(values["pbm"]), config.SWDConfig.model_validate({**values["swd"], **change})
     with pytest.raises(ValueError, match=words):
-        config.check_stages(pbm, swd)
+        config.check_stages(pbm, swd, config.DecodingConfig())
+
+
+@pytest.mark.parametrize(
+    ("decoding", "words"),
+    [
+        ({"strategy": "self_speculative"}, "self_speculative needs pbm.clean_attention: causal"),
+        ({"denoising_steps": 8}, "denoising_steps is 8, more than the smallest block of pbm.stages, 4"),
+    ],
+)
+def test_a_decoding_that_no_model_can_do_is_refused(decoding, words):
+    values = read(ROOT / "configs" / "lab.yaml")
+    pbm, swd = config.PBMConfig.model_validate(values["pbm"]), config.SWDConfig.model_validate(values["swd"])
+    with pytest.raises(ValueError, match=words):
+        config.check_stages(pbm, swd, config.DecodingConfig(**decoding))
+    causal = config.PBMConfig.model_validate({**values["pbm"], "clean_attention": "causal"})
+    config.check_stages(causal, swd, config.DecodingConfig(strategy="self_speculative", denoising_steps=4))

@@ -4,8 +4,10 @@ import importlib
 import importlib.util
 import re
 import subprocess
+import sys
 import tarfile
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
 
@@ -54,6 +56,37 @@ def test_stage_lock_is_the_extra_of_that_stage_in_the_versions_of_dev_lock(stage
     assert {name: dev.get(name) for name in locked} == locked, "run make lock"
     lines = (ROOT / "containers" / stage / "requirements.lock").read_text(encoding="utf-8").splitlines()
     assert all("--hash=sha256:" in line for line in lines if not line.startswith("#"))
+
+
+def needed_at_import(path: Path) -> set[str]:
+    """Installed packages that importing one of our files imports, through whichever of our files."""
+    imports_of = load_script("tests/test_layers.py").imports_of
+    waiting, seen, found = [path], set[Path](), set[str]()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for item in imports_of(path.read_text(encoding="utf-8"), path.relative_to(ROOT).as_posix()):
+            top = item.module.split(".")[0]
+            if item.at_import and top in ("bard_core", "tasks", "workflows"):
+                parts = item.module.split(".")
+                names = ["/".join(parts[:end]) + tail for end in range(1, len(parts) + 1) for tail in (".py", "/__init__.py")]
+                waiting += [ROOT / name for name in names if (ROOT / name).is_file()]
+            elif item.at_import and top not in sys.stdlib_module_names:
+                found.add(item.module)
+    return found
+
+
+@pytest.mark.parametrize("stage", sorted(IMAGES))
+def test_a_stage_image_holds_what_its_tasks_import(stage: str) -> None:
+    """A task is started by importing its file, so all that the file imports must be in the image."""
+    locked, owners = set(pins(f"containers/{stage}/requirements.lock")), packages_distributions()
+    files = [path for folder in ("tasks", "workflows") for path in (ROOT / folder).glob("*.py")]
+    mine = [path for path in files if f'image("{stage}")' in path.read_text(encoding="utf-8")]
+    needed = {module.split(".")[0] for path in mine for module in needed_at_import(path)}
+    assert mine and "flytekit" in needed
+    assert [name for name in sorted(needed) if not locked & {canonicalize_name(owner) for owner in owners[name]}] == []
 
 
 @pytest.mark.parametrize("stage", sorted(IMAGES))

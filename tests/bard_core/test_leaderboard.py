@@ -26,6 +26,8 @@ def test_the_page_is_one_file_and_escapes_what_it_shows() -> None:
     assert "<h1>All &amp; more</h1>" in page and "&lt;b&gt;" in page and "<b>" not in page
     assert f'data-v="{1 / 3!r}"' in page and "0.3333 ± 0.01" in page and "0.5 ± 0.02" in page
     assert not re.findall(r"(?:src|href)=", page)
+    odd = leaderboard.page([scores("é\\n", accuracy=0.5, speedup=1.0)], "odd")
+    assert 'data-v="é\\n"' in odd, "what is no plain ASCII is sorted and shown as it is"
 
 
 def test_the_frontier_keeps_what_no_other_beats() -> None:

@@ -1,0 +1,45 @@
+"""Two pipelines may consolidate one checkpoint at once: neither touches what the other is writing."""
+
+from pathlib import Path
+
+import pytest
+
+from bard_core import artifacts, tracking
+from bard_core.artifacts import CheckpointRef
+from bard_core.config import StorageConfig, TrackingConfig
+from tasks import consolidate as task
+
+
+def test_the_same_model_is_written_twice_at_once(bard_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, curve = tmp_path / "step-000002", tmp_path / "curve.jsonl"
+    folder.mkdir()
+    (folder / "shard").write_bytes(b"0")
+    curve.write_text('{"step": 2}\n')
+    manifest = artifacts.commit_directory(folder, str(folder), kind="checkpoint", step=2, config_digest="c" * 64)
+    checkpoint = CheckpointRef(
+        uri=str(folder), manifest_sha256=manifest.digest, stage="pbm", block_size=4, step=2, base_uri=str(folder),
+        parent_sha256=None, curve_uri=str(curve),
+    )  # fmt: skip
+    refs: list[artifacts.ModelRef] = []
+
+    def write() -> None:
+        inputs = {"storage_config": StorageConfig(), "tracking": TrackingConfig(), "parent_run": ""}
+        refs.append(task.consolidate.task_function(checkpoint=checkpoint, clean_attention="block", **inputs))
+
+    def write_model(source: Path, output: Path, *rest: object, **more: object) -> None:
+        output.mkdir(parents=True)
+        (output / "first").write_bytes(b"1")
+        if not meanwhile:
+            meanwhile.append(True)
+            write()
+        (output / "second").write_bytes(b"2")
+
+    meanwhile: list[bool] = []
+    monkeypatch.setattr(task, "write_model", write_model)
+    write()
+    assert len(refs) == 2 and refs[0].key == refs[1].key
+    found = artifacts.verify(refs[0].uri)
+    assert [entry.path for entry in found.files] == ["first", "second", "training_curve.jsonl"]
+    assert not list((bard_home / "staging").iterdir())
+    (model,) = tracking.scored_models(TrackingConfig())
+    assert model.params["config_digest"] == "c" * 64, "MLflow knows what it was trained with"
