@@ -11,7 +11,7 @@ from bard_core.artifacts import CheckpointRef, DatasetRef, EvalResult, ModelRef,
 # Flyte's local cache is in the user's home, shared by every checkout; its entries point at artifacts, so it belongs with them.
 local_cache.CACHE_LOCATION = str(storage.home() / "flyte" / "cache")
 
-CACHE_VERSION = "2"  # raise it when a stage's code changes what it computes
+CACHE_VERSION = "3"  # raise it when a stage's code changes what it computes
 
 Dataset = Annotated[DatasetRef, HashMethod(lambda ref: ref.key)]
 Checkpoint = Annotated[CheckpointRef, HashMethod(lambda ref: ref.key)]

@@ -32,6 +32,7 @@ from bard_core.training.parallel import once_a_node, rank_and_world, shard, use_
 from bard_core.training.teacher import OnlineTeacher, Teacher, precompute
 
 CURVE = "curve.jsonl"
+ANSWERS_VERSION = 2  # to be raised when the teacher is asked something else than before
 
 
 class StageSpec(StrictModel):
@@ -192,6 +193,7 @@ def _teacher(
     if config.targets == "online":
         return asked(once_a_node(lambda: artifacts.fetch(ref)))
     depends_on = {
+        "version": ANSWERS_VERSION,
         "teacher": ref.key,
         "teacher_block_size": ref.block_size,
         "dataset": spec.dataset.key,

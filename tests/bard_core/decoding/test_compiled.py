@@ -127,7 +127,7 @@ def test_the_buffers_of_the_last_decode_are_used_again(model: Any) -> None:
         assert again.cache.length == 0 and not again.cache.layers[0].keys.any()
         again.close()
         assert borrow(SMALLEST_PROMPT + 1).cache is not cache  # another capacity
-        cache.update(torch.ones(1, 2, 5, 8), torch.ones(1, 2, 5, 8), 0)
+        cache.update(torch.ones(1, 2, 5, 16), torch.ones(1, 2, 5, 16), 0)
     again.close()  # as the collector does
     assert not cache.layers[0].keys.any()
 
