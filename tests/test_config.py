@@ -42,6 +42,17 @@ def test_file_is_complete(path):
     assert suite_of(parsed["evaluation"]).benchmarks
 
 
+@pytest.mark.parametrize("size", ["2b", "4b", "8b"])
+def test_the_pipelines_scores_count_when_checkpoints_are_judged_again(size):
+    """Other decodings would be another protocol, and every checkpoint be judged twice."""
+    receiver = next(yaml.safe_load_all((ROOT / "deploy" / "receiver.yaml").read_text(encoding="utf-8")))
+    again = (read(ROOT / "configs" / "reevaluate" / "paper.yaml"), yaml.safe_load(receiver["data"]["inputs.yaml"]))
+    first = config.EvaluationConfig.model_validate(read(ROOT / "configs" / f"bard_{size}.yaml")["evaluation"])
+    for inputs in again:
+        evaluation = config.EvaluationConfig.model_validate(inputs["evaluation"])
+        assert (evaluation.suite, evaluation.decoding) == (first.suite, first.decoding)
+
+
 def test_the_noise_study_finds_its_data_and_source_in_the_cache_of_the_demo():
     lab, study = read(ROOT / "configs" / "lab.yaml"), read(ROOT / "configs" / "lab_noises.yaml")
     assert (study["data"], study["source"]) == (lab["data"], lab["source"])
