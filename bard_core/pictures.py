@@ -39,7 +39,8 @@ def frontier_png(table: Sequence[dict[str, Any]], sweep: Sequence[dict[str, Any]
             x, y = [point["speedup"] for point in points], [100 * point["accuracy"] for point in points]
             axes.plot(x, y, style, color=colour, linewidth=0.8, markersize=5, fillstyle="none", alpha=0.6)
         axes.errorbar(row["speedup"], 100 * row["accuracy"], yerr=100 * row["accuracy_stderr"], fmt="o", color=colour, capsize=3)
-        axes.annotate(row["model"], (row["speedup"], 100 * row["accuracy"]), textcoords="offset points", xytext=(7, 5))
+        beside = (7, -12) if row["stage"] == "swd" else (7, 5)  # a student is often near the model it started from
+        axes.annotate(row["model"], (row["speedup"], 100 * row["accuracy"]), textcoords="offset points", xytext=beside)
     axes.margins(x=0.2, y=0.12)
     axes.set(xlabel="speed-up over autoregressive decoding (batch 1)", ylabel="accuracy, %")
     axes.grid(alpha=0.3)
