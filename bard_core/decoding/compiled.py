@@ -117,8 +117,9 @@ class _WholeLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         assert self.keys is not None and self.values is not None
-        self.keys.scatter_(2, self.slots_RQ[:, None, :, None].expand_as(key_states), key_states)
-        self.values.scatter_(2, self.slots_RQ[:, None, :, None].expand_as(value_states), value_states)
+        rows_R1 = torch.arange(len(self.slots_RQ), device=self.slots_RQ.device)[:, None]
+        for buffer, states in ((self.keys, key_states), (self.values, value_states)):  # not scatter_: that copies the buffer
+            buffer[rows_R1, :, self.slots_RQ] = states.transpose(1, 2)
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
