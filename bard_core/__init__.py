@@ -5,12 +5,12 @@ The library is floors; each imports only from those below it (``tests/test_layer
     cli           webhook
     reevaluation  leaderboard
     plan          report        promotion
-    evaluation    pictures
+    evaluation    pictures      views
     decoding      training
     data
     models        tracking
     artifacts     claims
-    storage
+    storage       configuration
     diffusion     config
 """
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bard_core import plan as planning
-from bard_core.config import read_pipeline
+from bard_core.configuration import read_pipeline
 from bard_core.plan import GPUS, Assumptions, Plan
 
 

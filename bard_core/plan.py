@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bard_core.config import PipelineConfig, TrainConfig
+from bard_core.config import TrainConfig
+from bard_core.configuration import PipelineConfig
 from bard_core.data.lab_processor import build_lab_processor
 from bard_core.models.lab import build_lab_model
 from bard_core.models.qwen3_vl import architecture

@@ -14,7 +14,8 @@ from pathlib import Path
 from bard_core import artifacts, claims, storage
 from bard_core.artifacts import DatasetRef, EvalResult, ModelRef
 from bard_core.claims import Claim
-from bard_core.config import EvaluationConfig, GateConfig, StorageConfig, StrictModel, TrackingConfig, read_yaml
+from bard_core.config import EvaluationConfig, GateConfig, StorageConfig, StrictModel, TrackingConfig
+from bard_core.configuration import read_yaml
 from bard_core.evaluation.compare import ComparisonError, Paired, load_samples, paired
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.promotion import CHAMPION, promote, score_of

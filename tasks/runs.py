@@ -14,8 +14,8 @@ from bard_core.config import (
     StorageConfig,
     SWDConfig,
     TrackingConfig,
-    check_stages,
 )
+from bard_core.configuration import check_stages
 from bard_core.evaluation.suites import suite_of
 from bard_core.views import console_table
 from tasks.settings import CACHE_VERSION, Report, image

@@ -7,6 +7,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from bard_core import config
+from bard_core.configuration import check_stages
 from bard_core.evaluation.suites import suite_of
 from bard_core.reevaluation import Request
 
@@ -38,7 +39,7 @@ def test_file_is_complete(path):
     if "study" in parsed:  # of workflows/noises.py
         assert [noise.name for noise in parsed["study"].noises] == ["mask", "uniform", "edit", "mix"]
         return
-    config.check_stages(parsed["pbm"], parsed["swd"], parsed["evaluation"].decoding)
+    check_stages(parsed["pbm"], parsed["swd"], parsed["evaluation"].decoding)
     assert suite_of(parsed["evaluation"]).benchmarks
 
 
@@ -108,7 +109,7 @@ def test_sections_that_do_not_fit_each_other_are_refused(change, words):
     values = read(ROOT / "configs" / "lab.yaml")
     pbm, swd = config.PBMConfig.model_validate(values["pbm"]), config.SWDConfig.model_validate({**values["swd"], **change})
     with pytest.raises(ValueError, match=words):
-        config.check_stages(pbm, swd, config.DecodingConfig())
+        check_stages(pbm, swd, config.DecodingConfig())
 
 
 @pytest.mark.parametrize(
@@ -122,6 +123,6 @@ def test_a_decoding_that_no_model_can_do_is_refused(decoding, words):
     values = read(ROOT / "configs" / "lab.yaml")
     pbm, swd = config.PBMConfig.model_validate(values["pbm"]), config.SWDConfig.model_validate(values["swd"])
     with pytest.raises(ValueError, match=words):
-        config.check_stages(pbm, swd, config.DecodingConfig(**decoding))
+        check_stages(pbm, swd, config.DecodingConfig(**decoding))
     causal = config.PBMConfig.model_validate({**values["pbm"], "clean_attention": "causal"})
-    config.check_stages(causal, swd, config.DecodingConfig(strategy="self_speculative", denoising_steps=4))
+    check_stages(causal, swd, config.DecodingConfig(strategy="self_speculative", denoising_steps=4))

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up: a room imports only from floors below its own. models stand under data, whose positions they compute.
 FLOORS = (
     {"config", "diffusion"},
-    {"storage"},
+    {"storage", "configuration"},
     {"artifacts", "claims"},
     {"models", "tracking"},
     {"data"},

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bard_core import cli, plan
-from bard_core.config import read_pipeline
+from bard_core.configuration import read_pipeline
 from bard_core.models.qwen3_vl import architecture
 from bard_core.plan import Assumptions
 

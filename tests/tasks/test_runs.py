@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from bard_core.artifacts import DatasetRef, ModelRef
-from bard_core.config import LabModelConfig, PipelineConfig, SWDConfig, TrainConfig
+from bard_core.config import LabModelConfig, SWDConfig, TrainConfig
+from bard_core.configuration import PipelineConfig
 from bard_core.evaluation.suites import SuiteError
 from bard_core.training.stage import StageSpec
 from tasks import launch, runs
