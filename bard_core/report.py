@@ -4,7 +4,6 @@
 """
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -110,10 +109,8 @@ def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, t
         "curves": curves,
         "samples": samples,
     }
-    workshop = storage.home() / "staging"
-    workshop.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="report-", dir=workshop) as scratch:
-        out = Path(scratch) / "report"
+    with storage.scratch("report") as scratch:
+        out = scratch / "report"
         out.mkdir()
         (out / "report.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
         (out / "frontier.png").write_bytes(frontier_png(table, sweep))
@@ -128,10 +125,8 @@ def build_curves(checkpoints: Mapping[str, CheckpointRef], output_uri: str, titl
     """Write and commit a report of trainings alone: the loss of each over steps, beside one another."""
     curves = {label: _read_curve(checkpoint.curve_uri) for label, checkpoint in checkpoints.items()}
     body = {"title": title, "curves": curves}
-    workshop = storage.home() / "staging"
-    workshop.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="report-", dir=workshop) as scratch:
-        out = Path(scratch) / "report"
+    with storage.scratch("report") as scratch:
+        out = scratch / "report"
         out.mkdir()
         (out / "report.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
         (out / "curves.png").write_bytes(curves_png(curves))

@@ -8,8 +8,9 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ def home() -> Path:
     folder = Path(os.environ.get("BARD_HOME") or Path(__file__).resolve().parent.parent / ".bard").absolute()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@contextlib.contextmanager
+def scratch(name: str) -> Iterator[Path]:
+    """A new folder of ``home()`` to make an artifact in, its own even when another process makes the same; gone afterwards."""
+    workshop = home() / "staging"
+    workshop.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=workshop, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def root_uri(config: StorageConfig) -> str:

@@ -1,8 +1,5 @@
 """consolidate: a training checkpoint to a model anyone can load."""
 
-import tempfile
-from pathlib import Path
-
 from flytekit import task
 
 from bard_core import artifacts, storage
@@ -26,13 +23,11 @@ def consolidate(
     """Write the Hugging Face folder of a checkpoint and log it to MLflow as one LoggedModel."""
     name = "source" if checkpoint.stage == "source" else f"{checkpoint.stage}-b{checkpoint.block_size}"
     uri = artifact_uri(storage.root_uri(storage_config), "models", name, checkpoint.key)
-    workshop = storage.home() / "staging"
-    workshop.mkdir(exist_ok=True)
     with (
         stage_run(tracking, parent_run, "consolidate", f"consolidate {name}", {"step": checkpoint.step}) as run,
-        tempfile.TemporaryDirectory(prefix="model-", dir=workshop) as scratch,  # another pipeline may write the same model
+        storage.scratch("model") as scratch,
     ):
-        staging = Path(scratch) / "model"
+        staging = scratch / "model"
         write_model(
             artifacts.fetch(checkpoint),
             staging,

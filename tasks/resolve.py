@@ -1,8 +1,5 @@
 """source, for real profiles: a pretrained checkpoint from a folder, S3 or the hub, given its mask token."""
 
-import tempfile
-from pathlib import Path
-
 from flytekit import task
 
 from bard_core import artifacts, storage
@@ -22,13 +19,11 @@ def resolve_source(
     """Bring the source model in, add the mask token, and log it."""
     key = artifacts.digest([source, dataset.key])
     uri = artifact_uri(storage.root_uri(storage_config), "models", "source", key)
-    workshop = storage.home() / "staging"
-    workshop.mkdir(exist_ok=True)
     with (
         stage_run(tracking, parent_run, "source", "source", {"model": source.model, "revision": source.revision}) as run,
-        tempfile.TemporaryDirectory(prefix="source-", dir=workshop) as scratch,  # another pipeline may adopt the same model
+        storage.scratch("source") as scratch,
     ):
-        staging = Path(scratch) / "model"
+        staging = scratch / "model"
         adopt(source.model, source.revision, artifacts.fetch(dataset) / "processor", staging)
         manifest = artifacts.commit_directory(staging, uri, kind="model", config_digest=artifacts.digest(source))
         ref = ModelRef(uri=uri, manifest_sha256=manifest.digest, stage="source", block_size=1, parent_sha256=None)

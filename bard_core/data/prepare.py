@@ -13,7 +13,6 @@ ids. What is written:
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -42,15 +41,13 @@ def prepare(config: DataConfig, output_uri: str) -> artifacts.DatasetRef:
         PrepareError: no training sample is left, or an image stands on both sides of the split.
         SourceError: a source cannot be read.
     """
-    workshop = storage.home() / "staging"
-    workshop.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="prepare-", dir=workshop, ignore_cleanup_errors=True) as scratch:
-        staging = Path(scratch) / "dataset"
+    with storage.scratch("prepare") as scratch:
+        staging = scratch / "dataset"
         staging.mkdir()
         processor = load_processor(config)
         processor.save_pretrained(staging / "processor")
         tokenizer = SampleTokenizer(processor, config.max_tokens)
-        inputs = _inputs(config, Path(scratch) / "raw")
+        inputs = _inputs(config, scratch / "raw")
         with Ledger(staging / "quarantine.jsonl") as ledger:
             writers: dict[Split, ShardWriter] = {
                 split: ShardWriter(staging / split, split, config.samples_per_shard) for split in ("train", "eval")

@@ -10,6 +10,7 @@ Shape suffixes: B active rows, n block size, K visible keys.
 
 import time
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from typing import Any, Unpack
 
 import torch
@@ -88,10 +89,8 @@ class _Decode:
 
     @torch.inference_mode()
     def run(self) -> Iterator[Event]:
-        try:
+        with closing(self.body):
             yield from self._run()
-        finally:
-            self.body.close()
 
     def _run(self) -> Iterator[Event]:
         started = time.perf_counter()

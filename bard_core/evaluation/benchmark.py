@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,11 +75,9 @@ def judge(
     count = _gpus() if processes is None else processes
     if count > 1:
         _answer_in_processes(job, count)
-    workshop = storage.home() / "staging"
-    workshop.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=workshop) as scratch:
-        out = Path(scratch) / "out"
-        chat, scores = _run(job, Path(scratch), out)
+    with storage.scratch("benchmark") as scratch:
+        out = scratch / "out"
+        chat, scores = _run(job, scratch, out)
         records = scores.records
         values = [record["score"] for record in records if record["score"] is not None]
         score = BenchmarkScore(
@@ -161,8 +158,8 @@ def _run(job: Job, scratch: Path, out: Path, shard: tuple[int, int] | None = Non
 
 def _answer_in_processes(job: Job, count: int) -> None:
     """Let ``count`` processes answer a share each, a GPU each where there are GPUs. A failure is told and left to scoring."""
-    with tempfile.TemporaryDirectory(prefix="answer-", dir=storage.home()) as scratch:
-        path = Path(scratch) / "job.json"
+    with storage.scratch("answer") as scratch:
+        path = scratch / "job.json"
         fields = {**vars(job), "benchmark": job.benchmark.model_dump(), "decoding": job.decoding.model_dump()}
         path.write_text(json.dumps(fields), encoding="utf-8")
         visible = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(_gpus())))).split(",")
@@ -181,9 +178,9 @@ def answer_share(path: Path, index: int, count: int) -> None:
     fields = json.loads(path.read_text(encoding="utf-8"))
     fields["benchmark"] = Benchmark.model_validate(fields["benchmark"])
     fields["decoding"] = DecodingConfig.model_validate(fields["decoding"])
-    with tempfile.TemporaryDirectory(prefix="share-", dir=storage.home()) as scratch:
+    with storage.scratch("share") as scratch:
         try:
-            _run(Job(**fields), Path(scratch), Path(scratch) / "out", shard=(index, count))
+            _run(Job(**fields), scratch, scratch / "out", shard=(index, count))
         except lmms()[0].ShardAnsweredError:
             return
 

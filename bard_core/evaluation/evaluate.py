@@ -2,7 +2,6 @@
 
 import json
 import math
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -61,10 +60,8 @@ def evaluate(
     swept: Decodings = {None: config.decoding}
     if model.stage != "source":
         swept = decodings(config, _clean_attention(model))
-    workshop = storage.home() / "staging"
-    workshop.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="evaluate-", dir=workshop) as scratch:
-        speeds = _time(model, source, dataset, present, config, swept, Path(scratch))
+    with storage.scratch("evaluate") as scratch:
+        speeds = _time(model, source, dataset, present, config, swept, scratch)
         chosen = next(threshold for threshold, decoding in swept.items() if decoding == config.decoding)
         speed, sweep = speeds[chosen], []
         for threshold, decoding in swept.items() if len(swept) > 1 else ():
@@ -74,7 +71,7 @@ def evaluate(
                 uri = f"{output_uri}-at-{decoding.strategy if threshold is None else threshold}"
                 point = summarise([judge(model, dataset, b, other, f"{uri}-{b.name}", answers).score for b in present])
             sweep.append(_operating_point(threshold, point, speeds[threshold]))
-        out = Path(scratch) / "out"
+        out = scratch / "out"
         bodies, records = _gather(refs, out)
         result: dict[str, Any] = {
             "model": model,

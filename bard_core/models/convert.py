@@ -1,6 +1,5 @@
 """Adopt a pretrained model: bring it from a folder, S3 or the hub, and give it the mask token."""
 
-import tempfile
 from pathlib import Path
 
 from bard_core import storage
@@ -21,11 +20,11 @@ def adopt(model: str, revision: str | None, processor_dir: Path, output_dir: Pat
 
     from bard_core.models.vlm import load
 
-    with tempfile.TemporaryDirectory(prefix="source-", dir=storage.home()) as scratch:
+    with storage.scratch("source") as scratch:
         place: str = model
         if model.startswith("s3://"):
-            storage.download_tree(model, Path(scratch) / "model")
-            place = str(Path(scratch) / "model")
+            storage.download_tree(model, scratch / "model")
+            place = str(scratch / "model")
         elif revision is not None and not Path(model).exists():
             from huggingface_hub import snapshot_download
 

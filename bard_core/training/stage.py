@@ -5,7 +5,6 @@ run's folder is named by the digest of the spec, so a run is resumed by the same
 """
 
 import json
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -88,10 +87,8 @@ def prepare_base(spec: StageSpec, run: Run) -> str:
         model = build_lab_model(spec.lab_model, processor, _largest_side(spec.dataset), spec.train.seed)
         mask_id = int(processor.tokenizer.convert_tokens_to_ids(MASK_TOKEN))
         record_settings(model, BardSettings(block_size=1, mask_token_id=mask_id))
-        workshop = storage.home() / "staging"
-        workshop.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="base-", dir=workshop) as scratch:  # another launcher may write the same base
-            staging = Path(scratch) / "base"
+        with storage.scratch("base") as scratch:
+            staging = scratch / "base"
             model.save_pretrained(staging)
             processor.save_pretrained(staging)
             artifacts.commit_directory(staging, base, kind="model")

@@ -8,8 +8,6 @@ another weight of the KL reads those that are there.
 Shape suffixes: P supervised positions, K top tokens.
 """
 
-import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -144,12 +142,10 @@ def _write_shard(
         top = teacher(batch.to(device))
         indices.append(top[0].to("cpu", torch.int32))
         logits.append(top[1].to("cpu", torch.float32))
-    staging = storage.home() / "staging" / f"teacher-{uuid.uuid4().hex}"
-    staging.mkdir(parents=True)
-    try:
+    with storage.scratch("teacher") as scratch:
         tensors = {"indices": torch.cat(indices), "logits": torch.cat(logits), "counts": torch.cat(counts)}
+        staging = scratch / "shard"
+        staging.mkdir()
         save_file(tensors, staging / "topk.safetensors")
         names = [[examples[i].id, epoch] for i, epoch in picks]
         artifacts.commit_directory(staging, uri, kind="teacher", metadata={"samples": names})
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

@@ -92,3 +92,10 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         storage.local_path("s3://bucket/x")
     with pytest.raises(storage.StorageError, match="nosuch"):
         storage.exists("nosuch://x")
+
+
+def test_scratch_folders_are_apart_and_gone_afterwards(bard_home):
+    with storage.scratch("model") as mine, storage.scratch("model") as theirs:
+        assert mine != theirs and mine.is_dir() and mine.is_relative_to(storage.home())
+        (mine / "file").write_text("x")
+    assert not mine.exists() and not theirs.exists()
