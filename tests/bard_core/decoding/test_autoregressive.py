@@ -59,6 +59,24 @@ def test_self_speculative_is_greedy_autoregression(block_size: int, model: Any, 
     assert drafted.stats.batch_forwards < drafted.stats.forwards
 
 
+def test_drafts_that_are_right_in_part_are_taken_in_part(model: Any, mixed: Any) -> None:
+    """Both modes lean towards one token, so that a draft is often right for some tokens and then wrong."""
+
+    def leaning(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return output + 7.0 * torch.nn.functional.one_hot(torch.tensor(5), output.shape[-1])
+
+    options: dict[str, Any] = {"max_new_tokens": 40, "eos_token_id": [], "mask_token_id": MASK}
+    hook = model.lm_head.register_forward_hook(leaning)
+    try:
+        events = list(stream(model, mixed[0], block_size=6, strategy="self_speculative", clean_attention="causal", **options))
+        greedy = generate_autoregressive(model, mixed[0], **options)
+    finally:
+        hook.remove()
+    taken = {len(tokens) for event in events if isinstance(event, BlockEvent) for tokens in event.tokens}
+    assert taken & {2, 3, 4, 5}
+    assert torch.equal(events[-1].output.sequences, greedy.sequences)
+
+
 def test_agreeing_modes_cost_one_forward_a_block(model: Any, prompts: Any) -> None:
     """Both modes say token 5 everywhere: after prefill and one draft, each forward commits a whole block."""
 
