@@ -65,7 +65,7 @@ ui: $(VENV)/.ready ## open MLflow on http://127.0.0.1:5000 (or PORT=) with the r
 
 reevaluate: $(VENV)/.ready ## judge checkpoints that lack a score, move aliases, fail on a regression (INPUTS=, VERSION=)
 	cd $(ROOT) && $(if $(filter lab%,$(notdir $(INPUTS))),HF_HUB_OFFLINE=1) $(BIN)/pyflyte run workflows/reevaluate.py reevaluate --inputs-file $(INPUTS) --version $(VERSION)
-	cd $(ROOT) && $(BIN)/python -m bard_core.reevaluation $(INPUTS)
+	cd $(ROOT) && $(BIN)/python -m bard_core.promotion.reevaluate $(INPUTS)
 
 package: $(VENV)/.ready ## compile the project for a Flyte cluster, offline; refuses when an image is missing
 	cd $(ROOT) && $(BIN)/python deploy/package.py

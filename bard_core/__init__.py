@@ -2,16 +2,15 @@
 
 The library is floors; each imports only from those below it (``tests/test_layers.py`` holds them to it):
 
-    cli           webhook
-    reevaluation  leaderboard
-    plan          report        promotion
-    evaluation    pictures      views
+    cli
+    report        promotion
+    evaluation    plan
     decoding      training
     data
     models        tracking
-    artifacts     claims
-    storage       configuration
-    diffusion     config
+    store         lab
+    config
+    diffusion
 """
 
 __version__ = "0.1.0"

@@ -15,20 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bard_core.config import TrainConfig
-from bard_core.configuration import PipelineConfig
-from bard_core.data.lab_processor import build_lab_processor
-from bard_core.models.lab import build_lab_model
+from bard_core.config.file import PipelineConfig
+from bard_core.config.sections import TrainConfig
+from bard_core.lab.model import build_lab_model
+from bard_core.lab.processor import build_lab_processor
 from bard_core.models.qwen3_vl import architecture
-from bard_core.models.vlm import decoder_layers, vision_tower
+from bard_core.models.vlm import decoder_layers, empty_model, vision_tower
 from bard_core.training.head import chunk_rows
 from bard_core.training.parallel import OWN_UNIT_PARAMETERS
+from bard_core.training.throughput import PEAK_FLOPS, forward_flops, shape_of
 
-GPUS = {  # dense bf16 FLOP/s and bytes of memory, from the vendor's data sheets
-    "a100": (312e12, 80 * 2**30),
-    "h100": (989e12, 80 * 2**30),
-    "h200": (989e12, 141 * 2**30),
-}
+GPU_MEMORY = {"a100": 80 * 2**30, "h100": 80 * 2**30, "h200": 141 * 2**30}  # bytes, from the vendor's data sheets
 KEPT_BYTES_PER_LOGIT = 10  # bf16 logits, their fp32 copy, and its gradient
 
 
@@ -105,8 +102,7 @@ def meta_model(config: PipelineConfig) -> Any:
     Raises:
         OSError: the model is neither a public Qwen3-VL nor a folder, and no hub is to be reached (from transformers).
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    from transformers import AutoConfig
 
     if config.data.lab is not None and config.source.model == "lab":
         world = config.data.lab
@@ -116,9 +112,7 @@ def meta_model(config: PipelineConfig) -> Any:
             )
     known = architecture(config.source.model)
     hf_config = known if known is not None else AutoConfig.from_pretrained(config.source.model, revision=config.source.revision)
-    seeing = hf_config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    with torch.device("meta"):
-        return (AutoModelForImageTextToText if seeing else AutoModelForCausalLM).from_config(hf_config)
+    return empty_model(hf_config)
 
 
 def count(model: Any) -> Parameters:
@@ -224,16 +218,10 @@ def memory(model: Any, train: TrainConfig, gpus: int, tokens_per_sample: int, te
     }
 
 
-def step_flops(model: Any, train: TrainConfig, tokens_per_sample: int, image_tokens: int, teacher: bool = False) -> float:
-    """Floating-point operations of one optimizer step over the global batch (6 a parameter and token, and attention)."""
-    text = model.config.get_text_config()
+def total_flops(model: Any, train: TrainConfig, tokens_per_sample: int, image_tokens: int, teacher: bool = False) -> float:
+    """FLOPs of one optimizer step over the global batch, with full rows of attention, vision, recomputation and the teacher."""
     parameters = count(model)
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    matrices = parameters.text_layers + text.vocab_size * text.hidden_size
-    attention = (
-        2 * 2 * train.max_tokens_per_row * text.num_attention_heads * head_dim * len(decoder_layers(model))
-    )  # scores and values of a full row
-    forward = tokens_per_sample * (2 * matrices + attention)
+    forward = forward_flops(shape_of(model), tokens_per_sample, tokens_per_sample, train.max_tokens_per_row)
     vision = 0.0
     if (vision_config := getattr(model.config, "vision_config", None)) is not None:
         patches = image_tokens * getattr(vision_config, "spatial_merge_size", 2) ** 2
@@ -252,11 +240,11 @@ def plan(config: PipelineConfig, assumptions: Assumptions) -> Plan:
     parameters = count(model)
     workers = config.compute.num_workers
     gpus = workers[1] if isinstance(workers, tuple) else workers
-    peak, _ = GPUS[assumptions.gpu]
+    peak = PEAK_FLOPS[assumptions.gpu]
 
     def stage(name: str, train: TrainConfig, parent: str, teacher: str = "") -> Stage:
         tokens = assumptions.tokens_per_sample or train.max_tokens_per_row
-        flops = step_flops(model, train, tokens, assumptions.image_tokens_per_sample, bool(teacher))
+        flops = total_flops(model, train, tokens, assumptions.image_tokens_per_sample, bool(teacher))
         trained = parameters.total - (parameters.vision if train.optimizer.vision_lr == 0 else 0)
         return Stage(
             name=name,

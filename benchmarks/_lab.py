@@ -13,13 +13,13 @@ import pyarrow.dataset as ds
 from _released import released
 from tqdm import tqdm
 
-from bard_core import storage
-from bard_core.artifacts import OperatingPoint
 from bard_core.data.messages import open_image
 from bard_core.decoding import GenerationOutput, generate, generate_autoregressive
 from bard_core.evaluation.speed import Decode, Timing, compare, take_turns
 from bard_core.evaluation.tradeoff import accuracy_under_parallelism
 from bard_core.models import bard_settings, load
+from bard_core.store import storage
+from bard_core.store.refs import OperatingPoint
 
 NEW_TOKENS, PROMPTS, BATCHES_OF_8, BATCH = 64, 12, 3, 32
 POLICIES: dict[str, dict[str, Any]] = {

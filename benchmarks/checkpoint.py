@@ -14,8 +14,7 @@ import torch
 from _machine import write
 from torch import nn
 
-from bard_core.training import checkpoint
-from bard_core.training.checkpoint import Run, Writer
+from bard_core.training.checkpoints.writer import Run, Writer, latest_complete, restore
 
 WIDTH, LAYERS, ROWS = 1024, 12, 128
 STEPS, EVERY, ROUNDS = 40, 20, 3
@@ -63,9 +62,9 @@ def main() -> None:
                         blocked.append(during / (STEPS // EVERY))
                         written.append(writer.write_s)
             started = time.perf_counter()
-            found = checkpoint.latest_complete(run)
+            found = latest_complete(run)
             assert found is not None
-            checkpoint.restore(found, objective, optimizer)
+            restore(found, objective, optimizer)
             restart.append(time.perf_counter() - started)
             size = sum(path.stat().st_size for path in Path(found).iterdir())
     base = statistics.median(seconds["none"])

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from _machine import write
 
-from bard_core import artifacts
 from bard_core.models.qwen3_vl import architecture
+from bard_core.store import artifacts
 
 SHARD_BYTES = 512 * 2**20
 
@@ -54,7 +54,7 @@ def peak_bytes() -> int:
 
 
 def ours(folder: Path, output: Path) -> None:
-    from bard_core.training.consolidate import consolidate
+    from bard_core.training.checkpoints.consolidate import consolidate
 
     consolidate(folder / "step-000001", output, folder / "source", max_shard_bytes=SHARD_BYTES, dtype=torch.bfloat16)
 
@@ -62,7 +62,7 @@ def ours(folder: Path, output: Path) -> None:
 def whole(folder: Path, output: Path) -> None:
     from safetensors.torch import save_file
 
-    from bard_core.training import dcp
+    from bard_core.training.checkpoints import dcp
 
     stored = dcp.SafeReader(str(folder / "step-000001")).read_metadata().state_dict_metadata
     state = {name: torch.empty(meta.size, dtype=meta.properties.dtype) for name, meta in stored.items()}
@@ -73,7 +73,7 @@ def whole(folder: Path, output: Path) -> None:
 
 def measure(way: str, folder: Path) -> None:
     """In a process of its own: print the numbers as JSON."""
-    from bard_core.training.consolidate import _architecture
+    from bard_core.training.checkpoints.consolidate import _architecture
 
     torch.set_num_threads(1)
     _architecture(folder / "source")  # imports the model's code, whose memory does not grow with the checkpoint

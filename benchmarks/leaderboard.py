@@ -24,7 +24,7 @@ TARGET_S = 2.0
 def fill(config: Any, checkpoints: int) -> None:
     """Invented checkpoints with scores, logged as the pipeline logs them."""
     from bard_core import tracking
-    from bard_core.artifacts import BenchmarkScore, EvalResult, ModelRef
+    from bard_core.store.refs import BenchmarkScore, EvalResult, ModelRef
 
     with tracking.stage_run(config, None, "evaluate", "evaluate", {}) as run:
         for index in range(checkpoints):
@@ -61,8 +61,9 @@ def timed(action: Callable[[], Any]) -> dict[str, float]:
 
 
 def measure(folder: Path, checkpoints: int) -> dict[str, Any]:
-    from bard_core import leaderboard, tracking
-    from bard_core.config import TrackingConfig
+    from bard_core import tracking
+    from bard_core.config.sections import TrackingConfig
+    from bard_core.report import leaderboard
 
     config = TrackingConfig(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", experiment=f"of-{checkpoints}")
     fill(config, checkpoints)

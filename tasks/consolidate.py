@@ -2,11 +2,11 @@
 
 from flytekit import task
 
-from bard_core import artifacts, storage
-from bard_core.artifacts import ModelRef
-from bard_core.config import StorageConfig, TrackingConfig
+from bard_core.config.sections import StorageConfig, TrackingConfig
+from bard_core.store import artifacts, storage
+from bard_core.store.refs import ModelRef
 from bard_core.tracking import log_model, stage_run
-from bard_core.training.consolidate import consolidate as write_model
+from bard_core.training.checkpoints.consolidate import consolidate as write_model
 from tasks.settings import CACHE_VERSION, Checkpoint, Model, artifact_uri, image
 
 IGNORED = ("tracking", "parent_run")

@@ -2,10 +2,10 @@
 
 from flytekit import Deck, task
 
-from bard_core import artifacts, storage
-from bard_core import report as reporting
-from bard_core.artifacts import CheckpointRef
-from bard_core.config import StorageConfig, TrackingConfig
+from bard_core.config.sections import StorageConfig, TrackingConfig
+from bard_core.report import build as reporting
+from bard_core.store import artifacts, storage
+from bard_core.store.refs import CheckpointRef
 from bard_core.tracking import stage_run
 from tasks.settings import CACHE_VERSION, Report, artifact_uri, image
 

@@ -2,14 +2,14 @@
 
 from flytekit import task
 
-from bard_core import artifacts, claims, storage
-from bard_core.artifacts import BenchmarkRef
-from bard_core.claims import Claim
-from bard_core.config import EvaluationConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections import EvaluationConfig, StorageConfig, TrackingConfig
 from bard_core.evaluation import benchmark as judging
 from bard_core.evaluation import evaluate as judge
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.evaluation.suites import Benchmark, benchmark_digest, suite_of
+from bard_core.store import artifacts, claims, storage
+from bard_core.store.claims import Claim
+from bard_core.store.refs import BenchmarkRef
 from bard_core.tracking import log_evaluation, register, stage_run
 from tasks.settings import CACHE_VERSION, Dataset, Evaluation, Model, artifact_uri, image
 

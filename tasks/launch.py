@@ -22,13 +22,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bard_core import artifacts, storage
-from bard_core.artifacts import CheckpointRef
-from bard_core.config import ComputeConfig, TrackingConfig
+from bard_core.config.sections import ComputeConfig, TrackingConfig
+from bard_core.store import artifacts, storage
+from bard_core.store.refs import CheckpointRef
 from bard_core.tracking import StageRun, stage_run
-from bard_core.training.checkpoint import Run, latest_complete
+from bard_core.training.checkpoints.writer import Run, latest_complete
+from bard_core.training.curve import CURVE, read_curve
 from bard_core.training.interrupts import EXIT_STOPPED, Stopped, ask_to_stop, withdraw
-from bard_core.training.stage import CURVE, StageSpec, checkpoint_ref, prepare_base, read_curve, run_of, run_stage
+from bard_core.training.spec import StageSpec, checkpoint_ref, run_of
+from bard_core.training.stage import prepare_base, run_stage
 
 PASSED_ON = ("AWS_", "BARD_", "HF_", "MLFLOW_", "NCCL_", "TRANSFORMERS_")  # Ray starts workers without the driver's environment
 

@@ -2,9 +2,9 @@
 
 from flytekit import task
 
-from bard_core import artifacts, storage
-from bard_core.config import DataConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections import DataConfig, StorageConfig, TrackingConfig
 from bard_core.data.prepare import prepare as prepare_dataset
+from bard_core.store import artifacts, storage
 from bard_core.tracking import stage_run
 from tasks.settings import CACHE_VERSION, Dataset, artifact_uri, image
 

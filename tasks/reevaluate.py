@@ -5,10 +5,12 @@ from pathlib import Path
 
 from flytekit import task
 
-from bard_core import claims, leaderboard, reevaluation
-from bard_core.artifacts import EvalResult
-from bard_core.config import EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
-from bard_core.reevaluation import Pending, Request
+from bard_core.config.sections import EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
+from bard_core.promotion import reevaluate as rejudging
+from bard_core.promotion.reevaluate import Pending, Request
+from bard_core.report import leaderboard
+from bard_core.store import claims
+from bard_core.store.refs import EvalResult
 from bard_core.tracking import stage_run
 from tasks.settings import image
 
@@ -19,7 +21,7 @@ def plan(
 ) -> list[Pending]:
     """Claim the versions that lack a score."""
     request = Request(evaluation=evaluation, gate=gate, version=version, storage_config=storage_config, tracking=tracking)
-    pending = reevaluation.plan(request)
+    pending = rejudging.plan(request)
     print(f"to judge: {', '.join(f'version {p.number} ({p.model.name})' for p in pending) or 'nothing'}", flush=True)
     return pending
 
@@ -38,12 +40,12 @@ def conclude(
     request = Request(evaluation=evaluation, gate=gate, version=version, storage_config=storage_config, tracking=tracking)
     for item in pending:
         claims.release(item.claim)
-    said = reevaluation.conclude(request)
-    lines = reevaluation.comparison(request)
-    text = reevaluation.markdown(lines)
+    said = rejudging.conclude(request)
+    lines = rejudging.comparison(request)
+    text = rejudging.markdown(lines)
     if said or results:
         with tempfile.TemporaryDirectory() as scratch, stage_run(tracking, None, "reevaluate", "reevaluate", {}) as run:
-            for name, body in (("comparison.md", text), ("comparison.json", reevaluation.facts(lines))):
+            for name, body in (("comparison.md", text), ("comparison.json", rejudging.facts(lines))):
                 (Path(scratch) / name).write_text(body, encoding="utf-8")
                 run.log_file(Path(scratch) / name)
             for path in leaderboard.write(tracking, Path(scratch)):

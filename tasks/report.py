@@ -5,11 +5,12 @@ from pathlib import Path
 
 from flytekit import Deck, task
 
-from bard_core import artifacts, leaderboard, storage
-from bard_core import report as reporting
-from bard_core.artifacts import EvalResult
-from bard_core.config import StorageConfig, TrackingConfig
+from bard_core.config.sections import StorageConfig, TrackingConfig
 from bard_core.evaluation import tradeoff
+from bard_core.report import build as reporting
+from bard_core.report import leaderboard
+from bard_core.store import artifacts, storage
+from bard_core.store.refs import EvalResult
 from bard_core.tracking import log_comparison, stage_run
 from tasks.settings import CACHE_VERSION, Dataset, Report, artifact_uri, image
 

@@ -2,10 +2,10 @@
 
 from flytekit import task
 
-from bard_core import artifacts, storage
-from bard_core.artifacts import ModelRef
-from bard_core.config import SourceConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections import SourceConfig, StorageConfig, TrackingConfig
 from bard_core.models.convert import adopt
+from bard_core.store import artifacts, storage
+from bard_core.store.refs import ModelRef
 from bard_core.tracking import log_model, stage_run
 from tasks.settings import CACHE_VERSION, Dataset, Model, artifact_uri, image
 

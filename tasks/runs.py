@@ -4,9 +4,9 @@ import json
 
 from flytekit import task
 
-from bard_core import artifacts, storage
 from bard_core import tracking as mlflow_tracking
-from bard_core.config import (
+from bard_core.config.file import check_stages
+from bard_core.config.sections import (
     DataConfig,
     EvaluationConfig,
     PBMConfig,
@@ -15,9 +15,9 @@ from bard_core.config import (
     SWDConfig,
     TrackingConfig,
 )
-from bard_core.configuration import check_stages
 from bard_core.evaluation.suites import suite_of
-from bard_core.views import console_table
+from bard_core.report.views import console_table
+from bard_core.store import artifacts, storage
 from tasks.settings import CACHE_VERSION, Report, image
 
 

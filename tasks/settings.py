@@ -5,8 +5,8 @@ from typing import Annotated
 from flytekit import HashMethod
 from flytekit.core import local_cache
 
-from bard_core import storage
-from bard_core.artifacts import CheckpointRef, DatasetRef, EvalResult, ModelRef, ReportRef
+from bard_core.store import storage
+from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, ModelRef, ReportRef
 
 # Flyte's local cache is in the user's home, shared by every checkout; its entries point at artifacts, so it belongs with them.
 local_cache.CACHE_LOCATION = str(storage.home() / "flyte" / "cache")

@@ -2,8 +2,9 @@
 
 from flytekit import task
 
-from bard_core.config import CleanAttention, ComputeConfig, SWDConfig, TrackingConfig, ar_share
-from bard_core.training.stage import StageSpec
+from bard_core.config.sections import ComputeConfig, SWDConfig, TrackingConfig, ar_share
+from bard_core.diffusion.names import CleanAttention
+from bard_core.training.spec import StageSpec
 from tasks.launch import train_on_ray
 from tasks.ray_cluster import TRAINING
 from tasks.settings import CACHE_VERSION, Checkpoint, Dataset, Model, image

@@ -51,7 +51,7 @@ def golden_dir() -> Path:
 @pytest.fixture(scope="session")
 def lab_dataset(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A small prepared lab dataset."""
-    from bard_core.config import DataConfig, LabWorldConfig
+    from bard_core.config.sections import DataConfig, LabWorldConfig
     from bard_core.data.prepare import prepare
 
     world = LabWorldConfig(train_images=8, eval_images=8, cell_px=32)
@@ -63,12 +63,12 @@ def make_model(lab_dataset: Any) -> Callable[..., Any]:
     """``make_model(folder, block_size, seed)``: a random lab model, committed; block size 1 is the source."""
     from transformers import AutoProcessor
 
-    from bard_core import artifacts
-    from bard_core.artifacts import ModelRef
-    from bard_core.config import LabModelConfig
+    from bard_core.config.sections import LabModelConfig
+    from bard_core.diffusion.names import MASK_TOKEN
+    from bard_core.lab.model import build_lab_model
     from bard_core.models import BardSettings, record_settings
-    from bard_core.models.lab import build_lab_model
-    from bard_core.models.vlm import MASK_TOKEN
+    from bard_core.store import artifacts
+    from bard_core.store.refs import ModelRef
 
     processor: Any = AutoProcessor.from_pretrained(Path(lab_dataset.uri) / "processor")
     tiny = LabModelConfig(

@@ -13,16 +13,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the ground up: a room imports only from floors below its own. models stand under data, whose positions they compute.
 FLOORS = (
-    {"config", "diffusion"},
-    {"storage", "configuration"},
-    {"artifacts", "claims"},
+    {"diffusion"},
+    {"config"},
+    {"store", "lab"},
     {"models", "tracking"},
     {"data"},
     {"decoding", "training"},
-    {"evaluation", "pictures", "views"},
-    {"plan", "report", "promotion"},
-    {"reevaluation", "leaderboard"},
-    {"cli", "webhook"},
+    {"evaluation", "plan"},
+    {"report", "promotion"},
+    {"cli"},
 )
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -153,7 +152,7 @@ def test_only_the_evaluation_room_reaches_for_the_lmms_plugin_and_only_when_used
 
 def test_workflows_only_compose() -> None:
     ours = [i for i in imports_in("workflows") if i.module.split(".")[0] in ("bard_core", "tasks", "workflows")]
-    allowed = ("config", "artifacts", "claims", "reevaluation")  # the types that travel
+    allowed = ("config", "store", "promotion")  # the types that travel
     assert [str(i) for i in ours if i.module.startswith("bard_core") and room_of(i.module) not in allowed] == []
 
 

@@ -4,8 +4,8 @@ from functools import partial
 
 from flytekit import dynamic, map_task
 
-from bard_core.claims import Claim
-from bard_core.config import EvaluationConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections import EvaluationConfig, StorageConfig, TrackingConfig
+from bard_core.store.claims import Claim
 from tasks.evaluate import benchmarks_of, finish_evaluation, judge_benchmark
 from tasks.settings import Dataset, Evaluation, Model, image
 

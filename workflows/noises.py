@@ -7,7 +7,7 @@ The data and source stages are those of ``workflows/pipeline.py``, found in the 
 
 from flytekit import dynamic, workflow
 
-from bard_core.config import ComputeConfig, DataConfig, NoiseStudy, SourceConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections import ComputeConfig, DataConfig, NoiseStudy, SourceConfig, StorageConfig, TrackingConfig
 from tasks.consolidate import consolidate
 from tasks.curves import curves
 from tasks.pbm import pbm as merge_blocks

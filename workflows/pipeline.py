@@ -8,7 +8,7 @@ has changed.
 
 from flytekit import dynamic, workflow
 
-from bard_core.config import (
+from bard_core.config.sections import (
     ComputeConfig,
     DataConfig,
     EvaluationConfig,

@@ -7,9 +7,9 @@ Starting it twice at once judges once; starting it again judges nothing.
 
 from flytekit import dynamic, workflow
 
-from bard_core.artifacts import EvalResult
-from bard_core.config import EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
-from bard_core.reevaluation import Pending
+from bard_core.config.sections import EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
+from bard_core.promotion.reevaluate import Pending
+from bard_core.store.refs import EvalResult
 from tasks.reevaluate import conclude, plan
 from tasks.settings import image
 from workflows.evaluate import evaluate

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bard_core.config import NoiseConfig
+from bard_core.config.sections import NoiseConfig
 from bard_core.data.examples import Example
 from bard_core.diffusion.layout import CLEAN, NOISY, PADDING, SampleLayout, TokenTable, sample_layout
 from bard_core.diffusion.noise import complement, corrupt, generator_for

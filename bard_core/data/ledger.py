@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from bard_core.config import DataConfig
-from bard_core.data.lab_world import Split
+from bard_core.config.sections import DataConfig
 from bard_core.data.messages import RowRefused
 from bard_core.data.tokenize import Tokenized
+from bard_core.lab.world import Split
 
 _MEASURES = ("num_tokens", "num_visual_tokens", "num_supervised_tokens")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image, ImageFile, ImageOps
 
-from bard_core.config import RawSchema
+from bard_core.config.sections import RawSchema
 
 IMAGE_PLACEHOLDER = "<image>"
 THINK_START, THINK_END = "<think>", "</think>"

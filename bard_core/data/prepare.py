@@ -18,14 +18,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bard_core import artifacts, storage
-from bard_core.config import DataConfig, RawSource
-from bard_core.data import lab_world
-from bard_core.data.lab_world import Split
+from bard_core.config.sections import DataConfig, RawSource
 from bard_core.data.ledger import Ledger
 from bard_core.data.messages import RowRefused, Sample, convert
 from bard_core.data.sources import RawRow, read_rows
 from bard_core.data.tokenize import SampleTokenizer, Tokenized, load_processor
+from bard_core.lab import world
+from bard_core.lab.world import Split
+from bard_core.store import artifacts, storage
+from bard_core.store.refs import DatasetRef
 
 BATCH_ROWS = 64
 
@@ -34,7 +35,7 @@ class PrepareError(Exception):
     """The data cannot be prepared: says what, where and how to fix it."""
 
 
-def prepare(config: DataConfig, output_uri: str) -> artifacts.DatasetRef:
+def prepare(config: DataConfig, output_uri: str) -> DatasetRef:
     """Prepare a dataset and commit it to ``output_uri`` (a local folder or s3:// prefix).
 
     Raises:
@@ -63,14 +64,14 @@ def prepare(config: DataConfig, output_uri: str) -> artifacts.DatasetRef:
         manifest = artifacts.commit_directory(
             staging, output_uri, kind="dataset", config_digest=artifacts.digest(config), metadata=counts
         )
-    return artifacts.DatasetRef(uri=output_uri, manifest_sha256=manifest.digest, **counts)
+    return DatasetRef(uri=output_uri, manifest_sha256=manifest.digest, **counts)
 
 
 def _inputs(config: DataConfig, raw_folder: Path) -> list[tuple[RawSource, Split | None]]:
     """All sources, each with the side it belongs to; None: split by image."""
     inputs: list[tuple[RawSource, Split | None]] = [(source, None) for source in config.sources]
     if config.lab is not None:
-        for split, sources in lab_world.write_raw(config.lab, raw_folder).items():
+        for split, sources in world.write_raw(config.lab, raw_folder).items():
             inputs += [(source, split) for source in sources]
     names = [source.name for source, _ in inputs]
     repeated = sorted({name for name in names if names.count(name) > 1})

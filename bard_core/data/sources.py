@@ -10,7 +10,7 @@ from typing import Any
 
 import fsspec
 
-from bard_core.config import RawSource
+from bard_core.config.sections import RawSource
 from bard_core.data.messages import COLUMNS, REQUIRED_COLUMNS
 
 ROWS_PER_READ = 64

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bard_core.config import DataConfig
-from bard_core.data.lab_processor import MASK_TOKEN, TOKEN_PX, build_lab_processor
+from bard_core.config.sections import DataConfig
 from bard_core.data.messages import RowRefused, Sample
+from bard_core.diffusion.names import MASK_TOKEN
+from bard_core.lab.processor import TOKEN_PX, build_lab_processor
 
 
 @dataclass(frozen=True)

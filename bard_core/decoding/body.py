@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from bard_core.config import CleanAttention
 from bard_core.decoding.cache import BlockCache
 from bard_core.decoding.prompt import Prompt
+from bard_core.diffusion.names import CleanAttention
 
 ATTENTION_NAME = "bard_block"
 

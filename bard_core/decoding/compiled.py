@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from bard_core.config import CleanAttention
 from bard_core.decoding.body import Body, literal_masks
 from bard_core.decoding.cache import BlockCache, new_cache
+from bard_core.diffusion.names import CleanAttention
 
 SMALLEST_PROMPT = 128
 STEP = 64  # by which the room for the response grows; GPU kernels want masks of such widths

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bard_core.config import CleanAttention
 from bard_core.diffusion.layout import CLEAN, TokenTable, attention_mask
+from bard_core.diffusion.names import CleanAttention
 from bard_core.models.vlm import embedding_rows
 
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")

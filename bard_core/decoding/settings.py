@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, TypedDict
 
-from bard_core.config import CleanAttention
 from bard_core.decoding.ending import Ending
+from bard_core.diffusion.names import CleanAttention
 from bard_core.models import bard_settings
 from bard_core.models.vlm import embedding_rows
 

@@ -15,12 +15,13 @@ Shape suffixes: B rows, L row length, N clean tokens of a sample, R noisy tokens
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-CleanAttention = Literal["block", "causal"]
+from bard_core.diffusion.names import CleanAttention
+
 CLEAN, NOISY, PADDING = 0, 1, -1
 FIELDS = ("sample", "position", "block", "role")
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Reduction = Literal["sample_mean", "token_mean"]
+from bard_core.diffusion.names import Reduction
 
 MIN_T = 1e-3  # 1/t is clamped here: the released code lets it reach 2.6e5
 MAX_FLOW_TIME = 0.9  # 1/(1-t) of the generalized KL, as the released code clamps it

@@ -16,12 +16,12 @@ all that follows, is known without waiting for a GPU.
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-NoiseName = Literal["mask", "uniform", "edit", "mix"]
+from bard_core.diffusion.names import NoiseName
+
 EDIT_SHARE = (0.05, 0.20)
 
 

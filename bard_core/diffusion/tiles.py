@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from bard_core.diffusion.layout import CLEAN, FIELDS, NOISY, CleanAttention, TokenTable, visible
+from bard_core.diffusion.layout import CLEAN, FIELDS, NOISY, TokenTable, visible
+from bard_core.diffusion.names import CleanAttention
 
 TILE = 128
 CACHED_MASKS = 64

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bard_core import storage
+from bard_core.store import storage
 
 FLUSH_EVERY_S = 20.0
 

@@ -19,12 +19,12 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from bard_core import artifacts, storage
-from bard_core.artifacts import BenchmarkRef, BenchmarkScore, DatasetRef, ModelRef
-from bard_core.config import DecodingConfig, EvaluationConfig
+from bard_core.config.sections import DecodingConfig, EvaluationConfig
 from bard_core.evaluation.answers import AnswerStore
 from bard_core.evaluation.compare import standard_error
 from bard_core.evaluation.suites import Benchmark, benchmark_digest, prepare_task
+from bard_core.store import artifacts, storage
+from bard_core.store.refs import BenchmarkRef, BenchmarkScore, DatasetRef, ModelRef
 
 LIBRARIES = ("lmms_eval", "torch", "transformers", "datasets")
 

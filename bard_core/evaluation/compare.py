@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bard_core import artifacts
-from bard_core.artifacts import BenchmarkRef, EvalResult
+from bard_core.store import artifacts
+from bard_core.store.refs import BenchmarkRef, EvalResult
 
 _POWER = 1.96 + 0.84  # two-sided 5 % significance, 80 % power
 _FEWEST_DISCORDANT = 6  # one-sided discordant pairs that an exact sign test needs for p < 0.05: 2 / 2**6
@@ -112,13 +112,13 @@ def sign_test(wins: int, losses: int) -> float:
     return min(1.0, 2 * math.fsum(chances))
 
 
-def frontier(results: Sequence[EvalResult]) -> list[EvalResult]:
-    """The results that no other equals or beats in both accuracy and speed-up, slowest first."""
-    best: list[EvalResult] = []
-    for result in sorted(results, key=lambda r: (r.speedup, r.accuracy), reverse=True):
-        if not best or result.accuracy > best[-1].accuracy:
-            best.append(result)
-    return best[::-1]
+def on_frontier(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Of each (speed-up, accuracy): no other point is at least as good in both and better in one."""
+    places = set(points)
+    return [
+        not any(faster >= speed and better >= accuracy and (faster, better) != (speed, accuracy) for faster, better in places)
+        for speed, accuracy in points
+    ]
 
 
 def source_of(results: Sequence[EvalResult]) -> EvalResult:

@@ -8,14 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bard_core import artifacts, storage
-from bard_core.artifacts import BenchmarkRef, BenchmarkScore, DatasetRef, EvalResult, ModelRef, OperatingPoint
-from bard_core.config import DecodingConfig, EvaluationConfig
+from bard_core.config.sections import DecodingConfig, EvaluationConfig
 from bard_core.evaluation.benchmark import judge, lmms, quiet
 from bard_core.evaluation.compare import load_samples
 from bard_core.evaluation.speed import Speed, compare, take_turns
 from bard_core.evaluation.suites import Benchmark, prepare_task, suite_digest, suite_of
 from bard_core.evaluation.tradeoff import decodings
+from bard_core.store import artifacts, storage
+from bard_core.store.refs import BenchmarkRef, BenchmarkScore, DatasetRef, EvalResult, ModelRef, OperatingPoint
 
 Decodings = Mapping[float | None, DecodingConfig]
 

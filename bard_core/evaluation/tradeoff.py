@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from bard_core.artifacts import EvalResult, OperatingPoint
-from bard_core.config import DecodingConfig, EvaluationConfig
+from bard_core.config.sections import DecodingConfig, EvaluationConfig
 from bard_core.evaluation.compare import source_of
+from bard_core.store.refs import EvalResult, OperatingPoint
 
 ALPHA = 3.0  # how hard lost accuracy weighs
 TOLERANCE = 5.0  # points below a curve's own first accuracy, past which it is cut off

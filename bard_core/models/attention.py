@@ -14,8 +14,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from bard_core.config import CleanAttention
 from bard_core.diffusion.layout import TokenTable, attention_mask
+from bard_core.diffusion.names import CleanAttention
 from bard_core.diffusion.tiles import block_mask
 from bard_core.models.vlm import backbone, vision_tower
 

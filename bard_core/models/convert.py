@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from bard_core import storage
 from bard_core.models.vlm import BardSettings, add_mask_token, record_settings
+from bard_core.store import storage
 
 
 def adopt(model: str, revision: str | None, processor_dir: Path, output_dir: Path) -> Path:

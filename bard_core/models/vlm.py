@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bard_core.config import CleanAttention
-
-MASK_TOKEN = "<|mask|>"
+from bard_core.diffusion.names import MASK_TOKEN, CleanAttention
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,31 @@ def record_settings(model: Any, settings: BardSettings) -> None:
     model.config.bard = asdict(settings)
 
 
+def auto_class(model_type: str) -> Any:
+    """The transformers class that loads models of this type: with images where it can, else a causal language model.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    if model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return AutoModelForImageTextToText
+    if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return AutoModelForCausalLM
+    raise ValueError(f"model type {model_type!r} is neither image-text-to-text nor a causal language model")
+
+
+def empty_model(config: Any) -> Any:
+    """The architecture of a transformers config, with shapes and no memory (meta device)."""
+    with torch.device("meta"):
+        return auto_class(config.model_type).from_config(config)
+
+
 def load(
     path_or_id: str | Path,
     block_size: int | None = None,
@@ -59,21 +82,10 @@ def load(
             mask token is outside the embedding.
         OSError: nothing to load there (from transformers).
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-    )
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(path_or_id)
-    if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        auto: Any = AutoModelForImageTextToText
-    elif config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        auto = AutoModelForCausalLM
-    else:
-        raise ValueError(
-            f"{path_or_id}: model type {config.model_type!r} is neither image-text-to-text nor a causal language model"
-        )
+    auto = auto_class(config.model_type)
     other = sorted(set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ()) - {"full_attention"})
     if other:
         raise ValueError(f"{path_or_id} has {', '.join(other)} layers: an explicit mask needs full attention in every layer")

@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bard_core import artifacts
-from bard_core.artifacts import EvalResult, ModelRef
-from bard_core.config import TrackingConfig
+from bard_core.config.sections import TrackingConfig
+from bard_core.store import artifacts
+from bard_core.store.refs import EvalResult, ModelRef
 from bard_core.tracking import runs
 from bard_core.tracking.runs import StageRun, TrackingError, tracking_uri
 

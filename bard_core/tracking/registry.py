@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from bard_core.artifacts import DatasetRef, ModelRef
-from bard_core.config import TrackingConfig
+from bard_core.config.sections import TrackingConfig
+from bard_core.store.refs import DatasetRef, ModelRef
 from bard_core.tracking import runs
 from bard_core.tracking.models import DIGEST_TAG, _log_model
 

@@ -16,8 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bard_core import storage
-from bard_core.config import TrackingConfig
+from bard_core.config.sections import TrackingConfig
+from bard_core.store import storage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

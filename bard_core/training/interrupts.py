@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from enum import IntEnum
 
-from bard_core import storage
-from bard_core.training.parallel import largest_over_ranks, rank_and_world
+from bard_core.store import storage
+from bard_core.training.ranks import largest_over_ranks, rank_and_world
 
 STOP = "stop"
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run it again

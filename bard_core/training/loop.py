@@ -12,20 +12,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bard_core.config import TrainConfig
+from bard_core.config.sections import TrainConfig
 from bard_core.data.batches import Batch, BatchSpec, collate
 from bard_core.data.examples import Example, step_samples
 from bard_core.diffusion.layout import PADDING
-from bard_core.training import checkpoint
-from bard_core.training.checkpoint import Run
+from bard_core.training.checkpoints.writer import Run, Writer, latest_complete, restore, sweep
+from bard_core.training.curve import Record
 from bard_core.training.images import ImageEncoder
 from bard_core.training.interrupts import Interrupts, Stopped, Wish
 from bard_core.training.objectives import Objective
 from bard_core.training.optimizer import build_optimizer, schedule, set_rates
-from bard_core.training.parallel import mixed_precision, rank_and_world, sum_over_ranks
-from bard_core.training.throughput import decoder_parameters, peak_memory_gib, step_flops, utilisation
-
-Record = dict[str, float]
+from bard_core.training.parallel import mixed_precision
+from bard_core.training.ranks import rank_and_world, sum_over_ranks
+from bard_core.training.throughput import peak_memory_gib, shape_of, step_flops, utilisation
 
 
 class TrainingDiverged(RuntimeError):
@@ -85,12 +84,12 @@ def train(
             f"batch_size {config.batch_size} must be at least workers x accumulation = {world * config.accumulation}"
         )
     optimizer = build_optimizer(objective.model, config.optimizer)
-    checkpoint.sweep(run)
-    step, found, wish, window = 0, checkpoint.latest_complete(run), Wish.NONE, _Window()
+    sweep(run)
+    step, found, wish, window = 0, latest_complete(run), Wish.NONE, _Window()
     if found is not None:
-        step, notes = checkpoint.restore(found, objective, optimizer)
+        step, notes = restore(found, objective, optimizer)
         window.before = list(notes.get("window", []))
-    writer = checkpoint.Writer(run, objective, optimizer)
+    writer = Writer(run, objective, optimizer)
     record: Record = {}
     started = time.perf_counter()
     objective.train()
@@ -182,8 +181,7 @@ def _read(window: _Window, step: int, objective: Objective, optimizer: torch.opt
     seconds = time.perf_counter() - window.started
     supervised, tokens = (float(torch.stack(counts).sum()) for counts in zip(*(s[1:3] for s in window.steps), strict=True))
     model = objective.model
-    flops = step_flops(decoder_parameters(model), model.get_output_embeddings().weight.numel(), tokens, supervised)
-    mfu = utilisation(flops / seconds, device, rank_and_world()[1])
+    mfu = utilisation(step_flops(shape_of(model), tokens, supervised) / seconds, device, rank_and_world()[1])
     return {
         "step": step,
         "loss": sum(losses) / len(losses),

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bard_core.config import CleanAttention, NoiseName, SWDConfig
+from bard_core.config.sections import SWDConfig
 from bard_core.data.batches import Batch, Supervision
 from bard_core.diffusion.losses import MIN_T, generalized_kl_tokens, topk_distillation_tokens
+from bard_core.diffusion.names import CleanAttention, NoiseName
 from bard_core.models.attention import ImageFeatures, Patches, hidden_states, training_attention
 from bard_core.models.vlm import vision_parameters
 from bard_core.training.head import head_loss

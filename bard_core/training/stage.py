@@ -1,76 +1,36 @@
-"""One training stage on one worker: everything a launcher needs is in a :class:`StageSpec`, and a folder is what it leaves.
+"""One training stage on one worker: wires data, model, objective and checkpoints together, as a :class:`StageSpec` says.
 
-The launcher (Ray Train, torchrun, a test) sets up the process group, or none, and calls :func:`run_stage` on every rank. The
-run's folder is named by the digest of the spec, so a run is resumed by the same spec and by no other.
+The launcher (Ray Train, torchrun, a test) sets up the process group, or none, and calls :func:`run_stage` on every rank.
 """
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from bard_core import artifacts, storage
-from bard_core.artifacts import CheckpointRef, DatasetRef, ModelRef
-from bard_core.config import CheckpointConfig, CleanAttention, LabModelConfig, NoiseConfig, StrictModel, SWDConfig, TrainConfig
 from bard_core.data.batches import BatchSpec, replacement_tokens
 from bard_core.data.examples import Example, attach_positions, load_examples
+from bard_core.diffusion.names import MASK_TOKEN
+from bard_core.lab.model import build_lab_model
 from bard_core.models import BardSettings, bard_settings, load, record_settings
-from bard_core.models.lab import build_lab_model
-from bard_core.models.vlm import MASK_TOKEN, reserved_ids, same_vision
-from bard_core.training import retention
-from bard_core.training.checkpoint import Run
+from bard_core.models.vlm import reserved_ids, same_vision
+from bard_core.store import artifacts, storage
+from bard_core.store.refs import DatasetRef
+from bard_core.training.checkpoints.writer import Run
+from bard_core.training.curve import CURVE, Curve, Record
 from bard_core.training.images import ImageEncoder
 from bard_core.training.interrupts import Interrupts
-from bard_core.training.loop import Record, train
+from bard_core.training.loop import train
 from bard_core.training.objectives import Autoregressive, Objective, ProgressiveBlockMerging, StageWiseDistillation
 from bard_core.training.optimizer import freeze
-from bard_core.training.parallel import once_a_node, rank_and_world, shard, use_activation_checkpointing
+from bard_core.training.parallel import shard, use_activation_checkpointing
+from bard_core.training.ranks import once_a_node, rank_and_world
+from bard_core.training.spec import StageSpec
 from bard_core.training.teacher import OnlineTeacher, Teacher, precompute
 
-CURVE = "curve.jsonl"
 ANSWERS_VERSION = 2  # to be raised when the teacher is asked something else than before
-
-
-class StageSpec(StrictModel):
-    """All that decides a stage's result; its digest names the run."""
-
-    stage: Literal["source", "pbm", "swd"]
-    dataset: DatasetRef
-    train: TrainConfig
-    parent: ModelRef | None = None
-    lab_model: LabModelConfig | None = None
-    block_size: int = 1
-    clean_attention: CleanAttention = "block"
-    noise: NoiseConfig = NoiseConfig()
-    ar_weight: float = 0.0
-    sample_mean: bool = False
-    swd: SWDConfig | None = None
-    teacher: ModelRef | None = None
-
-    @property
-    def origin(self) -> dict[str, str]:
-        """The digests of all that decides the result: the knobs, and the artifacts the run starts from."""
-        refs = {name: ref.key if (ref := getattr(self, name)) else "none" for name in ("dataset", "parent", "teacher")}
-        return {"config": artifacts.digest(self.model_dump(exclude={"dataset", "parent", "teacher"})), **refs}
-
-    @property
-    def digest(self) -> str:
-        return artifacts.digest(self.origin)
-
-    @property
-    def name(self) -> str:
-        if self.stage == "source":
-            return "source"
-        return f"{self.stage}-b{self.block_size}" + ("" if self.noise.name == "mask" else f"-{self.noise.name}")
-
-
-def run_of(spec: StageSpec, settings: CheckpointConfig = CheckpointConfig()) -> Run:
-    """Where the run of this spec keeps its base model, checkpoints and curve, and what it starts from."""
-    root = settings.root_uri or str(storage.home() / "checkpoints")
-    return Run(storage.join(root, f"{spec.name}-{spec.digest[:16]}"), spec.origin, settings)
 
 
 def prepare_base(spec: StageSpec, run: Run) -> str:
@@ -203,40 +163,3 @@ def _teacher(
     uri = storage.join(f"{spec.dataset.uri}-teacher", artifacts.digest(depends_on)[:16])
     samples = spec.train.steps * spec.train.batch_size
     return precompute(uri, samples, examples, batch_spec, lambda: asked(artifacts.fetch(ref)), device)
-
-
-class Curve:
-    """Appends records to a JSON-lines file; a resumed run first drops what lies past its checkpoint."""
-
-    def __init__(self, uri: str, active: bool) -> None:
-        self.uri, self.active = uri, active
-
-    def append(self, values: Record) -> None:
-        if not self.active:
-            return
-        kept = [record for record in read_curve(self.uri) if record["step"] < values["step"]]
-        text = "".join(json.dumps(record) + "\n" for record in [*kept, values])
-        storage.write_bytes(self.uri, text.encode())
-
-
-def read_curve(uri: str) -> list[Record]:
-    """The records of a curve, in order of steps; empty when there is none yet."""
-    if not storage.exists(uri):
-        return []
-    return [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines()]
-
-
-def checkpoint_ref(spec: StageSpec, base: str, uri: str) -> CheckpointRef:
-    """The ref of a finished run's final checkpoint, which is registered with it: retention will not delete it."""
-    manifest = artifacts.read_manifest(uri)
-    retention.keep(uri, f"the result of {spec.name}")
-    return CheckpointRef(
-        uri=uri,
-        manifest_sha256=manifest.digest,
-        stage=spec.stage,
-        block_size=spec.block_size,
-        step=int(manifest.step or 0),
-        base_uri=base,
-        parent_sha256=spec.parent.key if spec.parent else None,
-        curve_uri=storage.join(uri.rsplit("/", 1)[0], CURVE),
-    )

@@ -15,14 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bard_core import artifacts, storage
-from bard_core.config import CleanAttention
 from bard_core.data.batches import Batch, BatchSpec, collate
 from bard_core.data.examples import Example, step_samples
+from bard_core.diffusion.names import CleanAttention
 from bard_core.models.attention import hidden_states, training_attention
+from bard_core.store import artifacts, storage
 from bard_core.training.head import chunk_rows
 from bard_core.training.images import ImageEncoder
-from bard_core.training.parallel import barrier, rank_and_world
+from bard_core.training.ranks import barrier, rank_and_world
 
 SHARD_SAMPLES = 256
 SAMPLES_A_FORWARD = 8

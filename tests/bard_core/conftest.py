@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from bard_core import artifacts
-from bard_core.artifacts import BenchmarkScore, DatasetRef, EvalResult, ModelRef
-from bard_core.config import EvaluationConfig, TrackingConfig
+from bard_core.config.sections import EvaluationConfig, TrackingConfig
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.evaluation.suites import suite_digest, suite_of
+from bard_core.store import artifacts
+from bard_core.store.refs import BenchmarkScore, DatasetRef, EvalResult, ModelRef
 
 
 @pytest.fixture

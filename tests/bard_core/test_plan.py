@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bard_core import cli, plan
-from bard_core.configuration import read_pipeline
+from bard_core import plan
+from bard_core.cli import main
+from bard_core.config.file import read_pipeline
 from bard_core.models.qwen3_vl import architecture
 from bard_core.plan import Assumptions
 
@@ -29,8 +30,8 @@ def test_production_configurations_and_public_sizes(size):
 
 def test_the_lab_is_planned_as_it_is_built(tmp_path):
     """A real model, its AdamW state and a real checkpoint against the plan's numbers."""
-    from bard_core.data.lab_processor import build_lab_processor
-    from bard_core.models.lab import build_lab_model
+    from bard_core.lab.model import build_lab_model
+    from bard_core.lab.processor import build_lab_processor
 
     config = read_pipeline(CONFIGS / "lab.yaml")
     found = plan.plan(config, Assumptions())
@@ -78,22 +79,24 @@ def test_more_gpus_fewer_bytes_and_more_work_more_hours():
     assert sixteen["AdamW"] * 2 == eight["AdamW"] and sum(sixteen.values()) < sum(eight.values())
     plain = train.model_copy(update={"activation_checkpointing": False})
     assert plan.memory(model, plain, 8, 4096)["activations"] > 5 * eight["activations"]
-    assert plan.step_flops(model, train, 4096, 1024) > plan.step_flops(model, plain, 4096, 1024)
-    assert plan.step_flops(model, train, 4096, 1024, teacher=True) > plan.step_flops(model, train, 4096, 1024)
+    assert plan.total_flops(model, train, 4096, 1024) > plan.total_flops(model, plain, 4096, 1024)
+    assert plan.total_flops(model, train, 4096, 1024, teacher=True) > plan.total_flops(model, train, 4096, 1024)
 
 
 def test_the_command(capsys, tmp_path):
-    assert cli.main(["plan", str(CONFIGS / "lab.yaml"), "--json"]) == 0
+    assert main.main(["plan", str(CONFIGS / "lab.yaml"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "lab"
-    assert cli.main(["plan", str(CONFIGS / "lab.yaml")]) == 0
+    assert main.main(["plan", str(CONFIGS / "lab.yaml")]) == 0
     assert "pbm-b32" in (out := capsys.readouterr().out) and "memory a GPU at the peak" in out
     broken = tmp_path / "broken.yaml"
     broken.write_text((CONFIGS / "lab.yaml").read_text().replace("block_sizes: [32]", "block_sizes: [64]"))
-    assert cli.main(["plan", str(broken)]) == 2 and "swd.block_sizes names 64" in capsys.readouterr().err
-    assert cli.main(["plan", str(tmp_path / "none.yaml")]) == 2
+    assert main.main(["plan", str(broken)]) == 2 and "swd.block_sizes names 64" in capsys.readouterr().err
+    assert main.main(["plan", str(tmp_path / "none.yaml")]) == 2
     broken.write_text("name: [lab\n")
-    assert cli.main(["plan", str(broken)]) == 2 and "broken.yaml: not YAML" in capsys.readouterr().err
-    help_ = subprocess.run([sys.executable, "-m", "bard_core.cli", "--help"], capture_output=True, text=True, check=True).stdout
+    assert main.main(["plan", str(broken)]) == 2 and "broken.yaml: not YAML" in capsys.readouterr().err
+    help_ = subprocess.run(
+        [sys.executable, "-m", "bard_core.cli.main", "--help"], capture_output=True, text=True, check=True
+    ).stdout
     assert "what a configuration will cost" in help_
 
 
@@ -108,5 +111,5 @@ def test_the_command(capsys, tmp_path):
 )
 def test_the_command_refuses_what_cannot_be(capsys, flag, value, words):
     with pytest.raises(SystemExit) as refused:
-        cli.main(["plan", str(CONFIGS / "lab.yaml"), flag, value])
+        main.main(["plan", str(CONFIGS / "lab.yaml"), flag, value])
     assert refused.value.code == 2 and words in capsys.readouterr().err

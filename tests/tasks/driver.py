@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from bard_core.config import ComputeConfig, TrackingConfig
-from bard_core.training.stage import StageSpec
+from bard_core.config.sections import ComputeConfig, TrackingConfig
+from bard_core.training.spec import StageSpec
 from tasks.launch import train_on_ray
 
 spec = StageSpec.model_validate_json(Path(sys.argv[1]).read_text())

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from bard_core import artifacts, tracking
-from bard_core.artifacts import CheckpointRef
-from bard_core.config import StorageConfig, TrackingConfig
+from bard_core import tracking
+from bard_core.config.sections import StorageConfig, TrackingConfig
+from bard_core.store import artifacts
+from bard_core.store.refs import CheckpointRef
 from tasks import consolidate as task
 
 

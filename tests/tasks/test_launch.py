@@ -16,12 +16,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bard_core import artifacts, storage
-from bard_core.artifacts import CheckpointRef, DatasetRef
-from bard_core.config import CheckpointConfig, DataConfig, LabModelConfig, LabWorldConfig, OptimizerConfig, TrainConfig
+from bard_core.config.sections import CheckpointConfig, DataConfig, LabModelConfig, LabWorldConfig, OptimizerConfig, TrainConfig
 from bard_core.data.prepare import prepare
+from bard_core.store import artifacts, storage
+from bard_core.store.refs import CheckpointRef, DatasetRef
+from bard_core.training.curve import read_curve
 from bard_core.training.interrupts import EXIT_STOPPED
-from bard_core.training.stage import StageSpec, prepare_base, read_curve, run_of, run_stage
+from bard_core.training.spec import StageSpec, run_of
+from bard_core.training.stage import prepare_base, run_stage
 
 pytestmark = pytest.mark.faults
 DRIVER = Path(__file__).with_name("driver.py")

@@ -2,7 +2,7 @@
 
 from flytekit.configuration import Image, ImageConfig, SerializationSettings
 
-from bard_core.config import ComputeConfig
+from bard_core.config.sections import ComputeConfig
 from tasks.pbm import pbm
 from tasks.ray_cluster import GRACE_S, SECRET
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bard_core.artifacts import DatasetRef, ModelRef
-from bard_core.config import LabModelConfig, SWDConfig, TrainConfig
-from bard_core.configuration import PipelineConfig
+from bard_core.config.file import PipelineConfig
+from bard_core.config.sections import LabModelConfig, SWDConfig, TrainConfig
 from bard_core.evaluation.suites import SuiteError
-from bard_core.training.stage import StageSpec
+from bard_core.store.refs import DatasetRef, ModelRef
+from bard_core.training.spec import StageSpec
 from tasks import launch, runs
 
 LAB = Path(__file__).parents[2] / "configs" / "lab.yaml"

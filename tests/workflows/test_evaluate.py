@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bard_core import tracking
-from bard_core.config import DecodingConfig, EvaluationConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections import DecodingConfig, EvaluationConfig, StorageConfig, TrackingConfig
 from workflows.evaluate import evaluate
 
 SUITE = """

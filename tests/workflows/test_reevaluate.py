@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from bard_core import reevaluation, tracking
-from bard_core.config import TrackingConfig
-from bard_core.promotion import score_of
-from bard_core.reevaluation import Request
-from bard_core.webhook import launch_command
+from bard_core import tracking
+from bard_core.config.sections import TrackingConfig
+from bard_core.promotion import reevaluate as rejudging
+from bard_core.promotion.promote import score_of
+from bard_core.promotion.reevaluate import Request
+from bard_core.promotion.webhook import launch_command
 
 SECRET = "a secret of the tests"
 EVALUATION = {"suite": "lab", "batch_size": 4, "max_samples": 4, "speed_samples": 1, "decoding": {"max_new_tokens": 8}}
@@ -92,7 +93,7 @@ def test_a_registered_version_is_judged_once_and_the_gate_says_why(
     body = {"evaluation": EVALUATION, "gate": {"accuracy_margin": 1.0}, "tracking": {"tracking_uri": server}}
     inputs.write_text(json.dumps(body))
     port = receiver.rsplit(":", 1)[1]
-    started("receiver", sys.executable, "-m", "bard_core.webhook", str(inputs), "--port", port)
+    started("receiver", sys.executable, "-m", "bard_core.promotion.webhook", str(inputs), "--port", port)
     source, model = make_model(tmp_path / "source", 1), make_model(tmp_path / "b4", 4)
     wait_for("MLflow", lambda: answers(f"{server}/health") == 200)
     assert tracking.register(config, source, source, lab_dataset) == 1
@@ -131,7 +132,7 @@ def test_a_registered_version_is_judged_once_and_the_gate_says_why(
         assert (versions[1].aliases, versions[2].aliases) == (("champion",), ("challenger",))
 
     client.delete_webhook(client.list_webhooks()[0].webhook_id)
-    assert tracking.register(config, model, source, lab_dataset) == 2 and reevaluation.plan(request) == []
+    assert tracking.register(config, model, source, lab_dataset) == 2 and rejudging.plan(request) == []
     renewed = make_model(tmp_path / "b4", 4, seed=1)
     assert renewed.uri == model.uri and tracking.register(config, renewed, source, lab_dataset) == 3
-    assert [item.number for item in reevaluation.plan(request)] == [3], "new weights at an old path"
+    assert [item.number for item in rejudging.plan(request)] == [3], "new weights at an old path"

@@ -13,8 +13,8 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from bard_core import artifacts
-from bard_core.config import EvaluationConfig, StrictModel
+from bard_core.config.sections import EvaluationConfig, StrictModel
+from bard_core.store import artifacts
 
 FOLDER = Path(__file__).parent
 

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from transformers import AutoProcessor
 
-from bard_core import artifacts
-from bard_core.config import DataConfig, LabWorldConfig, RawSource
+from bard_core.config.sections import DataConfig, LabWorldConfig, RawSource
 from bard_core.data.prepare import PrepareError, prepare
+from bard_core.store import artifacts
 
 LAB = DataConfig(lab=LabWorldConfig(train_images=30, eval_images=10), samples_per_shard=12)
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bard_core.config import DataConfig, LabWorldConfig
-from bard_core.data.lab_processor import MASK_TOKEN, build_lab_processor
+from bard_core.config.sections import DataConfig, LabWorldConfig
 from bard_core.data.messages import RowRefused, Sample, check_image, open_image
 from bard_core.data.tokenize import SampleTokenizer, Tokenized, load_processor
+from bard_core.diffusion.names import MASK_TOKEN
+from bard_core.lab.processor import build_lab_processor
 
 LAB = LabWorldConfig(train_images=1, eval_images=1)
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from bard_core.config import LabModelConfig
-from bard_core.data.lab_processor import MASK_TOKEN, build_lab_processor
+from bard_core.config.sections import LabModelConfig
 from bard_core.decoding import generate, generate_autoregressive
-from bard_core.models.lab import build_lab_model
+from bard_core.diffusion.names import MASK_TOKEN
+from bard_core.lab.model import build_lab_model
+from bard_core.lab.processor import build_lab_processor
 
 TINY = LabModelConfig(
     hidden_size=32, layers=2, heads=4, kv_heads=2, head_dim=16, intermediate_size=32, vision_hidden_size=16, vision_heads=1

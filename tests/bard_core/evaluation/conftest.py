@@ -2,7 +2,7 @@
 
 import pytest
 
-from bard_core.artifacts import DatasetRef
+from bard_core.store.refs import DatasetRef
 
 
 @pytest.fixture(scope="session")

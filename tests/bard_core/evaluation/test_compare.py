@@ -5,15 +5,8 @@ from typing import Any
 
 import pytest
 
-from bard_core.artifacts import EvalResult, ModelRef
-from bard_core.evaluation.compare import (
-    ComparisonError,
-    frontier,
-    paired,
-    sign_test,
-    source_of,
-    standard_error,
-)
+from bard_core.evaluation.compare import ComparisonError, on_frontier, paired, sign_test, source_of, standard_error
+from bard_core.store.refs import EvalResult, ModelRef
 
 
 def records(scores: list[float]) -> list[dict[str, Any]]:
@@ -76,7 +69,9 @@ def test_standard_error_of_right_and_wrong() -> None:
 
 
 def test_frontier_keeps_what_no_other_beats() -> None:
-    assert [r.uri for r in frontier(RESULTS)] == ["slow-and-good", "equal", "close", "fast"]
+    kept = on_frontier([(r.speedup, r.accuracy) for r in RESULTS])
+    assert [r.uri for r, best in zip(RESULTS, kept, strict=True) if best] == ["slow-and-good", "equal", "close", "fast"]
+    assert on_frontier([(1.0, 0.5), (1.0, 0.5), (1.0, 0.4), (0.9, 0.5)]) == [True, True, False, False], "ties stand together"
 
 
 def test_there_is_one_source() -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from bard_core import artifacts
-from bard_core.artifacts import BenchmarkRef, DatasetRef, ModelRef
-from bard_core.config import DecodingConfig, EvaluationConfig
+from bard_core.config.sections import DecodingConfig, EvaluationConfig
 from bard_core.evaluation import evaluate
 from bard_core.evaluation.benchmark import judge
 from bard_core.evaluation.compare import load_samples
 from bard_core.evaluation.evaluate import load_result
 from bard_core.evaluation.suites import suite_of
+from bard_core.store import artifacts
+from bard_core.store.refs import BenchmarkRef, DatasetRef, ModelRef
 
 CONFIG = EvaluationConfig(
     decoding=DecodingConfig(max_new_tokens=8), batch_size=4, max_samples=6, speed_samples=2, sweep_thresholds=(0.001,)

@@ -13,12 +13,12 @@ import torch
 from lmms_eval.models.registry_v2 import ModelRegistryV2
 from PIL import Image
 
-from bard_core.artifacts import DatasetRef, ModelRef
 from bard_core.decoding import GenerationOutput, GenerationStats, RowStats
 from bard_core.evaluation.answers import prompt_digest
 from bard_core.evaluation.lmms_plugin import BardChat, manifest
 from bard_core.evaluation.lmms_score import Scores, _metrics, check_prompt, load_task, sample_score, score
 from bard_core.evaluation.suites import Benchmark, SuiteError, load_suite, prepare_task
+from bard_core.store.refs import DatasetRef, ModelRef
 
 LAB = load_suite("lab").benchmarks[0]
 

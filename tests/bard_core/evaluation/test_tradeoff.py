@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from bard_core.artifacts import EvalResult, ModelRef, OperatingPoint
-from bard_core.config import DecodingConfig, EvaluationConfig
+from bard_core.config.sections import DecodingConfig, EvaluationConfig
 from bard_core.evaluation.tradeoff import accuracy_under_parallelism, decodings, headline, points, speedup_at_parity
+from bard_core.store.refs import EvalResult, ModelRef, OperatingPoint
 
 
 def point(threshold: float, accuracy: float, speedup: float, tpf: float = 1.0) -> OperatingPoint:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bard_core.config import NoiseConfig
+from bard_core.config.sections import NoiseConfig
 from bard_core.data.batches import Batch, BatchSpec, collate
 from bard_core.data.examples import Example, attach_positions
 from bard_core.decoding import generate, generate_autoregressive

@@ -2,12 +2,21 @@
 
 import pytest
 
-from bard_core import artifacts
-from bard_core.artifacts import ModelRef
-from bard_core.config import DataConfig, LabModelConfig, LabWorldConfig, NoiseConfig, OptimizerConfig, SWDConfig, TrainConfig
+from bard_core.config.sections import (
+    DataConfig,
+    LabModelConfig,
+    LabWorldConfig,
+    NoiseConfig,
+    OptimizerConfig,
+    SWDConfig,
+    TrainConfig,
+)
 from bard_core.data.prepare import prepare
-from bard_core.training.consolidate import consolidate
-from bard_core.training.stage import StageSpec, prepare_base, run_of, run_stage
+from bard_core.store import artifacts
+from bard_core.store.refs import ModelRef
+from bard_core.training.checkpoints.consolidate import consolidate
+from bard_core.training.spec import StageSpec, run_of
+from bard_core.training.stage import prepare_base, run_stage
 
 TINY_MODEL = LabModelConfig(
     hidden_size=32, layers=2, heads=2, kv_heads=1, head_dim=16, intermediate_size=48, vision_hidden_size=16, vision_heads=2

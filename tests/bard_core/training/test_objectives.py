@@ -6,13 +6,13 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from bard_core import artifacts
-from bard_core.config import NoiseConfig
+from bard_core.config.sections import NoiseConfig
 from bard_core.data.batches import BatchSpec, collate, replacement_tokens
 from bard_core.data.examples import attach_positions, load_examples
 from bard_core.diffusion.losses import weighted_cross_entropy
+from bard_core.lab.model import build_lab_model
 from bard_core.models.attention import dense_mask, hidden_states, training_attention
-from bard_core.models.lab import build_lab_model
+from bard_core.store import artifacts
 from bard_core.training.images import ImageEncoder
 from bard_core.training.objectives import Autoregressive, ProgressiveBlockMerging
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from bard_core.config import DataConfig, RawSource
+from bard_core.config.sections import DataConfig, RawSource
 from bard_core.data.prepare import prepare
-from bard_core.training import dcp
-from bard_core.training.stage import prepare_base, run_of
+from bard_core.training.checkpoints import dcp
+from bard_core.training.spec import run_of
+from bard_core.training.stage import prepare_base
 
 from .conftest import stage_specs
 from .workers import losses, same, state_of, train
@@ -88,7 +89,7 @@ def test_what_a_model_draws_at_random_is_drawn_again(tiny_dataset, bard_home):
     shutil.copytree(base, other)
     (other / "config.json").write_text(dropout)
     (other / "manifest.json").unlink()
-    from bard_core import artifacts
+    from bard_core.store import artifacts
 
     artifacts.commit_directory(other, str(other), kind="model")
     run, _ = train(spec, base=str(other))

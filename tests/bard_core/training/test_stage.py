@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from bard_core import artifacts
 from bard_core.models import bard_settings, load
-from bard_core.training import checkpoint
-from bard_core.training.consolidate import consolidate
-from bard_core.training.stage import StageSpec, checkpoint_ref, prepare_base, run_of, run_stage
+from bard_core.store import artifacts
+from bard_core.training.checkpoints import writer
+from bard_core.training.checkpoints.consolidate import consolidate
+from bard_core.training.spec import StageSpec, checkpoint_ref, run_of
+from bard_core.training.stage import prepare_base, run_stage
 
 from .conftest import stage_specs
 
@@ -36,7 +37,7 @@ def test_a_finished_run_is_registered_and_comes_back_as_it_is(trained):
     spec, base, final = trained
     ref = checkpoint_ref(spec, str(base), final)
     assert (ref.step, ref.stage, ref.uri) == (3, "source", final)
-    run = checkpoint.Run(final.rsplit("/", 1)[0], spec.origin)
+    run = writer.Run(final.rsplit("/", 1)[0], spec.origin)
     assert artifacts.read_manifest(final).metadata["origin"] == spec.origin
     assert run_stage(spec, str(base), run) == final
     assert artifacts.verify(final).digest == ref.key

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from bard_core.config import NoiseConfig, OptimizerConfig, PBMMethod, TrainConfig
+from bard_core.config.sections import NoiseConfig, OptimizerConfig, PBMMethod, TrainConfig
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.examples import Example, attach_positions
 from bard_core.training.loop import TrainingDiverged, _read, _Window, train_step
 from bard_core.training.objectives import Autoregressive, ProgressiveBlockMerging
 from bard_core.training.optimizer import build_optimizer
 from bard_core.training.parallel import use_activation_checkpointing
-from bard_core.training.throughput import decoder_parameters, step_flops
+from bard_core.training.throughput import Shape, shape_of, step_flops
 
 CPU, MASK, EOS = torch.device("cpu"), 510, 509
 
@@ -114,6 +114,5 @@ def test_a_record_says_what_a_step_cost():
     )
     assert record["step"] == 1 and record["loss"] == float(done.loss) and record["supervised_tokens_per_s"] > 0
     assert 0.05 < record["peak_memory_gib"] < 64 and "mfu" not in record
-    decoder = decoder_parameters(objective.model)
-    assert 0 < decoder < sum(p.numel() for p in objective.model.parameters())
-    assert step_flops(decoder, 10, tokens=3, supervised=2) == 6 * (3 * decoder + 20)
+    assert 0 < shape_of(objective.model).decoder < sum(p.numel() for p in objective.model.parameters())
+    assert step_flops(Shape(decoder=7, head=10, attention=5), tokens=3, supervised=2) == 6 * (3 * 7 + 20)

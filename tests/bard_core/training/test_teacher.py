@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bard_core import artifacts
-from bard_core.config import NoiseConfig, SWDConfig
+from bard_core.config.sections import NoiseConfig, SWDConfig
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.examples import Example, attach_positions, step_samples
 from bard_core.diffusion.layout import attention_mask
+from bard_core.store import artifacts
 from bard_core.training import teacher as module
 from bard_core.training.objectives import Autoregressive, StageWiseDistillation
 from bard_core.training.teacher import OnlineTeacher, precompute, shard_uri

@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from bard_core.config import CheckpointConfig
+from bard_core.config.sections import CheckpointConfig
 from bard_core.training import loop
-from bard_core.training.checkpoint import Run
+from bard_core.training.checkpoints.writer import Run
 from bard_core.training.interrupts import EXIT_STOPPED, Stopped
-from bard_core.training.stage import StageSpec, run_stage
+from bard_core.training.spec import StageSpec
+from bard_core.training.stage import run_stage
 
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 torch.set_num_threads(1)

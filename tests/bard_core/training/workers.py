@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 
-from bard_core.config import CheckpointConfig
-from bard_core.training import dcp
-from bard_core.training.stage import prepare_base, read_curve, run_of
+from bard_core.config.sections import CheckpointConfig
+from bard_core.training.checkpoints import dcp
+from bard_core.training.curve import read_curve
+from bard_core.training.spec import run_of
+from bard_core.training.stage import prepare_base
 
 WORKER = Path(__file__).with_name("worker.py")
 PRELOAD = [

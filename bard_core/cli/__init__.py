@@ -1,0 +1,1 @@
+"""The `bard` command line, one file a verb family."""

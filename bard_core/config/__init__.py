@@ -1,0 +1,1 @@
+"""Every knob: sections, and a whole file of them."""

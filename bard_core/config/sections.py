@@ -1,0 +1,340 @@
+"""Every knob of the pipeline, as strict pydantic models: a misspelt key or an out-of-range value never starts a task.
+
+Each top-level section is one input of ``workflows/pipeline.py:bard_pipeline`` and one key of a ``configs/*.yaml``, so
+a stage is cached by exactly the sections it reads. Units are in the names (``timeout_s``, ``max_pixels``).
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from bard_core.diffusion.names import CleanAttention, NoiseName, Reduction
+
+RawSchema = Literal["finevision", "llava_onevision", "mmfinereason"]
+
+
+class StrictModel(BaseModel):
+    """A frozen model that refuses unknown keys, and says which there are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: Any) -> Any:
+        known = list(cls.model_fields)
+        for key in values if isinstance(values, Mapping) else ():
+            if key not in known:
+                close = get_close_matches(str(key), known, n=1)
+                hint = f"did you mean {close[0]!r}? " if close else ""
+                raise ValueError(f"unknown key {key!r}: {hint}allowed are {', '.join(known)}")
+        return values
+
+
+def _place(uri: str) -> str:
+    """Ray's workers have working folders of their own, so a relative folder would be another place there."""
+    if uri and not uri.startswith(("/", "~")) and "://" not in uri:
+        raise ValueError(f"{uri!r} is neither an absolute folder nor a place like s3://bucket/prefix")
+    return uri
+
+
+Place = Annotated[str, AfterValidator(_place)]
+
+
+class StorageConfig(StrictModel):
+    """Where artifacts live."""
+
+    root_uri: Place = Field(
+        "", description="Folder or s3:// prefix of all artifacts; empty: $BARD_HOME, else .bard beside the code"
+    )
+
+
+class TrackingConfig(StrictModel):
+    """Where MLflow keeps runs and models."""
+
+    tracking_uri: str = Field("", description="MLflow server; empty: $MLFLOW_TRACKING_URI, else sqlite in $BARD_HOME")
+    experiment: str = Field("bard", min_length=1, description="MLflow experiment name")
+    registered_model: str = Field("bard", min_length=1, description="Registered model whose versions are the checkpoints")
+
+
+class LabWorldConfig(StrictModel):
+    """The generated world: grids of labelled cells, questions that name cells, answers that list and then derive."""
+
+    seed: int = Field(0, ge=0)
+    rows: int = Field(3, ge=1, le=5, description="Grid rows; rows x columns <= alphabet")
+    columns: int = Field(3, ge=1, le=5)
+    alphabet: int = Field(26, ge=1, le=26, description="How many letters the world uses; an image shows distinct ones")
+    digits: int = Field(10, ge=2, le=10, description="How many digits the world uses, from 0")
+    cell_px: int = Field(32, ge=16, le=128, description="Side of a cell in pixels; 32 is one visual token of the lab model")
+    min_cells: int = Field(3, ge=1, le=9, description="Fewest cells a question names")
+    max_cells: int = Field(4, ge=1, le=9, description="Most cells a question names")
+    turns_per_image: int = Field(4, ge=1, le=16, description="Question-answer turns of a multi-turn sample")
+    train_images: int = Field(3000, ge=1)
+    eval_images: int = Field(256, ge=1, description="Held-out images, one question each")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "LabWorldConfig":
+        if self.rows * self.columns > self.alphabet:
+            raise ValueError(
+                f"rows x columns is {self.rows * self.columns}, more cells than the alphabet's {self.alphabet} letters"
+            )
+        if not self.min_cells <= self.max_cells <= self.rows * self.columns:
+            raise ValueError("needs min_cells <= max_cells <= rows x columns")
+        return self
+
+
+class RawSource(StrictModel):
+    """Raw Parquet shards in one public schema."""
+
+    name: str = Field(min_length=1, description="Name written into every sample's id and source column")
+    schema_name: RawSchema = Field(description="Which converter reads the rows")
+    uri: str = Field(min_length=1, description="Folder, s3:// prefix or hub dataset id (hf://datasets/...) of *.parquet")
+    max_samples: int | None = Field(None, ge=1, description="Read at most this many rows; None: all")
+
+
+class DataConfig(StrictModel):
+    """prepare: raw shards in, tokenised ``messages`` samples out."""
+
+    lab: LabWorldConfig | None = Field(None, description="Generate the lab world's raw shards and read those")
+    sources: tuple[RawSource, ...] = Field((), description="Raw shards to read; the lab adds its own three")
+    processor: str = Field("lab", description="'lab' (built in code) or a hub id / folder of a Hugging Face processor")
+    max_tokens: int = Field(8192, ge=16, description="Samples longer than this are cut at a turn boundary or refused")
+    min_pixels: int = Field(256 * 256, ge=256)
+    max_pixels: int = Field(2048 * 2048, ge=256)
+    eval_fraction: float = Field(0.02, ge=0.0, le=0.5, description="Share of images held out (lab brings its own split)")
+    samples_per_shard: int = Field(2000, ge=1)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _has_data(self) -> "DataConfig":
+        if self.lab is None and not self.sources:
+            raise ValueError("data needs `lab` or at least one entry in `sources`")
+        if self.processor != "lab" and self.min_pixels > self.max_pixels:
+            raise ValueError(f"data.min_pixels {self.min_pixels} is above data.max_pixels {self.max_pixels}")
+        return self
+
+
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class OptimizerConfig(StrictModel):
+    """AdamW with cosine decay. Paper: betas (0.9, 0.95), lr 2e-5, vision 2e-6, global batch 256."""
+
+    lr: float = Field(2e-5, gt=0.0, le=1.0)
+    vision_lr: float = Field(2e-6, ge=0.0, le=1.0, description="0 freezes the vision tower (its features are computed once)")
+    merger_lr: float | None = Field(None, ge=0.0, le=1.0, description="Vision-language merger; None: lr, 0: frozen")
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    warmup_steps: int = Field(100, ge=0)
+    min_lr_ratio: float = Field(0.0, ge=0.0, le=1.0, description="Floor of the cosine, as a share of lr")
+    max_grad_norm: float = Field(1.0, gt=0.0)
+
+
+class TrainConfig(StrictModel):
+    """One run of the training loop."""
+
+    steps: int = Field(ge=1, description="Optimizer steps")
+    batch_size: int = Field(256, ge=1, description="Samples a step over all workers")
+    accumulation: int = Field(1, ge=1, description="Micro-batches a step")
+    max_tokens_per_row: int = Field(8192, ge=64, description="Packed row length, noisy copies included")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    activation_checkpointing: bool = False
+    checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints")
+    log_every: int = Field(10, ge=1)
+    seed: int = Field(0, ge=0)
+
+
+class NoiseConfig(StrictModel):
+    """How response blocks are corrupted (paper section 3; schedules in ``diffusion.noise``)."""
+
+    name: NoiseName = "mask"
+    min_t: float = Field(0.05, ge=0.0, le=1.0)
+    max_t: float = Field(1.0, ge=0.0, le=1.0)
+    complementary: bool = Field(False, description="Train on a mask and its complement against one prefix")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "NoiseConfig":
+        if self.min_t >= self.max_t:
+            raise ValueError(f"min_t {self.min_t} must be below max_t {self.max_t}")
+        if self.complementary and self.name != "mask":
+            raise ValueError(f"noise.complementary needs name: mask; {self.name} noise has no complement")
+        return self
+
+
+class LabModelConfig(StrictModel):
+    """A stock Qwen3-VL architecture, small enough for two cores (<= 2 M parameters)."""
+
+    hidden_size: int = Field(128, ge=16)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    kv_heads: int = Field(2, ge=1)
+    head_dim: int = Field(32, ge=8)
+    intermediate_size: int = Field(256, ge=16)
+    vision_hidden_size: int = Field(64, ge=16)
+    vision_layers: int = Field(1, ge=1)
+    vision_heads: int = Field(2, ge=1)
+
+
+class SourceConfig(StrictModel):
+    """source: the autoregressive model everything starts from: trained in the lab, or resolved from a hub or S3."""
+
+    model: str = Field("lab", min_length=1, description="'lab' (train from scratch) or a hub id, folder or s3:// URI")
+    revision: str | None = Field(None, description="Hub revision (commit) to pin")
+    lab_model: LabModelConfig = LabModelConfig()
+    train: TrainConfig | None = Field(None, description="Required for the lab model; None for a pretrained one")
+
+    @model_validator(mode="after")
+    def _lab_trains(self) -> "SourceConfig":
+        if (self.model == "lab") != (self.train is not None):
+            raise ValueError("source.train is required for model 'lab' and must be absent for a pretrained model")
+        return self
+
+
+class PBMStage(StrictModel):
+    """One block size of Progressive Block Merging."""
+
+    block_size: int = Field(ge=1, le=256)
+    train: TrainConfig
+
+
+AR_WEIGHT = Field(
+    None, ge=0.0, le=1.0, description="Share of the AR loss on a causal clean stream; None: a half, and none with 'block'"
+)
+
+
+def ar_share(ar_weight: float | None, clean_attention: CleanAttention) -> float:
+    """``ar_weight`` with its default: 0.5 + 0.5 as in Fast-dVLM where the clean stream is causal."""
+    default = 0.5 if clean_attention == "causal" else 0.0
+    return default if ar_weight is None else ar_weight
+
+
+class PBMMethod(StrictModel):
+    """How Progressive Block Merging trains, whatever the block size."""
+
+    noise: NoiseConfig = NoiseConfig()
+    clean_attention: CleanAttention = "block"
+    ar_weight: float | None = AR_WEIGHT
+    reduction: Reduction = "token_mean"
+
+    @model_validator(mode="after")
+    def _causal_for_ar(self) -> "PBMMethod":
+        if self.ar_weight and self.clean_attention != "causal":
+            raise ValueError("pbm.ar_weight needs clean_attention: causal (a block-wise clean stream sees its own targets)")
+        return self
+
+    @property
+    def ar_share(self) -> float:
+        return ar_share(self.ar_weight, self.clean_attention)
+
+
+class PBMConfig(PBMMethod):
+    """pbm: Progressive Block Merging, each stage starting from the one before."""
+
+    stages: tuple[PBMStage, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _growing(self) -> "PBMConfig":
+        sizes = [stage.block_size for stage in self.stages]
+        if sizes != sorted(set(sizes)):
+            raise ValueError(f"pbm.stages must have growing block sizes, got {sizes}")
+        return self
+
+    @property
+    def method(self) -> PBMMethod:
+        """The part that every stage shares, so that adding a stage leaves the others cached."""
+        return PBMMethod(**{name: getattr(self, name) for name in PBMMethod.model_fields})
+
+
+class NoiseStudy(StrictModel):
+    """study: one block size trained once under each noise (workflows/noises.py)."""
+
+    noises: tuple[NoiseConfig, ...] = Field(min_length=1)
+    block_size: int = Field(4, ge=1, le=256)
+    method: PBMMethod = PBMMethod()
+    train: TrainConfig
+
+
+class SWDConfig(StrictModel):
+    """swd: Stage-Wise Distillation of large-block students from a frozen small-block teacher."""
+
+    block_sizes: tuple[int, ...] = Field((32,), description="Students: block sizes among pbm.stages")
+    teacher_block_size: int = Field(4, ge=1, le=256)
+    train: TrainConfig
+    noise: NoiseConfig = NoiseConfig(min_t=0.1, max_t=0.5)
+    ce_weight: float = Field(1.0, ge=0.0)
+    kl_weight: float = Field(0.5, ge=0.0)
+    ar_weight: float | None = AR_WEIGHT
+    top_k: int = Field(16, ge=1)
+    direction: Literal["forward", "reverse"] = "forward"
+    temperature: float = Field(1.0, gt=0.0)
+    targets: Literal["online", "offline"] = Field(
+        "online", description="Ask the teacher in every step, or once for all runs on the same data, noise and teacher"
+    )
+
+
+class DecodingConfig(StrictModel):
+    """How a checkpoint decodes when it is judged."""
+
+    strategy: Literal["dynamic", "static", "self_speculative"] = Field(
+        "dynamic",
+        description="self_speculative: a model whose clean stream is causal drafts in blocks what its AR mode would say",
+    )
+    confidence_threshold: float = Field(0.9, gt=0.0, le=1.0)
+    denoising_steps: int | None = Field(None, ge=1, description="Steps a block; None: the block size")
+    max_new_tokens: int = Field(256, ge=1)
+    compiled: bool = Field(
+        False,
+        description="Decode blocks through torch.compile (CUDA graphs on a GPU); a shape's first decode takes up to a minute",
+    )
+
+
+class EvaluationConfig(StrictModel):
+    """evaluate: lmms-eval suite and decoding."""
+
+    suite: str = Field("lab", min_length=1, description="A folder of bard_core/evaluation/suites")
+    decoding: DecodingConfig = DecodingConfig()
+    batch_size: int = Field(32, ge=1, description="Prompts a batch when accuracy is measured")
+    max_samples: int | None = Field(None, ge=1, description="Judge at most this many samples; None: all")
+    speed_samples: int = Field(16, ge=1, description="Prompts decoded one by one, interleaved with the AR baseline")
+    sweep_thresholds: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(
+        (),
+        description="More confidence thresholds at which block-diffusion models are judged, for the speed-up at equal accuracy",
+    )
+
+
+class CheckpointConfig(StrictModel):
+    """Where training keeps its checkpoints, how many, and how much of them it believes."""
+
+    root_uri: Place = Field("", description="Folder that every worker reaches, or s3:// prefix; empty: $BARD_HOME/checkpoints")
+    keep_last: int = Field(2, ge=1, description="Newest checkpoints of a run to keep")
+    keep_best: int = Field(0, ge=0, description="Checkpoints with the lowest training loss to keep besides")
+    verify_sha256: bool = Field(True, description="Hash every shard before resuming; False: sizes, and .metadata's hash")
+
+
+class GateConfig(StrictModel):
+    """promote: what a challenger must show to become the champion."""
+
+    accuracy_margin: float = Field(
+        0.02, ge=0.0, le=1.0, description="Loss of accuracy against the champion that is accepted, a share; 95 % sure"
+    )
+    min_speed_gain: float = Field(0.0, ge=0.0, description="Share by which the speed-up must exceed the champion's")
+
+
+class ComputeConfig(StrictModel):
+    """Where training runs. Not part of any cache key: the same step on other hardware is the same step."""
+
+    num_workers: int | tuple[int, int] = Field(2, description="Ray Train workers; [fewest, most] follows the cluster's size")
+    use_gpu: bool = False
+    cpus_per_worker: int = Field(1, ge=1)
+    max_failures: int = Field(2, ge=0, description="Worker failures a stage survives; nodes taken away are not counted")
+    stop_within_s: float = Field(90.0, gt=0.0, description="After SIGTERM, the longest wait for a last checkpoint")
+    checkpoints: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _workers(self) -> "ComputeConfig":
+        fewest, most = self.num_workers if isinstance(self.num_workers, tuple) else (self.num_workers, self.num_workers)
+        if not 1 <= fewest <= most:
+            raise ValueError(f"compute.num_workers is a count or [fewest, most] with 1 <= fewest <= most, got {self.num_workers}")
+        return self

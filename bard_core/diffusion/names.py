@@ -1,0 +1,8 @@
+"""The words of the method that configurations use too. No torch here, so that a command line starts at once."""
+
+from typing import Literal
+
+CleanAttention = Literal["block", "causal"]  # what the clean stream sees: whole blocks (the paper), or tokens before its own
+NoiseName = Literal["mask", "uniform", "edit", "mix"]
+Reduction = Literal["sample_mean", "token_mean"]
+MASK_TOKEN = "<|mask|>"  # what a noisy position starts from

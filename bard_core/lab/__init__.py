@@ -1,0 +1,1 @@
+"""The lab: a generated world, its processor, its model."""

@@ -1,0 +1,191 @@
+"""The lab world: images a model must read, questions that name cells, answers that list and then derive.
+
+An image is a grid of cells, each showing one letter and one digit. A question names a few letters; the answer first
+lists their digits (any order of decoding works) and then derives a total, a maximum and a minimum (which need the list):
+long enough, and partly parallel, partly sequential, so that decoding several tokens at once is possible but not free.
+
+The world is written as raw Parquet shards in the exact public schemas of FineVision, LLaVA-OneVision-1.5 and
+MMFineReason, so that the converters of real data read it. The same seed gives the same bytes (for one version of
+Pillow and pyarrow). Training and evaluation draw from separate seed streams and share no image.
+"""
+
+import hashlib
+import io
+import random
+import string
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image, ImageDraw, ImageFont
+
+from bard_core.config.sections import LabWorldConfig, RawSchema, RawSource
+
+Split = Literal["train", "eval"]
+SHARES: dict[RawSchema, float] = {"finevision": 0.4, "llava_onevision": 0.4, "mmfinereason": 0.2}
+# Around mid-grey, which is zero after the processor's normalisation: what a patch holds is its ink, not its paper.
+BACKGROUNDS = ((127, 127, 127), (140, 127, 120), (120, 127, 140), (120, 140, 120))
+INK = (255, 255, 255)
+BORDER = (100, 100, 100)
+ROWS_PER_SHARD = 1000
+_MAX_REDRAWS = 1000  # an evaluation image that also occurs in training is drawn again, at most this often
+
+READ_QUESTION = "Read {letters}."
+LIST_QUESTION = "List all cells."
+REASON_QUESTION = "Reason about {letters}."
+THINK_ANSWER = "<think>{listing}</think>{derived}"
+
+
+def question(schema: RawSchema, letters: list[str]) -> str:
+    """The question about ``letters`` in the phrasing of one schema (without image placeholder); "list" names none."""
+    phrase = {"finevision": READ_QUESTION, "llava_onevision": LIST_QUESTION, "mmfinereason": REASON_QUESTION}[schema]
+    return phrase.format(letters=" ".join(letters))
+
+
+def answer(schema: RawSchema, letters: list[str], digits: list[int]) -> str:
+    """The exact answer, e.g. ``K=7 B=2 M=4; sum=13; max=7; min=2``; its width depends on the number of letters only."""
+    listing = " ".join(f"{letter}={digit}" for letter, digit in zip(letters, digits, strict=True))
+    total, most, least = f"sum={sum(digits):02d}", f"max={max(digits)}", f"min={min(digits)}"
+    if schema == "mmfinereason":
+        return THINK_ANSWER.format(listing=listing, derived=f"{total}; {most}")
+    return f"{listing}; {total}; {most}; {least}"
+
+
+@cache
+def _tile(letter: str, digit: int, background: tuple[int, int, int], cell_px: int) -> Image.Image:
+    """One cell: the letter centred in its left half, the digit in its right half."""
+    tile = Image.new("RGB", (cell_px, cell_px), background)
+    draw = ImageDraw.Draw(tile)
+    draw.rectangle((0, 0, cell_px - 1, cell_px - 1), outline=BORDER)
+    font = ImageFont.load_default(size=round(cell_px * 0.55))
+    for text, x in ((letter, 0.30), (str(digit), 0.74)):
+        draw.text((cell_px * x, cell_px * 0.5), text, fill=INK, font=font, anchor="mm", stroke_width=1, stroke_fill=INK)
+    return tile
+
+
+def _draw(world: LabWorldConfig, rng: random.Random) -> tuple[bytes, dict[str, int]]:
+    """PNG bytes of a random grid, and the digit of each of its letters."""
+    letters = rng.sample(string.ascii_uppercase[: world.alphabet], world.rows * world.columns)
+    digits = {letter: rng.randrange(world.digits) for letter in letters}
+    background = BACKGROUNDS[rng.randrange(len(BACKGROUNDS))]
+    image = Image.new("RGB", (world.columns * world.cell_px, world.rows * world.cell_px))
+    for index, letter in enumerate(letters):
+        row, column = divmod(index, world.columns)
+        image.paste(_tile(letter, digits[letter], background, world.cell_px), (column * world.cell_px, row * world.cell_px))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue(), digits
+
+
+def _turns(
+    world: LabWorldConfig, schema: RawSchema, split: Split, digits: dict[str, int], rng: random.Random
+) -> list[tuple[str, str]]:
+    """Question-answer pairs about one image: many in FineVision, one elsewhere."""
+    most = {"finevision": world.turns_per_image}
+    turns = []
+    for _ in range(most.get(schema, 1) if split == "train" else 1):
+        # LLaVA-OneVision asks for the whole grid in alphabetical order, the others for a few cells in any order.
+        some = rng.sample(sorted(digits), rng.randint(world.min_cells, world.max_cells))
+        letters = sorted(digits) if schema == "llava_onevision" else some
+        turns.append((question(schema, letters), answer(schema, letters, [digits[letter] for letter in letters])))
+    return turns
+
+
+def _raw_row(schema: RawSchema, name: str, png: bytes, turns: list[tuple[str, str]]) -> dict[str, Any]:
+    """One row as the public data set of that schema stores it."""
+    image = {"bytes": png, "path": f"{name}.png"}
+    if schema == "finevision":
+        return {"images": [image], "texts": [{"user": user, "assistant": assistant} for user, assistant in turns]}
+    if schema == "llava_onevision":
+        speech = [item for user, assistant in turns for item in (("human", user), ("gpt", assistant))]
+        conversations = [{"from": speaker, "value": value} for speaker, value in speech]
+        conversations[0]["value"] = "<image>\n" + conversations[0]["value"]
+        return {"id": name, "image": image, "conversations": conversations}
+    ((user, response),) = turns
+    return {
+        "question": user,
+        "image": image,
+        "qwen3vl_235b_thinking_response": response,
+        "original_answer": response.split("</think>")[1],
+    }
+
+
+def _schema_counts(total: int) -> dict[RawSchema, int]:
+    """Split ``total`` images over the three schemas in the shares above; the first takes the rounding."""
+    counts = {schema: round(total * share) for schema, share in SHARES.items()}
+    counts["finevision"] = total - counts["llava_onevision"] - counts["mmfinereason"]
+    return counts
+
+
+def generate(world: LabWorldConfig, split: Split, avoid: set[str], drawn: set[str]) -> Iterator[tuple[RawSchema, dict[str, Any]]]:
+    """Yield (schema, raw row) of one split, reproducibly.
+
+    Args:
+        avoid: image sha256 that must not be drawn (the training images, when the split is "eval").
+        drawn: receives the image sha256 of every row.
+
+    Raises:
+        ValueError: the world is too small to hold enough images outside ``avoid``.
+    """
+    index = 0
+    for schema, count in _schema_counts(world.train_images if split == "train" else world.eval_images).items():
+        for _ in range(count):
+            for attempt in range(_MAX_REDRAWS):
+                rng = random.Random(f"bard-lab/{world.seed}/{split}/{index}/{attempt}")
+                png, digits = _draw(world, rng)
+                sha256 = hashlib.sha256(png).hexdigest()
+                if sha256 not in avoid:
+                    break
+            else:
+                raise ValueError(
+                    f"lab world of {world.rows}x{world.columns} cells: no evaluation image found outside the "
+                    f"{len(avoid)} training images; use more cells or fewer data.lab.train_images"
+                )
+            drawn.add(sha256)
+            yield schema, _raw_row(schema, f"{split}-{index:06d}", png, _turns(world, schema, split, digits, rng))
+            index += 1
+
+
+def write_raw(world: LabWorldConfig, folder: Path) -> dict[Split, tuple[RawSource, ...]]:
+    """Write the world as raw shards ``<folder>/<split>/<schema>/00000.parquet`` and return the sources to read.
+
+    Args:
+        world: what to generate. ``folder``: an empty or new local folder.
+
+    Returns:
+        For "train" and "eval", one ``RawSource`` a schema that has at least one image.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    text_pair = pa.struct([("user", pa.string()), ("assistant", pa.string())])
+    speech = pa.struct([("from", pa.string()), ("value", pa.string())])
+    thinking = "qwen3vl_235b_thinking_response"
+    strings = {name: pa.string() for name in ("question", thinking, "original_answer")}
+    schemas: dict[RawSchema, Any] = {
+        "finevision": pa.schema([("images", pa.list_(image)), ("texts", pa.list_(text_pair))]),
+        "llava_onevision": pa.schema([("id", pa.string()), ("image", image), ("conversations", pa.list_(speech))]),
+        "mmfinereason": pa.schema([("image", image), *strings.items()]),
+    }
+    avoid: set[str] = set()
+    sources: dict[Split, tuple[RawSource, ...]] = {}
+    for split in ("train", "eval"):
+        drawn: set[str] = set()
+        rows: dict[RawSchema, list[dict[str, Any]]] = {schema: [] for schema in SHARES}
+        for schema, row in generate(world, split, avoid, drawn):
+            rows[schema].append(row)
+        avoid = drawn
+        for schema, items in rows.items():
+            target = folder / split / schema
+            target.mkdir(parents=True, exist_ok=True)
+            for shard, start in enumerate(range(0, len(items), ROWS_PER_SHARD)):
+                table = pa.Table.from_pylist(items[start : start + ROWS_PER_SHARD], schema=schemas[schema])
+                pq.write_table(table, target / f"{shard:05d}.parquet", compression="zstd")
+        sources[split] = tuple(
+            RawSource(name=f"lab-{split}-{schema}", schema_name=schema, uri=str(folder / split / schema), max_samples=None)
+            for schema, items in rows.items()
+            if items
+        )
+    return sources

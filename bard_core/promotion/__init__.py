@@ -1,0 +1,1 @@
+"""Which checkpoint is champion: gate, aliases, re-evaluation, webhook."""

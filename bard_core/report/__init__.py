@@ -1,0 +1,1 @@
+"""What a pipeline shows: results to report.json and its views."""

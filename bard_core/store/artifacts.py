@@ -1,0 +1,236 @@
+"""Directories that cannot lie.
+
+A directory is an artifact once its ``manifest.json`` is there, with every file's size and sha256. The manifest is written last
+and atomically: no manifest, no artifact.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from bard_core.store import storage
+from bard_core.store.refs import Frozen, Ref
+
+MANIFEST = "manifest.json"
+AGAIN = "run its stage again, past the cache that still knows it (FLYTE_LOCAL_CACHE_OVERWRITE=true make demo)"
+Kind = Literal["dataset", "teacher", "model", "checkpoint", "benchmark", "evaluation", "report"]
+
+
+class ArtifactError(Exception):
+    """An artifact is missing, torn or changed: says what, where and how to fix it."""
+
+
+class FileEntry(Frozen):
+    """One file: relative path, size in bytes, sha256."""
+
+    path: str
+    size: int
+    sha256: str
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, path: str) -> str:
+        if path.startswith("/") or ".." in path.split("/") or "\\" in path:
+            raise ValueError(f"{path!r} leads out of the artifact's folder")
+        return path
+
+
+class Manifest(Frozen):
+    """What an artifact consists of and where it came from."""
+
+    kind: Kind
+    files: tuple[FileEntry, ...]
+    step: int | None = None
+    config_digest: str | None = None
+    parent_digest: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the manifest's canonical JSON."""
+        return digest(self)
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of plain values and pydantic models.
+
+    Raises:
+        TypeError: a value has no canonical form (a path, a set, NaN, ...); says where it stands.
+    """
+    text = json.dumps(_canonical(value, "$"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _canonical(value: Any, where: str) -> Any:
+    if isinstance(value, BaseModel):
+        return {name: _canonical(getattr(value, name), f"{where}.{name}") for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        if bad := [key for key in value if not isinstance(key, str)]:
+            raise TypeError(f"{where}: key {bad[0]!r} is not a string; use string keys")
+        return {key: _canonical(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise TypeError(
+        f"{where}: a {type(value).__name__} ({value!r}) has no canonical form; pass str, int, bool, None or a finite float"
+    )
+
+
+def file_entries(folder: Path, mine: Callable[[str], bool] = lambda name: True) -> tuple[FileEntry, ...]:
+    """Every file below the folder that is ``mine``, except the folder's own manifest, sorted by path.
+
+    Raises:
+        ArtifactError: a symbolic link is among them.
+    """
+    entries = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            raise ArtifactError(f"{path} is a symbolic link, whose target may change: copy what it points to into the folder")
+        if path.is_file() and name != MANIFEST and mine(name):
+            entries.append(FileEntry(path=name, size=path.stat().st_size, sha256=storage.sha256(str(path))))
+    return tuple(entries)
+
+
+def commit_directory(
+    staging: Path,
+    uri: str,
+    *,
+    kind: Kind,
+    step: int | None = None,
+    config_digest: str | None = None,
+    parent_digest: str | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> Manifest:
+    """Make the local folder ``staging`` the artifact ``uri``; the staging folder is used up when ``uri`` is local.
+
+    An artifact with the same digest already there is kept; anything else there is replaced. A failure (disk full, no
+    permission) leaves ``staging`` as it was, and at ``uri`` either what was there or nothing that verifies.
+
+    Raises:
+        ArtifactError: staging holds no files, or a symbolic link. TypeError: metadata has no canonical form.
+    """
+    entries = file_entries(staging)
+    if not entries:
+        raise ArtifactError(f"{staging} holds no files to commit as {kind} {uri}")
+    manifest = Manifest(
+        kind=kind,
+        files=entries,
+        step=step,
+        config_digest=config_digest,
+        parent_digest=parent_digest,
+        metadata=metadata or {},
+    )
+    if not storage.is_local(uri):
+        if not _already_there(uri, manifest.digest):
+            _publish_remote(staging, uri, manifest)
+        return manifest
+    target = storage.local_path(uri).absolute()
+    if _already_there(uri, manifest.digest):
+        if staging.absolute() != target:
+            shutil.rmtree(staging)
+        return manifest
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_manifest(str(staging), manifest)
+    storage.replace_folder(staging, target)
+    return manifest
+
+
+def write_manifest(uri: str, manifest: Manifest) -> None:
+    """Make the folder at ``uri``, whose files are all there, an artifact. This is the last thing to be written."""
+    storage.write_bytes(storage.join(uri, MANIFEST), (manifest.model_dump_json(indent=2) + "\n").encode())
+
+
+def _publish_remote(staging: Path, uri: str, manifest: Manifest) -> None:
+    """The old manifest goes first and the new one comes last, so a torn replacement is no artifact."""
+    storage.delete_file(storage.join(uri, MANIFEST))
+    kept = {entry.path for entry in manifest.files}
+    for name in set(storage.list_files(uri)) - kept:
+        storage.delete_file(storage.join(uri, name))
+    storage.upload_tree(staging, uri)
+    write_manifest(uri, manifest)
+
+
+def _already_there(uri: str, wanted: str) -> bool:
+    try:
+        return read_manifest(uri).digest == wanted and verify(uri).digest == wanted
+    except ArtifactError:
+        return False
+
+
+def read_manifest(uri: str) -> Manifest:
+    """Raises ArtifactError when there is none or it is not one."""
+    try:
+        return Manifest.model_validate_json(storage.read_bytes(storage.join(uri, MANIFEST)))
+    except storage.StorageError as error:
+        raise ArtifactError(f"{uri} has no {MANIFEST}: it was never committed, or was torn; {AGAIN}") from error
+    except ValidationError as error:
+        raise ArtifactError(f"{uri}/{MANIFEST} is not a manifest ({error.error_count()} faults); {AGAIN}") from error
+
+
+def verify(uri: str, hashes: bool | Callable[[FileEntry], bool] = True) -> Manifest:
+    """Check an artifact, local or remote, against its manifest: its files are those listed, whole and (``hashes``) unchanged.
+
+    ``hashes`` may choose the files to hash, so that several processes share the work.
+
+    Raises:
+        ArtifactError: naming the first file that is missing, unlisted, cut or changed.
+    """
+    manifest = read_manifest(uri)
+    sizes = storage.file_sizes(uri)
+    for entry in manifest.files:
+        if entry.path not in sizes:
+            raise ArtifactError(f"{uri}: {entry.path} is missing; {AGAIN}")
+        if sizes[entry.path] != entry.size:
+            raise ArtifactError(f"{uri}: {entry.path} has {sizes[entry.path]} bytes, not {entry.size}: it was cut; {AGAIN}")
+    if extra := sorted(sizes.keys() - {entry.path for entry in manifest.files} - {MANIFEST}):
+        raise ArtifactError(f"{uri}: {extra[0]} is not in the manifest: it was added later; remove it, or run the stage again")
+    for entry in manifest.files if hashes else ():
+        if callable(hashes) and not hashes(entry):
+            continue
+        if storage.sha256(storage.join(uri, entry.path)) != entry.sha256:
+            raise ArtifactError(f"{uri}: {entry.path} does not have its recorded sha256: it was changed; {AGAIN}")
+    return manifest
+
+
+def fetch(ref: Ref | str, expected_sha256: str | None = None) -> Path:
+    """A verified local folder of an artifact: its own when local, else a download kept in the home folder's cache.
+
+    A damaged cached copy is downloaded again.
+
+    Raises:
+        ArtifactError: it is torn, or is not the artifact the ref was made for.
+    """
+    uri, expected = (ref.uri, ref.manifest_sha256) if isinstance(ref, Ref) else (ref, expected_sha256)
+    if storage.is_local(uri):
+        _expect(uri, expected, read_manifest(uri).digest)
+        verify(uri)
+        return storage.local_path(uri)
+    found = _expect(uri, expected, read_manifest(uri).digest)
+    kept = storage.home() / "cache" / found
+    if _already_there(str(kept), found):
+        return kept
+    scratch = storage.home() / "cache" / f".{found}.{uuid.uuid4().hex}"
+    try:
+        storage.download_tree(uri, scratch)
+        _expect(uri, found, verify(str(scratch)).digest)
+        storage.replace_folder(scratch, kept)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return kept
+
+
+def _expect(uri: str, expected: str | None, found: str) -> str:
+    if expected is not None and found != expected:
+        raise ArtifactError(f"{uri} is artifact {found[:12]}, not {expected[:12]}: it was replaced since; {AGAIN}")
+    return found

@@ -1,0 +1,248 @@
+"""Bytes in a local folder or under an s3:// prefix, through fsspec; local writes are atomic.
+
+S3 takes its endpoint and credentials from the usual AWS_* variables (``AWS_ENDPOINT_URL`` for another S3 API).
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from bard_core.config.sections import StorageConfig
+
+
+class StorageError(Exception):
+    """A place cannot be read or written: says which, why and how to fix it."""
+
+
+def home() -> Path:
+    """The embedded defaults' folder: ``$BARD_HOME``, else ``.bard`` beside the code. Created when missing."""
+    folder = Path(os.environ.get("BARD_HOME") or Path(__file__).resolve().parents[2] / ".bard").absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def scratch(name: str) -> Iterator[Path]:
+    """A new folder of ``home()`` to make an artifact in, its own even when another process makes the same; gone afterwards."""
+    workshop = home() / "staging"
+    workshop.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=workshop, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def root_uri(config: StorageConfig) -> str:
+    """Where artifacts go: the configured root, else ``home()``."""
+    return config.root_uri.rstrip("/") if config.root_uri else str(home())
+
+
+def is_local(uri: str) -> bool:
+    return "://" not in uri or uri.startswith("file://")
+
+
+def local_path(uri: str) -> Path:
+    """The path of a local URI; ``~`` is the user's home, as it is to fsspec.
+
+    Raises:
+        StorageError: the URI is remote.
+    """
+    if not is_local(uri):
+        raise StorageError(f"{uri} is remote; fetch it with bard_core.store.artifacts.fetch first")
+    return Path(uri.removeprefix("file://")).expanduser()
+
+
+def join(uri: str, *parts: str) -> str:
+    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def _filesystem(uri: str) -> tuple[Any, str]:
+    import fsspec
+
+    options = {"client_kwargs": {"endpoint_url": os.environ["AWS_ENDPOINT_URL"]}} if os.environ.get("AWS_ENDPOINT_URL") else {}
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri, **(options if uri.startswith("s3://") else {}))
+    except (ImportError, ValueError) as error:
+        raise StorageError(f"{uri}: no way to open this kind of place ({error}); use a folder or s3://bucket/prefix") from error
+    return filesystem, str(path)
+
+
+def exists(uri: str) -> bool:
+    filesystem, path = _filesystem(uri)
+    filesystem.invalidate_cache()
+    return bool(filesystem.exists(path))
+
+
+def read_bytes(uri: str) -> bytes:
+    """Raises StorageError when there is nothing."""
+    filesystem, path = _filesystem(uri)
+    try:
+        return bytes(filesystem.cat_file(path))
+    except FileNotFoundError as error:
+        raise StorageError(f"{uri}: nothing there") from error
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write whole or not at all: locally temp file, fsync, rename; an S3 put is atomic by itself."""
+    if not is_local(uri):
+        filesystem, path = _filesystem(uri)
+        filesystem.pipe_file(path, data)
+        return
+    target = local_path(uri)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with scratch.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def create_file(uri: str, data: bytes) -> bool:
+    """Write whole, and only where nothing is yet: of several who try at once, one gets True.
+
+    Locally a hard link, which fails where a file is; on S3 a conditional put (``If-None-Match: *``).
+    """
+    if not is_local(uri):
+        filesystem, path = _filesystem(uri)
+        try:
+            filesystem.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    target = local_path(uri)
+    scratch = f"{target}.{uuid.uuid4().hex}.new"
+    write_bytes(scratch, data)
+    try:
+        os.link(scratch, target)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(scratch)
+    return True
+
+
+def file_sizes(uri: str) -> dict[str, int]:
+    """Relative path -> size in bytes of every file below ``uri``; empty when there is nothing.
+
+    Raises:
+        StorageError: a name would lead out of the folder.
+    """
+    filesystem, path = _filesystem(uri)
+    filesystem.invalidate_cache()
+    base = path.rstrip("/") + "/"
+    found = filesystem.find(path, detail=True).items()
+    sizes = {name.removeprefix(base): int(info["size"] or 0) for name, info in found if name.startswith(base)}
+    if bad := [name for name in sizes if ".." in name.split("/")]:
+        raise StorageError(f"{uri}: the file name {bad[0]!r} leads out of the folder; remove that file")
+    return sizes
+
+
+def list_folders(uri: str) -> list[str]:
+    """Names of the folders right below ``uri``, sorted; empty when there is nothing."""
+    filesystem, path = _filesystem(uri)
+    filesystem.invalidate_cache()
+    try:
+        found = filesystem.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(str(info["name"]).rstrip("/").rsplit("/", 1)[-1] for info in found if info["type"] == "directory")
+
+
+def list_files(uri: str) -> list[str]:
+    """Relative paths of all files below ``uri``, sorted; empty when there is nothing."""
+    return sorted(file_sizes(uri))
+
+
+def sha256(uri: str) -> str:
+    """sha256 (hex) of one file, read as a stream. Raises StorageError when there is nothing."""
+    filesystem, path = _filesystem(uri)
+    try:
+        with filesystem.open(path, "rb") as file:
+            total = hashlib.sha256()
+            while chunk := file.read(8 * 2**20):
+                total.update(chunk)
+    except FileNotFoundError as error:
+        raise StorageError(f"{uri}: nothing there") from error
+    return total.hexdigest()
+
+
+def delete_file(uri: str) -> None:
+    """Remove one file; nothing happens when it is not there."""
+    filesystem, path = _filesystem(uri)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.rm_file(path)
+
+
+def delete_tree(uri: str, first: str = "") -> None:
+    """Remove everything below ``uri``, the file ``first`` before the others; nothing happens when there is nothing."""
+    if is_local(uri):
+        folder = local_path(uri)
+        if first:
+            (folder / first).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for name in sorted(list_files(uri), key=lambda name: name != first):
+        delete_file(join(uri, name))
+
+
+def replace_folder(staging: Path, target: Path) -> None:
+    """Make the local folder ``staging`` be ``target``: brought beside it (copied when on another disk), then renamed.
+
+    Whatever ``target`` was is gone afterwards. A failure puts both back and is raised.
+    """
+    sibling = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    doomed = target.with_name(f".{target.name}.old.{uuid.uuid4().hex}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.move(staging, sibling)
+    except BaseException:
+        if staging.exists():
+            shutil.rmtree(sibling, ignore_errors=True)
+        raise
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(target, doomed)
+        try:
+            os.rename(sibling, target)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(doomed, target)
+                shutil.move(sibling, staging)
+                raise
+            shutil.rmtree(doomed, ignore_errors=True)  # another process put its folder there in between: replace that
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def upload_tree(folder: Path, uri: str, names: Collection[str] | None = None) -> None:
+    """Copy a local folder's files, or those with the given relative ``names``, to ``uri``."""
+    filesystem, path = _filesystem(uri)
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = file.relative_to(folder).as_posix()
+        if names is not None and name not in names:
+            continue
+        target = f"{path.rstrip('/')}/{name}"
+        filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+        filesystem.put_file(str(file), target)
+
+
+def download_tree(uri: str, folder: Path) -> None:
+    """Copy all files below ``uri`` into a local folder. Raises StorageError when there are none."""
+    filesystem, path = _filesystem(uri)
+    names = list_files(uri)
+    if not names:
+        raise StorageError(f"{uri}: nothing there")
+    for name in names:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        filesystem.get_file(f"{path.rstrip('/')}/{name}", str(target))

@@ -1,0 +1,1 @@
+"""A run's checkpoints: written, kept, read and made into a model folder."""

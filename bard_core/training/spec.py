@@ -1,0 +1,66 @@
+"""A stage's identity: all that decides its result. Its digest names the run, so the same spec resumes it and no other does."""
+
+from typing import Literal
+
+from bard_core.config.sections import CheckpointConfig, LabModelConfig, NoiseConfig, StrictModel, SWDConfig, TrainConfig
+from bard_core.diffusion.names import CleanAttention
+from bard_core.store import artifacts, storage
+from bard_core.store.refs import CheckpointRef, DatasetRef, ModelRef
+from bard_core.training.checkpoints import retention
+from bard_core.training.checkpoints.writer import Run
+from bard_core.training.curve import CURVE
+
+
+class StageSpec(StrictModel):
+    """All that decides a stage's result; its digest names the run."""
+
+    stage: Literal["source", "pbm", "swd"]
+    dataset: DatasetRef
+    train: TrainConfig
+    parent: ModelRef | None = None
+    lab_model: LabModelConfig | None = None
+    block_size: int = 1
+    clean_attention: CleanAttention = "block"
+    noise: NoiseConfig = NoiseConfig()
+    ar_weight: float = 0.0
+    sample_mean: bool = False
+    swd: SWDConfig | None = None
+    teacher: ModelRef | None = None
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """The digests of all that decides the result: the knobs, and the artifacts the run starts from."""
+        refs = {name: ref.key if (ref := getattr(self, name)) else "none" for name in ("dataset", "parent", "teacher")}
+        return {"config": artifacts.digest(self.model_dump(exclude={"dataset", "parent", "teacher"})), **refs}
+
+    @property
+    def digest(self) -> str:
+        return artifacts.digest(self.origin)
+
+    @property
+    def name(self) -> str:
+        if self.stage == "source":
+            return "source"
+        return f"{self.stage}-b{self.block_size}" + ("" if self.noise.name == "mask" else f"-{self.noise.name}")
+
+
+def run_of(spec: StageSpec, settings: CheckpointConfig = CheckpointConfig()) -> Run:
+    """Where the run of this spec keeps its base model, checkpoints and curve, and what it starts from."""
+    root = settings.root_uri or str(storage.home() / "checkpoints")
+    return Run(storage.join(root, f"{spec.name}-{spec.digest[:16]}"), spec.origin, settings)
+
+
+def checkpoint_ref(spec: StageSpec, base: str, uri: str) -> CheckpointRef:
+    """The ref of a finished run's final checkpoint, which is registered with it: retention will not delete it."""
+    manifest = artifacts.read_manifest(uri)
+    retention.keep(uri, f"the result of {spec.name}")
+    return CheckpointRef(
+        uri=uri,
+        manifest_sha256=manifest.digest,
+        stage=spec.stage,
+        block_size=spec.block_size,
+        step=int(manifest.step or 0),
+        base_uri=base,
+        parent_sha256=spec.parent.key if spec.parent else None,
+        curve_uri=storage.join(uri.rsplit("/", 1)[0], CURVE),
+    )

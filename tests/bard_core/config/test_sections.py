@@ -1,0 +1,128 @@
+"""Every configuration file is complete and valid; misspelt keys and wild values are refused by name before anything starts."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from bard_core.config import sections
+from bard_core.config.file import check_stages
+from bard_core.evaluation.suites import suite_of
+from bard_core.promotion.reevaluate import Request
+
+ROOT = Path(__file__).resolve().parents[3]
+SECTIONS = {
+    "name": str,
+    "data": sections.DataConfig,
+    "source": sections.SourceConfig,
+    "pbm": sections.PBMConfig,
+    "swd": sections.SWDConfig,
+    "evaluation": sections.EvaluationConfig,
+    "compute": sections.ComputeConfig,
+    "storage_config": sections.StorageConfig,
+    "tracking": sections.TrackingConfig,
+    "study": sections.NoiseStudy,
+}
+FILES = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def read(path):
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_file_is_complete(path):
+    values = read(path)
+    assert set(values) <= set(SECTIONS)
+    parsed = {key: TypeAdapter(SECTIONS[key]).validate_python(value) for key, value in values.items()}
+    if "study" in parsed:  # of workflows/noises.py
+        assert [noise.name for noise in parsed["study"].noises] == ["mask", "uniform", "edit", "mix"]
+        return
+    check_stages(parsed["pbm"], parsed["swd"], parsed["evaluation"].decoding)
+    assert suite_of(parsed["evaluation"]).benchmarks
+
+
+@pytest.mark.parametrize("size", ["2b", "4b", "8b"])
+def test_the_pipelines_scores_count_when_checkpoints_are_judged_again(size):
+    """Other decodings would be another protocol, and every checkpoint be judged twice."""
+    receiver = next(yaml.safe_load_all((ROOT / "deploy" / "receiver.yaml").read_text(encoding="utf-8")))
+    again = (read(ROOT / "configs" / "reevaluate" / "paper.yaml"), yaml.safe_load(receiver["data"]["inputs.yaml"]))
+    first = sections.EvaluationConfig.model_validate(read(ROOT / "configs" / f"bard_{size}.yaml")["evaluation"])
+    for inputs in again:
+        evaluation = sections.EvaluationConfig.model_validate(inputs["evaluation"])
+        assert (evaluation.suite, evaluation.decoding) == (first.suite, first.decoding)
+
+
+def test_the_noise_study_finds_its_data_and_source_in_the_cache_of_the_demo():
+    lab, study = read(ROOT / "configs" / "lab.yaml"), read(ROOT / "configs" / "lab_noises.yaml")
+    assert (study["data"], study["source"]) == (lab["data"], lab["source"])
+
+
+@pytest.mark.parametrize("section", [sections.StorageConfig, sections.CheckpointConfig])
+def test_a_place_is_an_absolute_folder_or_has_a_scheme(section):
+    for uri in ("", "/data/bard", "~/bard", "s3://bucket/bard", "file:///data/bard"):
+        assert section(root_uri=uri).root_uri == uri
+    for uri in ("bard", "./bard", "s3//bucket/bard"):
+        with pytest.raises(ValidationError, match="neither an absolute folder nor a place like s3://"):
+            section(root_uri=uri)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "reevaluate").glob("*.yaml")), ids=lambda p: p.name)
+def test_a_reevaluation_is_complete_and_its_suite_exists(path):
+    request = Request.read(path)
+    assert suite_of(request.evaluation).benchmarks
+    with pytest.raises(ValidationError, match="accuracy_mragin"):
+        Request.model_validate({**read(path), "gate": {"accuracy_mragin": 0.1}})
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "words"),
+    [
+        ("swd", {"kl_wieght": 1}, "unknown key 'kl_wieght': did you mean 'kl_weight'.*allowed are block_sizes, "),
+        ("evaluation", {"decoding": {"confidence_threshold": 1.5}}, "less than or equal to 1"),
+        ("pbm", {"noise": {"min_t": 0.9, "max_t": 0.1}}, "below max_t"),
+        ("pbm", {"noise": {"name": "mix", "complementary": True}}, "needs name: mask"),
+        ("pbm", {"noise": {"name": "salt"}}, "'mask', 'uniform', 'edit' or 'mix'"),
+        ("pbm", {"ar_weight": 0.5}, "causal"),
+        ("data", {"lab": None}, "sources"),
+        ("data", {"processor": "some/model", "min_pixels": 5000, "max_pixels": 4000}, "min_pixels 5000 is above"),
+        ("source", {"train": {"steps": 1, "optimizer": {"betas": [0.9, 1.0]}}}, "less than 1"),
+    ],
+)
+def test_faults_are_named(section, change, words):
+    values = {**read(ROOT / "configs" / "lab.yaml")[section], **change}
+    with pytest.raises(ValidationError, match=words):
+        SECTIONS[section].model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"block_sizes": (8, 64)}, r"swd.block_sizes names 64.*allowed are \[4, 8, 16, 32\]"),
+        ({"teacher_block_size": 2}, "swd.teacher_block_size names 2"),
+        ({"block_sizes": (4,)}, "larger than its teacher's, 4"),
+        ({"ar_weight": 0.5}, "swd.ar_weight needs pbm.clean_attention: causal"),
+    ],
+)
+def test_sections_that_do_not_fit_each_other_are_refused(change, words):
+    values = read(ROOT / "configs" / "lab.yaml")
+    pbm, swd = sections.PBMConfig.model_validate(values["pbm"]), sections.SWDConfig.model_validate({**values["swd"], **change})
+    with pytest.raises(ValueError, match=words):
+        check_stages(pbm, swd, sections.DecodingConfig())
+
+
+@pytest.mark.parametrize(
+    ("decoding", "words"),
+    [
+        ({"strategy": "self_speculative"}, "self_speculative needs pbm.clean_attention: causal"),
+        ({"denoising_steps": 8}, "denoising_steps is 8, more than the smallest block of pbm.stages, 4"),
+    ],
+)
+def test_a_decoding_that_no_model_can_do_is_refused(decoding, words):
+    values = read(ROOT / "configs" / "lab.yaml")
+    pbm, swd = sections.PBMConfig.model_validate(values["pbm"]), sections.SWDConfig.model_validate(values["swd"])
+    with pytest.raises(ValueError, match=words):
+        check_stages(pbm, swd, sections.DecodingConfig(**decoding))
+    causal = sections.PBMConfig.model_validate({**values["pbm"], "clean_attention": "causal"})
+    check_stages(causal, swd, sections.DecodingConfig(strategy="self_speculative", denoising_steps=4))

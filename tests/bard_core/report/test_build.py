@@ -1,0 +1,204 @@
+"""The report: every view shows the numbers of report.json, and the page needs nothing but itself."""
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from bard_core.evaluation.compare import ComparisonError
+from bard_core.report import build, views
+from bard_core.store import artifacts
+from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, ModelRef, OperatingPoint
+
+SAMPLES = 8
+
+
+def picture(shade: int, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), (shade, 0, 0)).save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> DatasetRef:
+    rows = [
+        {
+            "id": f"s{i}",
+            "messages": json.dumps(
+                [
+                    {"role": "user", "content": [{"type": "image", "image": 0}, {"type": "text", "text": f"Is {i} < {i + 1}?"}]},
+                    {"role": "assistant", "content": [{"type": "text", "text": f"A={i}"}]},
+                ]
+            ),
+            "images": [picture(i, "JPEG" if i == 0 else "PNG")] * (2 if i == 2 else 1),
+            "answer": f"A={i}",
+        }
+        for i in range(SAMPLES)
+    ]
+    folder = tmp_path / "dataset.staging"
+    (folder / "eval").mkdir(parents=True)
+    for shard in (0, 1):
+        pq.write_table(pa.Table.from_pylist(rows[shard::2]), folder / "eval" / f"{shard}.parquet")
+    manifest = artifacts.commit_directory(folder, str(tmp_path / "dataset"), kind="dataset")
+    return DatasetRef(uri=str(tmp_path / "dataset"), manifest_sha256=manifest.digest, num_train=0, num_eval=SAMPLES)
+
+
+def judged(
+    folder: Path, stage: Any, block: int, right: int, speedup: float, judge: int = SAMPLES, wrong: str = "<b>`\n"
+) -> EvalResult:
+    """An evaluation whose first ``right`` answers are right."""
+    records = [
+        {"id": f"s{i}", "doc_id": i, "text": f"A={i}" if i < right else wrong, "reference": f"A={i}", "exact": float(i < right)}
+        for i in range(judge)
+    ]
+    name = f"{stage}-{block}"
+    staging = folder / f"{name}.staging"
+    staging.mkdir()
+    (staging / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (staging / "results.json").write_text(json.dumps({"metric": "exact"}))
+    manifest = artifacts.commit_directory(staging, str(folder / name), kind="evaluation")
+    curve = folder / f"{name}.jsonl"
+    curve.write_text("".join(json.dumps({"step": step, "loss": 3.0 / step, "lr": 0.1}) + "\n" for step in range(1, 6)))
+    model = ModelRef(
+        uri=f"model-{name}", manifest_sha256=name, stage=stage, block_size=block, parent_sha256=None,
+        curve_uri=None if block == 1 else str(curve),
+    )  # fmt: skip
+    return EvalResult(
+        uri=str(folder / name), manifest_sha256=manifest.digest, model=model, suite="lab", suite_digest="0",
+        accuracy=right / judge, accuracy_stderr=0.0123, num_samples=judge, tokens_per_forward=2.345 * block,
+        tokens_per_s=1234.5 * speedup, ar_tokens_per_s=1234.5, speedup=speedup, seconds=1.0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> list[EvalResult]:
+    return [judged(tmp_path, "source", 1, 7, 1.0), judged(tmp_path, "pbm", 4, 7, 2.25), judged(tmp_path, "swd", 32, 4, 3.5)]
+
+
+def test_all_views_agree(results: list[EvalResult], dataset: DatasetRef, tmp_path: Path) -> None:
+    ref = build.build(results, dataset, str(tmp_path / "report"), "Bard <lab>")
+    folder = artifacts.fetch(ref)
+    assert artifacts.verify(ref.uri).kind == "report"
+    assert Path(ref.markdown) == folder / "report.md"
+
+    body = json.loads((folder / "report.json").read_text())
+    for row, result in zip(body["rows"], results, strict=True):
+        assert row["model"] == result.model.name
+        for name in ("accuracy", "accuracy_stderr", "tokens_per_forward", "tokens_per_s", "speedup", "num_samples"):
+            assert row[name] == getattr(result, name)
+    assert [row["on_frontier"] for row in body["rows"]] == [False, True, True]
+    assert body["verdict"].endswith(
+        "at equal accuracy: 2.25x (pbm-b4); within 0.5 points of it: 2.25x (pbm-b4); within 2.5 points of it: 2.25x (pbm-b4)."
+    )
+    assert [(row["model"], row["wins"], row["losses"]) for row in body["against_source"]] == [("pbm-b4", 0, 0), ("swd-b32", 0, 3)]
+    assert [record["loss"] for record in body["curves"]["pbm-b4"]] == [3.0, 1.5, 1.0, 0.75, 0.6]
+    assert body["curves"]["source"] == []
+
+    markdown, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()
+    for row in body["rows"]:
+        assert "| " + " | ".join(views.cells(row)) + " |" in markdown
+        assert "".join(f"<td>{cell}</td>" for cell in views.cells(row)) in page
+    table = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 3 + 2 + 2
+
+
+def test_thresholds_are_shown_and_the_verdict_takes_the_best(
+    results: list[EvalResult], dataset: DatasetRef, tmp_path: Path
+) -> None:
+    """7 of 8 right is the source's accuracy; the student reaches it at a stricter threshold, faster than pbm-b4."""
+    sweep = tuple(
+        OperatingPoint(
+            confidence_threshold=threshold, accuracy=right / SAMPLES, tokens_per_forward=tpf, tokens_per_s=7.0, speedup=speedup
+        )
+        for threshold, right, tpf, speedup in ((0.5, 4, 8.0, 3.5), (0.95, 7, 6.0, 2.75))
+    )
+    swept = [*results[:2], results[2].model_copy(update={"sweep": sweep})]
+    folder = artifacts.fetch(build.build(swept, dataset, str(tmp_path / "report"), "Bard"))
+    body = json.loads((folder / "report.json").read_text())
+    assert "at equal accuracy: 2.75x (swd-b32, threshold 0.95)" in body["verdict"]
+    assert [(row["confidence_threshold"], row["speedup"]) for row in body["sweep"]] == [(0.5, 3.5), (0.95, 2.75)]
+    markdown, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()
+    assert "## Over thresholds" in markdown and "<h2>Over thresholds</h2>" in page
+    for row in body["sweep"]:
+        assert "| " + " | ".join(views.sweep_cells(row)) + " |" in markdown
+        assert "".join(f"<td>{cell}</td>" for cell in views.sweep_cells(row)) in page
+
+
+def test_the_page_holds_samples_and_pictures_and_runs_nothing(
+    results: list[EvalResult], dataset: DatasetRef, tmp_path: Path
+) -> None:
+    folder = artifacts.fetch(build.build(results, dataset, str(tmp_path / "report"), "Bard <lab>"))
+    samples = json.loads((folder / "report.json").read_text())["samples"]
+    assert [sample["id"] for sample in samples] == ["s0", "s2", "s4", "s6"]
+    assert samples[2] == {
+        "id": "s4",
+        "question": "Is 4 < 5?",
+        "reference": "A=4",
+        "answers": {"source": "A=4", "pbm-b4": "A=4", "swd-b32": "<b>`\n"},
+    }
+
+    page = (folder / "report.html").read_text()
+    assert "<h1>Bard &lt;lab&gt;</h1>" in page
+    assert "Is 4 &lt; 5?" in page and "&lt;b&gt;" in page and "<b>`" not in page
+    kinds = re.findall(r'src="data:(image/\w+);base64,', page)
+    assert kinds == ["image/png"] * 2 + ["image/jpeg"] + ["image/png"] * 4  # two plots, five images of four samples
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert "<script" not in page
+    assert "- swd-b32: `<b>'` (wrong)" in (folder / "report.md").read_text()
+
+
+def test_the_terminal_table_is_narrow_and_aligned(tmp_path: Path) -> None:
+    table = build.rows([judged(tmp_path, "source", 1, 8, 1.0), judged(tmp_path, "pbm", 256, 8, 123.456)])
+    lines = views.console_table(table).splitlines()
+    assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 100
+    assert lines[0].split()[:3] == ["model", "block", "accuracy"]
+    assert lines[2].split() == ["source", "AR", "100.0", "±", "1.2", "%", "2.35", "1234", "1.00x"]
+
+
+def test_a_report_needs_one_source_and_the_same_samples(results: list[EvalResult], dataset: DatasetRef, tmp_path: Path) -> None:
+    with pytest.raises(ComparisonError, match="exactly one source"):
+        build.build(results[1:], dataset, str(tmp_path / "report"), "t")
+    with pytest.raises(ComparisonError, match="max_samples"):
+        build.build([results[0], judged(tmp_path, "swd", 8, 2, 2.0, judge=4)], dataset, str(tmp_path / "report"), "t")
+
+
+def test_samples_come_from_those_judged(dataset: DatasetRef, tmp_path: Path) -> None:
+    few = [judged(tmp_path, "source", 1, 2, 1.0, judge=3), judged(tmp_path, "pbm", 4, 3, 2.0, judge=3)]
+    folder = artifacts.fetch(build.build(few, dataset, str(tmp_path / "report"), "t"))
+    assert [sample["id"] for sample in json.loads((folder / "report.json").read_text())["samples"]] == ["s0", "s1", "s2"]
+
+
+def test_what_checkpoints_cost_is_told_where_it_was_measured() -> None:
+    measured = {"step": 700.0, "loss": 1.0, "train_s": 200.0, "checkpoint_blocked_s": 3.0, "startup_s": 4.25}
+    cells = views.training_cells({"old": [{"step": 1.0, "loss": 2.0}], "none": [], "pbm-b4": [{"step": 1.0}, measured]})
+    assert cells == [["pbm-b4", "700", "1.5% of 200 s", "4.2"]]
+
+
+def test_trainings_alone_are_shown_side_by_side(bard_home: Path, tmp_path: Path) -> None:
+    checkpoints = {}
+    for label, last in (("mask", 1.0), ("mix", 2.0)):
+        curve = tmp_path / f"{label}.jsonl"
+        curve.write_text("".join(json.dumps({"step": step, "loss": last + 9 - step}) + "\n" for step in (1, 9)))
+        checkpoints[label] = CheckpointRef(
+            uri="c",
+            manifest_sha256="0",
+            stage="pbm",
+            block_size=4,
+            step=9,
+            base_uri="b",
+            parent_sha256=None,
+            curve_uri=str(curve),
+        )
+    ref = build.build_curves(checkpoints, str(tmp_path / "report"), "Noises")
+    folder = artifacts.fetch(ref)
+    text = (folder / "report.md").read_text()
+    assert "| mask | 9 | 9.000 | 1.000 |" in text and "| mix | 9 | 10.000 | 2.000 |" in text
+    body = json.loads((folder / "report.json").read_text())
+    assert body["curves"]["mix"][-1] == {"step": 9, "loss": 2.0}
+    assert Image.open(folder / "curves.png").size[0] > 400
