@@ -1,18 +1,14 @@
 """consolidate: a training checkpoint to a model anyone can load."""
 
-from flytekit import task
-
 from bard_core.config.sections import StorageConfig, TrackingConfig
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import ModelRef
 from bard_core.tracking import log_model, stage_run
 from bard_core.training.checkpoints.consolidate import consolidate as write_model
-from tasks.settings import CACHE_VERSION, Checkpoint, Model, artifact_uri, image
-
-IGNORED = ("tracking", "parent_run")
+from tasks.settings import Checkpoint, Model, artifact_uri, stage_task
 
 
-@task(cache=True, cache_version=CACHE_VERSION, cache_ignore_input_vars=IGNORED, container_image=image("train"), retries=2)
+@stage_task("train")
 def consolidate(
     checkpoint: Checkpoint,
     clean_attention: str,

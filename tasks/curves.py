@@ -1,25 +1,16 @@
 """curves: what several trainings of the same step learned, in one picture."""
 
-from flytekit import Deck, task
+from flytekit import Deck
 
 from bard_core.config.sections import StorageConfig, TrackingConfig
 from bard_core.report import build as reporting
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import CheckpointRef
 from bard_core.tracking import stage_run
-from tasks.settings import CACHE_VERSION, Report, artifact_uri, image
-
-IGNORED = ("tracking", "parent_run")
+from tasks.settings import Report, artifact_uri, stage_task
 
 
-@task(
-    cache=True,
-    cache_version=CACHE_VERSION,
-    cache_ignore_input_vars=IGNORED,
-    container_image=image("evaluate"),
-    enable_deck=True,
-    retries=2,
-)
+@stage_task("evaluate", enable_deck=True)
 def curves(
     name: str,
     labels: list[str],

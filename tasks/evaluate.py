@@ -1,7 +1,5 @@
 """evaluate: judge one model by one suite, a benchmark a task; then bring the scores together, time it and register it."""
 
-from flytekit import task
-
 from bard_core.config.sections import EvaluationConfig, StorageConfig, TrackingConfig
 from bard_core.evaluation import benchmark as judging
 from bard_core.evaluation import evaluate as judge
@@ -11,9 +9,7 @@ from bard_core.store import artifacts, claims, storage
 from bard_core.store.claims import Claim
 from bard_core.store.refs import BenchmarkRef
 from bard_core.tracking import log_evaluation, register, stage_run
-from tasks.settings import CACHE_VERSION, Dataset, Evaluation, Model, artifact_uri, image
-
-IGNORED = ("tracking", "parent_run", "claim")
+from tasks.settings import Dataset, Evaluation, Model, artifact_uri, stage_task
 
 
 def benchmarks_of(evaluation: EvaluationConfig) -> list[Benchmark]:
@@ -21,7 +17,7 @@ def benchmarks_of(evaluation: EvaluationConfig) -> list[Benchmark]:
     return list(suite_of(evaluation).benchmarks)
 
 
-@task(container_image=image("evaluate"), retries=2)
+@stage_task("evaluate", cached=False)
 def judge_benchmark(
     benchmark: Benchmark,
     model: Model,
@@ -38,7 +34,7 @@ def judge_benchmark(
         return judging.judge(model, dataset, benchmark, evaluation, uri, storage.join(root, "artifacts", "answers"))
 
 
-@task(cache=True, cache_version=CACHE_VERSION, cache_ignore_input_vars=IGNORED, container_image=image("evaluate"), retries=2)
+@stage_task("evaluate")
 def finish_evaluation(
     benchmarks: list[BenchmarkRef | None],
     model: Model,

@@ -1,17 +1,13 @@
 """prepare: raw shards to a tokenised dataset."""
 
-from flytekit import task
-
 from bard_core.config.sections import DataConfig, StorageConfig, TrackingConfig
 from bard_core.data.prepare import prepare as prepare_dataset
 from bard_core.store import artifacts, storage
 from bard_core.tracking import stage_run
-from tasks.settings import CACHE_VERSION, Dataset, artifact_uri, image
-
-IGNORED = ("tracking", "parent_run")
+from tasks.settings import Dataset, artifact_uri, stage_task
 
 
-@task(cache=True, cache_version=CACHE_VERSION, cache_ignore_input_vars=IGNORED, container_image=image("prepare"), retries=2)
+@stage_task("prepare")
 def prepare(data: DataConfig, storage_config: StorageConfig, tracking: TrackingConfig, parent_run: str) -> Dataset:
     """Prepare the dataset once for all later stages."""
     uri = artifact_uri(storage.root_uri(storage_config), "prepare", "dataset", artifacts.digest(data))

@@ -3,8 +3,6 @@
 import tempfile
 from pathlib import Path
 
-from flytekit import task
-
 from bard_core.config.sections import EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
 from bard_core.promotion import reevaluate as rejudging
 from bard_core.promotion.reevaluate import Pending, Request
@@ -12,10 +10,10 @@ from bard_core.report import leaderboard
 from bard_core.store import claims
 from bard_core.store.refs import EvalResult
 from bard_core.tracking import stage_run
-from tasks.settings import image
+from tasks.settings import stage_task
 
 
-@task(container_image=image("evaluate"))
+@stage_task("evaluate", cached=False, retries=0)
 def plan(
     evaluation: EvaluationConfig, gate: GateConfig, version: int, storage_config: StorageConfig, tracking: TrackingConfig
 ) -> list[Pending]:
@@ -26,7 +24,7 @@ def plan(
     return pending
 
 
-@task(container_image=image("evaluate"), retries=2)
+@stage_task("evaluate", cached=False)
 def conclude(
     pending: list[Pending],
     results: list[EvalResult],

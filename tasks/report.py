@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from flytekit import Deck, task
+from flytekit import Deck
 
 from bard_core.config.sections import StorageConfig, TrackingConfig
 from bard_core.evaluation import tradeoff
@@ -12,19 +12,10 @@ from bard_core.report import leaderboard
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import EvalResult
 from bard_core.tracking import log_comparison, stage_run
-from tasks.settings import CACHE_VERSION, Dataset, Report, artifact_uri, image
-
-IGNORED = ("tracking", "parent_run")
+from tasks.settings import Dataset, Report, artifact_uri, stage_task
 
 
-@task(
-    cache=True,
-    cache_version=CACHE_VERSION,
-    cache_ignore_input_vars=IGNORED,
-    container_image=image("evaluate"),
-    enable_deck=True,
-    retries=2,
-)
+@stage_task("evaluate", enable_deck=True)
 def report(
     name: str,
     results: list[EvalResult],

@@ -1,18 +1,14 @@
 """source, for real profiles: a pretrained checkpoint from a folder, S3 or the hub, given its mask token."""
 
-from flytekit import task
-
 from bard_core.config.sections import SourceConfig, StorageConfig, TrackingConfig
 from bard_core.models.convert import adopt
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import ModelRef
 from bard_core.tracking import log_model, stage_run
-from tasks.settings import CACHE_VERSION, Dataset, Model, artifact_uri, image
-
-IGNORED = ("tracking", "parent_run")
+from tasks.settings import Dataset, Model, artifact_uri, stage_task
 
 
-@task(cache=True, cache_version=CACHE_VERSION, cache_ignore_input_vars=IGNORED, container_image=image("train"), retries=2)
+@stage_task("train")
 def resolve_source(
     source: SourceConfig, dataset: Dataset, storage_config: StorageConfig, tracking: TrackingConfig, parent_run: str
 ) -> Model:

@@ -2,8 +2,6 @@
 
 import json
 
-from flytekit import task
-
 from bard_core import tracking as mlflow_tracking
 from bard_core.config.file import check_stages
 from bard_core.config.sections import (
@@ -18,10 +16,10 @@ from bard_core.config.sections import (
 from bard_core.evaluation.suites import suite_of
 from bard_core.report.views import console_table
 from bard_core.store import artifacts, storage
-from tasks.settings import CACHE_VERSION, Report, image
+from tasks.settings import Report, stage_task
 
 
-@task(cache=True, cache_version=CACHE_VERSION, container_image=image("prepare"), retries=2)
+@stage_task("prepare", ignored=())
 def open_run(
     name: str,
     data: DataConfig,
@@ -43,7 +41,7 @@ def open_run(
     return mlflow_tracking.open_pipeline(tracking, name, params)
 
 
-@task(container_image=image("evaluate"))
+@stage_task("evaluate", cached=False, retries=0)
 def close_run(report: Report, tracking: TrackingConfig, storage_config: StorageConfig, parent_run: str) -> str:
     """End the parent run and print the table, where the report is, and how to open MLflow."""
     folder = artifacts.fetch(report)

@@ -1,8 +1,10 @@
 """What all tasks share: where the local cache lives, which image a stage runs in, and refs that carry their content hash."""
 
-from typing import Annotated
+from collections.abc import Callable
+from inspect import signature
+from typing import Annotated, Any
 
-from flytekit import HashMethod
+from flytekit import HashMethod, task
 from flytekit.core import local_cache
 
 from bard_core.store import storage
@@ -11,7 +13,8 @@ from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, ModelRef
 # Flyte's local cache is in the user's home, shared by every checkout; its entries point at artifacts, so it belongs with them.
 local_cache.CACHE_LOCATION = str(storage.home() / "flyte" / "cache")
 
-CACHE_VERSION = "3"  # raise it when a stage's code changes what it computes
+CACHE_VERSION = "4"  # raise it when a stage's code changes what it computes
+NOT_IN_KEYS = ("compute", "tracking", "parent_run", "claim")  # inputs that say where and for whom, not what
 
 Dataset = Annotated[DatasetRef, HashMethod(lambda ref: ref.key)]
 Checkpoint = Annotated[CheckpointRef, HashMethod(lambda ref: ref.key)]
@@ -23,6 +26,19 @@ Report = Annotated[ReportRef, HashMethod(lambda ref: ref.key)]
 def image(stage: str) -> str:
     """The stage's image, filled in by ``--image <stage>=repository@sha256:...`` when the project is packaged."""
     return f"{{{{.image.{stage}.fqn}}}}:{{{{.image.{stage}.version}}}}"
+
+
+def stage_task(
+    stage: str, *, cached: bool = True, ignored: tuple[str, ...] = NOT_IN_KEYS, **special: Any
+) -> Callable[[Callable[..., Any]], Any]:
+    """``@task`` with what all tasks share: the stage's image, retries, and a cache keyed by all inputs but those ``ignored``."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        left_out = tuple(name for name in ignored if name in signature(function).parameters)
+        caching = {"cache": True, "cache_version": CACHE_VERSION, "cache_ignore_input_vars": left_out} if cached else {}
+        return task(**{"container_image": image(stage), "retries": 2, **caching, **special})(function)
+
+    return decorate
 
 
 def artifact_uri(root: str, stage: str, name: str, key: str) -> str:

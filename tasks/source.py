@@ -1,24 +1,13 @@
 """source: the autoregressive model that everything starts from."""
 
-from flytekit import task
-
 from bard_core.config.sections import ComputeConfig, SourceConfig, TrackingConfig
 from bard_core.training.spec import StageSpec
 from tasks.launch import train_on_ray
 from tasks.ray_cluster import TRAINING
-from tasks.settings import CACHE_VERSION, Checkpoint, Dataset, image
-
-IGNORED = ("compute", "tracking", "parent_run")
+from tasks.settings import Checkpoint, Dataset, stage_task
 
 
-@task(
-    cache=True,
-    cache_version=CACHE_VERSION,
-    cache_ignore_input_vars=IGNORED,
-    container_image=image("train"),
-    task_config=TRAINING,
-    retries=2,
-)
+@stage_task("train", task_config=TRAINING)
 def train_source(
     source: SourceConfig, dataset: Dataset, compute: ComputeConfig, tracking: TrackingConfig, parent_run: str
 ) -> Checkpoint:

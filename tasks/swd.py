@@ -1,25 +1,14 @@
 """swd: Stage-Wise Distillation of a large-block student from the frozen small-block teacher."""
 
-from flytekit import task
-
 from bard_core.config.sections import ComputeConfig, SWDConfig, TrackingConfig, ar_share
 from bard_core.diffusion.names import CleanAttention
 from bard_core.training.spec import StageSpec
 from tasks.launch import train_on_ray
 from tasks.ray_cluster import TRAINING
-from tasks.settings import CACHE_VERSION, Checkpoint, Dataset, Model, image
-
-IGNORED = ("compute", "tracking", "parent_run")
+from tasks.settings import Checkpoint, Dataset, Model, stage_task
 
 
-@task(
-    cache=True,
-    cache_version=CACHE_VERSION,
-    cache_ignore_input_vars=IGNORED,
-    container_image=image("train"),
-    task_config=TRAINING,
-    retries=2,
-)
+@stage_task("train", task_config=TRAINING)
 def swd(
     config: SWDConfig,
     clean_attention: str,

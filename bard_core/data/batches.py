@@ -140,13 +140,15 @@ def collate(examples: Sequence[tuple[Example, int]], spec: BatchSpec) -> Batch:
         for (pick, _), (where, start) in zip(examples, placed, strict=True)
     )
     key = (length, spec.block_size, spec.noise.complementary, shape)
+    sample, position, block, role, teacher_block = table
     teacher = None
     if spec.teacher_block_size:
-        teacher = TokenTable(table[0], table[1], table[4], table[3], (spec.teacher_block_size, *key))
+        named = (spec.teacher_block_size, *key)
+        teacher = TokenTable(sample=sample, position=position, block=teacher_block, role=role, key=named)
     return Batch(
         input_ids_BL=ids,
         position_ids_CBL=positions,
-        table_BL=TokenTable(table[0], table[1], table[2], table[3], key),
+        table_BL=TokenTable(sample=sample, position=position, block=block, role=role, key=key),
         noisy=_join([piece.noisy for piece in pieces], offsets),
         clean=_join([piece.clean for piece in pieces], offsets),
         images=[image for i in order for image in examples[i][0].images],
