@@ -10,6 +10,7 @@ from bard_core.store import artifacts
 from bard_core.store.refs import BenchmarkRef, EvalResult
 
 _POWER = 1.96 + 0.84  # two-sided 5 % significance, 80 % power
+Document = tuple[str, int]  # a benchmark's name and the document's number in it
 _FEWEST_DISCORDANT = 6  # one-sided discordant pairs that an exact sign test needs for p < 0.05: 2 / 2**6
 
 
@@ -69,14 +70,21 @@ def paired(baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[st
         ComparisonError: they judged different samples, or none, or lack the metric.
     """
     before, after = _scores(baseline, metric), _scores(candidate, metric)
+    common = before.keys() & after.keys()
     if before.keys() != after.keys() or not before:
         raise ComparisonError(
-            f"the baseline has {len(before)} samples, the candidate {len(after)}, {len(before.keys() & after.keys())} in common: "
+            f"the baseline has {len(before)} samples, the candidate {len(after)}, {len(common)} in common: "
             "evaluate both on the same dataset with the same max_samples"
         )
+    if changed := sorted(document for document in common if before[document][0] != after[document][0]):
+        name, number = changed[0]
+        raise ComparisonError(
+            f"{len(changed)} documents have other references, first document {number} of benchmark {name!r}: "
+            "evaluate both on the same dataset"
+        )
     differences: dict[str, list[float]] = {}
-    for key in before:
-        differences.setdefault(key[0], []).append(after[key] - before[key])
+    for document in before:
+        differences.setdefault(document[0], []).append(after[document][1] - before[document][1])
     groups = list(differences.values())
     single = [difference for group in groups for difference in group]
     wins, losses = sum(d > 0 for d in single), sum(d < 0 for d in single)
@@ -92,16 +100,24 @@ def paired(baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[st
     )
 
 
-def _scores(records: Sequence[Mapping[str, Any]], metric: str) -> dict[tuple[str, str, str], float]:
-    """Scores by benchmark, document and reference; benchmarks that score no single sample are left out."""
+def _scores(records: Sequence[Mapping[str, Any]], metric: str) -> dict[Document, tuple[str, float]]:
+    """Reference and score of every document; benchmarks that score no single sample are left out.
+
+    Raises:
+        ComparisonError: a document stands there twice, or a record lacks what is compared.
+    """
+    found: dict[Document, tuple[str, float]] = {}
     try:
-        return {
-            (str(record.get("benchmark", "")), str(record["id"]), str(record["reference"])): float(record[metric])
-            for record in records
-            if record[metric] is not None
-        }
+        for record in records:
+            if record[metric] is None:
+                continue
+            document = (str(record.get("benchmark", "")), int(record["doc_id"]))
+            if document in found:
+                raise ComparisonError(f"document {document[1]} of benchmark {document[0]!r} was judged twice; evaluate again")
+            found[document] = (str(record["reference"]), float(record[metric]))
     except KeyError as error:
         raise ComparisonError(f"a sample record has no {error}; is it from another suite?") from error
+    return found
 
 
 def sign_test(wins: int, losses: int) -> float:

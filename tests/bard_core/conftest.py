@@ -82,7 +82,7 @@ class Judge:
         staging.mkdir()
         plain = EvalResult(uri="", manifest_sha256="", **fields).model_dump(mode="json", exclude={"uri", "manifest_sha256"})
         (staging / "results.json").write_text(json.dumps(plain))
-        records = [{"benchmark": "lab", "id": str(i), "reference": "x", "score": float(i < right)} for i in range(of)]
+        records = [{"benchmark": "lab", "doc_id": i, "id": str(i), "reference": "x", "score": float(i < right)} for i in range(of)]
         (staging / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
         uri = str(self.folder / uuid.uuid4().hex)
         manifest = artifacts.commit_directory(staging, uri, kind="evaluation")

@@ -10,7 +10,7 @@ from bard_core.store.refs import EvalResult, ModelRef
 
 
 def records(scores: list[float]) -> list[dict[str, Any]]:
-    return [{"id": f"s{i}", "reference": "x", "exact": score} for i, score in enumerate(scores)]
+    return [{"doc_id": i, "reference": "x", "exact": score} for i, score in enumerate(scores)]
 
 
 def result(name: str, accuracy: float, speedup: float, stage: str = "pbm") -> EvalResult:

@@ -12,7 +12,7 @@ GATE = GateConfig(accuracy_margin=0.02)
 
 
 def records(right: int, count: int) -> list[dict[str, Any]]:
-    return [{"benchmark": "b", "id": str(i), "reference": "x", "score": float(i < right)} for i in range(count)]
+    return [{"benchmark": "b", "doc_id": i, "id": str(i), "reference": "x", "score": float(i < right)} for i in range(count)]
 
 
 def result(right: int, count: int, speedup: float, missing: tuple[str, ...] = (), crashed: int = 0) -> EvalResult:
