@@ -99,6 +99,9 @@ class DataConfig(StrictModel):
     lab: LabWorldConfig | None = Field(None, description="Generate the lab world's raw shards and read those")
     sources: tuple[RawSource, ...] = Field((), description="Raw shards to read; the lab adds its own three")
     processor: str = Field("lab", description="'lab' (built in code) or a hub id / folder of a Hugging Face processor")
+    system_prompt: str | None = Field(
+        None, description="System turn of samples that bring none, recorded with every model; None: none, '': an empty one"
+    )
     max_tokens: int = Field(8192, ge=16, description="Samples longer than this are cut at a turn boundary or refused")
     min_pixels: int = Field(256 * 256, ge=256)
     max_pixels: int = Field(2048 * 2048, ge=256)
