@@ -320,9 +320,9 @@ class GateConfig(StrictModel):
     """promote: what a challenger must show to become the champion."""
 
     accuracy_margin: float = Field(
-        0.02, ge=0.0, le=1.0, description="Loss of accuracy against the champion that is accepted, a share; 95 % sure"
+        0.02, ge=0.0, le=1.0, description="Loss of accuracy against champion and source that is accepted, a share; 95 % sure"
     )
-    min_speed_gain: float = Field(0.0, ge=0.0, description="Share by which the speed-up must exceed the champion's")
+    min_speed_gain: float = Field(0.0, ge=0.0, description="Share by which the speed-up must exceed the champion's; 95 % sure")
 
 
 class ComputeConfig(StrictModel):

@@ -40,6 +40,42 @@ class Paired:
     num_samples: int
 
 
+@dataclass(frozen=True)
+class Gain:
+    """How many times as fast a candidate is as a baseline, each prompt's speed-ups over autoregression compared.
+
+    Attributes:
+        times: geometric mean over the prompts.
+        at_least: its lower bound at 95 %, one-sided, from Student's t over the prompts' logarithms.
+        prompts: prompts compared.
+    """
+
+    times: float
+    at_least: float
+    prompts: int
+
+
+def paired_gain(baseline: Sequence[float], candidate: Sequence[float]) -> Gain:
+    """Compare two lists of speed-ups over autoregression, prompt by prompt (``speed.Speed.ratios``).
+
+    Raises:
+        ComparisonError: they are of different prompts, or of fewer than two, which show nothing.
+    """
+    from scipy.stats import t
+
+    if len(baseline) != len(candidate):
+        raise ComparisonError(
+            f"the baseline was timed on {len(baseline)} prompts, the candidate on {len(candidate)}: "
+            "evaluate both with the same speed_samples"
+        )
+    if len(baseline) < 2:
+        raise ComparisonError("speeds were timed on fewer than two prompts, which show nothing: raise evaluation.speed_samples")
+    logarithms = [math.log(after / before) for before, after in zip(baseline, candidate, strict=True)]
+    mean = math.fsum(logarithms) / len(logarithms)
+    least = mean - float(t.ppf(0.95, len(logarithms) - 1)) * standard_error(logarithms)
+    return Gain(times=math.exp(mean), at_least=math.exp(least), prompts=len(logarithms))
+
+
 def standard_error(values: Sequence[float]) -> float:
     """Standard error of the mean of independent values; 0 for fewer than two."""
     count = len(values)
@@ -47,6 +83,16 @@ def standard_error(values: Sequence[float]) -> float:
         return 0.0
     mean = math.fsum(values) / count
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
+
+
+def load_ratios(result: EvalResult) -> list[float]:
+    """The speed-up over autoregression of every prompt that an evaluation timed; none where it kept none.
+
+    Raises:
+        ArtifactError: the evaluation is missing or torn.
+    """
+    body = json.loads((artifacts.fetch(result) / "results.json").read_text(encoding="utf-8"))
+    return [float(ratio) for ratio in body["speed"].get("ratios", ())]
 
 
 def load_samples(result: EvalResult | BenchmarkRef) -> list[dict[str, Any]]:

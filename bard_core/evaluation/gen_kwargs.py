@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-KNOWN = ("max_new_tokens", "until", "temperature", "top_p", "top_k", "do_sample", "num_beams", "repetition_penalty", "seed")
+KNOWN = ("max_new_tokens", "until", "temperature", "top_p", "top_k", "do_sample", "seed")
+ONLY = {"num_beams": 1, "repetition_penalty": 1, "image_aspect_ratio": "original"}  # the one value that our decoders have
 
 
 class GenerationKwargsError(ValueError):
@@ -33,9 +34,9 @@ def read(given: Mapping[str, Any], mode: str) -> Asked:
         GenerationKwargsError: a key is unknown, or its value is not possible.
     """
     for name in given:
-        if name not in KNOWN:
-            raise _refusal(name, given[name], f"is unknown here; known are {', '.join(KNOWN)}")
-    for name, only in (("num_beams", 1), ("repetition_penalty", 1)):
+        if name not in KNOWN and name not in ONLY:
+            raise _refusal(name, given[name], f"is unknown here; known are {', '.join((*KNOWN, *ONLY))}")
+    for name, only in ONLY.items():
         if (value := given.get(name)) is not None and value != only:
             raise _refusal(name, value, f"is not supported: leave it out or write {only}")
     limit = given.get("max_new_tokens")
@@ -64,7 +65,9 @@ def _sampling(given: Mapping[str, Any], mode: str) -> dict[str, Any]:
     if temperature == 0.0:
         return {}
     if mode == "ar":
-        raise _refusal("temperature", temperature, "is above 0, but mode=ar decodes greedily: write temperature=0,do_sample=False")
+        raise _refusal(
+            "temperature", temperature, "is above 0, but mode=ar decodes greedily: write temperature=0,do_sample=False"
+        )
     options: dict[str, Any] = {"temperature": temperature, "seed": int(given.get("seed") or 0)}
     if (top_p := given.get("top_p")) is not None and float(top_p) < 1.0:
         options["top_p"] = float(top_p)

@@ -1,7 +1,7 @@
 """Our models inside lmms-eval: the model ``bard`` (entry point).
 
-From the command line of lmms-eval: ``--model bard --model_args pretrained=<folder>,mode=block,confidence_threshold=0.9``; a task's
-``gen_kwargs`` are then honoured or refused. A benchmark of a suite (``follow``) names its limits and stop strings itself instead.
+From the command line of lmms-eval: ``--model bard --model_args pretrained=<folder>,mode=block,confidence_threshold=0.9``. A
+task's ``gen_kwargs`` are honoured or refused; a benchmark of a suite (``follow``) names its limit and stop strings itself.
 The response cache of lmms-eval is never used: it is keyed by the text of the model's arguments, not by its weights.
 """
 
@@ -94,7 +94,9 @@ class BardChat(lmms):  # type: ignore[misc]
         if mode == "ar" and block_size is not None:
             raise ValueError(f"block_size={block_size} has no meaning with mode=ar, which decodes token by token")
         if attn_implementation not in (None, "sdpa"):
-            raise ValueError(f"attn_implementation must be sdpa, which takes the masks of block diffusion, got {attn_implementation!r}")
+            raise ValueError(
+                f"attn_implementation must be sdpa, which takes the masks of block diffusion, got {attn_implementation!r}"
+            )
         self.model = load_for_decoding(pretrained, device) if model is None else model
         self.processor = read_processor(pretrained) if processor is None else processor
         self.mode, self.prompts_a_batch, self.max_new_tokens = mode, int(batch_size), int(max_new_tokens)
@@ -129,7 +131,9 @@ class BardChat(lmms):  # type: ignore[misc]
         """Bound the images; None: as at the start."""
         if not self.bounds.keys() >= {"shortest_edge", "longest_edge"}:
             if fewest is not None or most is not None:
-                raise ValueError(f"min_pixels and max_pixels do not fit {type(self.processor).__name__}, which has no such bounds")
+                raise ValueError(
+                    f"min_pixels and max_pixels do not fit {type(self.processor).__name__}, which has no such bounds"
+                )
             return
         least, largest = fewest or self.bounds["shortest_edge"], most or self.bounds["longest_edge"]
         if least > largest:

@@ -6,9 +6,7 @@ from bard_core.models.vlm import BardSettings, add_mask_token, record_settings
 from bard_core.store import storage
 
 
-def adopt(
-    model: str, revision: str | None, processor_dir: Path, output_dir: Path, system_prompt: str | None = None
-) -> Path:
+def adopt(model: str, revision: str | None, processor_dir: Path, output_dir: Path, system_prompt: str | None = None) -> Path:
     """Write ``output_dir``: the model with an embedding row for the processor's mask token, and that processor.
 
     Args:

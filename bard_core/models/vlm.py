@@ -18,7 +18,7 @@ from bard_core.diffusion.names import MASK_TOKEN, CleanAttention
 class BardSettings:
     """``block_size`` 1 is an autoregressive model; ``mask_token_id`` is the token a noisy position starts from.
 
-    ``system_prompt`` is the system turn that the model was trained with where a sample had none of its own (``data.conversation``).
+    ``system_prompt`` is the system turn of training samples that had none of their own (see ``data.conversation``).
     """
 
     block_size: int

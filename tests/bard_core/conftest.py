@@ -81,8 +81,9 @@ class Judge:
         staging = self.folder / "staging"
         staging.mkdir()
         plain = EvalResult(uri="", manifest_sha256="", **fields).model_dump(mode="json", exclude={"uri", "manifest_sha256"})
-        (staging / "results.json").write_text(json.dumps(plain))
-        records = [{"benchmark": "lab", "doc_id": i, "id": str(i), "reference": "x", "score": float(i < right)} for i in range(of)]
+        ratios = [speedup * (1 + 0.01 * (i % 3 - 1)) for i in range(12)]
+        (staging / "results.json").write_text(json.dumps({**plain, "speed": {"ratios": ratios}}))
+        records = [{"benchmark": "lab", "doc_id": i, "reference": "x", "score": float(i < right)} for i in range(of)]
         (staging / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
         uri = str(self.folder / uuid.uuid4().hex)
         manifest = artifacts.commit_directory(staging, uri, kind="evaluation")

@@ -19,7 +19,7 @@ from bard_core import tracking
 from bard_core.config.sections import TrackingConfig
 from bard_core.promotion import reevaluate as rejudging
 from bard_core.promotion.promote import score_of
-from bard_core.promotion.reevaluate import Request
+from bard_core.promotion.request import Request
 from bard_core.promotion.webhook import launch_command
 
 SECRET = "a secret of the tests"

@@ -73,7 +73,9 @@ def test_new_weights_at_an_old_path_are_asked_anew_and_the_same_weights_are_not(
 
     asked: list[int] = []
     decode = BardChat.decode
-    monkeypatch.setattr(BardChat, "decode", lambda self, inputs, *rest: asked.append(len(inputs["input_ids"])) or decode(self, inputs, *rest))
+    monkeypatch.setattr(
+        BardChat, "decode", lambda self, inputs, *rest: asked.append(len(inputs["input_ids"])) or decode(self, inputs, *rest)
+    )
     answers = str(tmp_path / "answers")
     model = make_model(tmp_path / "b4", 4, seed=0)
     first = judge(model, dataset, BENCHMARK, CONFIG, str(tmp_path / "first"), answers)

@@ -216,7 +216,9 @@ def test_what_a_task_asks_of_generation_reaches_the_decoder(
         with pytest.raises(gen_kwargs.GenerationKwargsError, match=r"temperature=0.7 is above 0, but mode=ar decodes greedily"):
             chat.generate_until([request(0, {"temperature": 0.7})])
         return
-    sampled = [chat.decode(inputs, gen_kwargs.read({"temperature": 5.0, "top_k": 50, "seed": s}, mode)).sequences for s in (1, 1, 2)]
+    sampled = [
+        chat.decode(inputs, gen_kwargs.read({"temperature": 5.0, "top_k": 50, "seed": s}, mode)).sequences for s in (1, 1, 2)
+    ]
     assert torch.equal(sampled[0], sampled[1]) and not torch.equal(sampled[0], sampled[2])
     assert not torch.equal(sampled[0], plain)
 
@@ -224,7 +226,8 @@ def test_what_a_task_asks_of_generation_reaches_the_decoder(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"image_aspect_ratio": "pad"}, r"image_aspect_ratio='pad' is unknown here; known are max_new_tokens"),
+        ({"visual_cot": True}, r"visual_cot=True is unknown here; known are max_new_tokens"),
+        ({"image_aspect_ratio": "pad"}, r"image_aspect_ratio='pad' is not supported: leave it out or write original"),
         ({"num_beams": 4}, r"num_beams=4 is not supported: leave it out or write 1"),
         ({"repetition_penalty": 1.2}, r"repetition_penalty=1.2 is not supported"),
         ({"temperature": 0.7, "do_sample": False}, r"temperature=0.7 is above 0 but do_sample is false"),

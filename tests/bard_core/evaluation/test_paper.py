@@ -19,7 +19,11 @@ from .stand_ins import DOCUMENTS
 
 PAPER = load_suite("paper").benchmarks
 RELEASED = json.loads((Path(__file__).parent / "release_prompts.json").read_text(encoding="utf-8"))
-FILES = {"mmmu_val": "mmmu", "mmmu_pro_standard": "mmmu_pro", "mmstar_oc": "mmstar"}  # folder of a task's file, where it is not its name
+FILES = {
+    "mmmu_val": "mmmu",
+    "mmmu_pro_standard": "mmmu_pro",
+    "mmstar_oc": "mmstar",
+}  # folder of a task's file, where it is not its name
 SPLITS = {"mmmu_val": "validation", "mmstar": "val", "mmstar_oc": "val"}
 
 
@@ -31,7 +35,13 @@ def over_stand_ins(benchmark: Benchmark, folder: Path) -> Any:
     stock = Path(lmms_eval.tasks.__file__).parent / FILES.get(benchmark.task, benchmark.task) / f"{benchmark.task}.yaml"
     split = SPLITS.get(benchmark.task, "test")
     files = {"data_files": {split: str(data)}, "cache_dir": str(folder / "cache")}
-    lines = {"include": str(stock), "task": benchmark.task, "dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": files}
+    lines = {
+        "include": str(stock),
+        "task": benchmark.task,
+        "dataset_path": "parquet",
+        "dataset_name": None,
+        "dataset_kwargs": files,
+    }
     (folder / "task.yaml").write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in lines.items()))
     return load_task(benchmark, folder)
 

@@ -73,5 +73,11 @@ def test_a_digest_covers_data_settings_and_the_cap_on_samples() -> None:
     capped = suite_of(EvaluationConfig(suite="lab", max_samples=4))
     assert suite_digest(capped, "1") != suite_digest(lab, "1")
     one = paper.benchmarks[0]
-    for change in ({"prompt": "default"}, {"max_pixels": 1024}, {"max_new_tokens": 1}, {"interleave_visuals": True}, {"until": ("x",)}):
+    for change in (
+        {"prompt": "default"},
+        {"max_pixels": 1024},
+        {"max_new_tokens": 1},
+        {"interleave_visuals": True},
+        {"until": ("x",)},
+    ):
         assert benchmark_digest(one.model_copy(update=change), "") != benchmark_digest(one, "")

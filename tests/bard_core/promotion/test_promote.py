@@ -13,7 +13,7 @@ from bard_core import tracking
 from bard_core.config.sections import EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
 from bard_core.promotion import promote as promotion
 from bard_core.promotion import reevaluate
-from bard_core.promotion.reevaluate import Request
+from bard_core.promotion.request import Request
 from bard_core.store import claims, storage
 
 EVALUATION = EvaluationConfig()
@@ -57,12 +57,12 @@ def test_aliases_move_through_the_gate_and_decisions_are_kept(config: TrackingCo
 
     found = {version.number: version.tags for version in tracking.versions(config)}
     assert (found[good]["bard.gate"], found[good]["bard.gate.against"]) == ("promoted", str(source))
-    assert found[worse]["bard.gate"] == "held" and "-24.8 points on 1000 samples" in found[worse]["bard.gate.reason"]
+    assert found[worse]["bard.gate"] == "held" and "-24.8 points against the champion" in found[worse]["bard.gate.reason"]
     client, _ = tracking.client_of(config)
     local = client.download_artifacts(found[worse]["bard.gate.run"], "decision.json")
     evidence = json.loads(Path(local).read_text())
     assert (evidence["version"], evidence["against"], evidence["passed"]) == (worse, good, False)
-    assert evidence["evidence"]["paired"]["losses"] == 248
+    assert evidence["evidence"]["paired"]["champion"]["losses"] == 248
 
     assert promote(config, worse, GateConfig(accuracy_margin=0.3)).passed, "another gate is another question"
     assert aliases(config) == {"champion": worse}
