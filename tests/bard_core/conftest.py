@@ -55,14 +55,21 @@ class Judge:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
-        self.dataset = DatasetRef(uri=str(folder / "data"), manifest_sha256="d" * 64, num_train=1, num_eval=1)
+        self.dataset = DatasetRef(uri=str(folder / "data"), manifest_sha256=self._commit("data"), num_train=1, num_eval=1)
         self.source = self.model("source", 1)
 
     def model(self, stage: Any, block_size: int) -> ModelRef:
         """New weights."""
         self.count += 1
-        key = f"{self.count:02x}" * 32
-        return ModelRef(uri=f"m{self.count}", manifest_sha256=key, stage=stage, block_size=block_size, parent_sha256=None)
+        name = f"m{self.count}"
+        ref = {"uri": str(self.folder / name), "manifest_sha256": self._commit(name)}
+        return ModelRef(**ref, stage=stage, block_size=block_size, parent_sha256=None)
+
+    def _commit(self, name: str) -> str:
+        staging = self.folder / "staging"
+        staging.mkdir()
+        (staging / "file").write_text(name)
+        return artifacts.commit_directory(staging, str(self.folder / name), kind="model").digest
 
     def result(
         self, model: ModelRef, config: EvaluationConfig, right: int, speedup: float, of: int = 1000, missing: tuple[str, ...] = ()
