@@ -109,7 +109,7 @@ def conclude(request: Request, only: Collection[str] = (), parent_run: str | Non
             try:
                 decision = promote(number, request.evaluation, request.gate, request.storage_config, request.tracking, parent_run)
             except (artifacts.ArtifactError, storage.StorageError) as error:
-                said[number] = f"not decided: {error}"
+                print(f"version {number} could not be put through the gate: {error}", flush=True)
                 continue
             if decision is not None:
                 said[number] = f"{'promoted' if decision.passed else 'held'}: {decision.reason}"
@@ -127,7 +127,8 @@ def standing(request: Request, only: Collection[str] = ()) -> str:
     ]
     for champion in known:
         if CHAMPION in champion.aliases:
-            why = champion.tags.get("bard.gate.reason") or "no version has passed the gate yet, so the source stays"
+            ungated = "no version has passed the gate yet" if champion.model.stage == "source" else "the alias was set by hand"
+            why = champion.tags.get("bard.gate.reason") or ungated
             lines.append(f"Champion: {champion.model.name} (version {champion.number}): {why}")
     return "\n".join(lines)
 

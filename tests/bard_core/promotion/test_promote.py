@@ -211,7 +211,7 @@ def test_without_a_better_one_the_source_stays_champion(config: TrackingConfig, 
     judge.register(config, EVALUATION, judge.model("pbm", 8), right=700, speedup=2.0)
     reevaluate.conclude(request)
     last = reevaluate.standing(request).splitlines()[-1]
-    assert last == "Champion: source (version 1): no version has passed the gate yet, so the source stays"
+    assert last == "Champion: source (version 1): no version has passed the gate yet"
 
 
 def test_a_single_version_brings_its_baseline_and_the_champion(config: TrackingConfig, judge: Any) -> None:
