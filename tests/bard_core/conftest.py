@@ -68,7 +68,7 @@ class Judge:
     def _commit(self, name: str) -> str:
         staging = self.folder / "staging"
         staging.mkdir()
-        (staging / "file").write_text(name)
+        (staging / "file").write_text(f"{self.folder}/{name}")
         return artifacts.commit_directory(staging, str(self.folder / name), kind="model").digest
 
     def result(
