@@ -28,6 +28,7 @@ def pbm(
         clean_attention=method.clean_attention,
         noise=method.noise,
         ar_weight=method.ar_share,
-        sample_mean=method.reduction == "sample_mean",
+        reduction=method.reduction,
+        tail_weight=method.tail_weight,
     )
     return train_on_ray(spec, compute, tracking, parent_run)

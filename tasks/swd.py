@@ -30,6 +30,8 @@ def swd(
         clean_attention=attention,
         noise=config.noise,
         ar_weight=ar_share(config.ar_weight, attention),
+        reduction=config.reduction,
+        tail_weight=config.tail_weight,
         swd=config,
         teacher=teacher,
     )
