@@ -13,7 +13,7 @@ from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, ModelRef
 # Flyte's local cache is in the user's home, shared by every checkout; its entries point at artifacts, so it belongs with them.
 local_cache.CACHE_LOCATION = str(storage.home() / "flyte" / "cache")
 
-CACHE_VERSION = "4"  # raise it when a stage's code changes what it computes
+CACHE_VERSION = "5"  # raise it when a stage's code changes what it computes
 NOT_IN_KEYS = ("compute", "tracking", "parent_run", "claim")  # inputs that say where and for whom, not what
 
 Dataset = Annotated[DatasetRef, HashMethod(lambda ref: ref.key)]
