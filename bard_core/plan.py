@@ -238,8 +238,7 @@ def plan(config: PipelineConfig, assumptions: Assumptions) -> Plan:
     """The cost of every training stage of a configuration, on ``compute``'s workers, one GPU each."""
     model = meta_model(config)
     parameters = count(model)
-    workers = config.compute.num_workers
-    gpus = workers[1] if isinstance(workers, tuple) else workers
+    gpus = config.compute.most_workers
     peak = PEAK_FLOPS[assumptions.gpu]
 
     def stage(name: str, train: TrainConfig, parent: str, teacher: str = "") -> Stage:

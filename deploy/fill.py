@@ -1,7 +1,7 @@
 """Fill a site's names into the manifests: deploy/*.yaml and deploy/site.env in, dist/deploy/*.yaml out.
 
-    cp deploy/site.env.example deploy/site.env    # fill it in
-    python deploy/fill.py eks                     # or gke
+cp deploy/site.env.example deploy/site.env    # fill it in
+python deploy/fill.py eks                     # or gke
 """
 
 import re
