@@ -29,6 +29,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     endpoint = f"http://{host}:{port}"
     before = dict(os.environ)
     os.environ |= {"AWS_ENDPOINT_URL": endpoint, "FLYTE_AWS_ENDPOINT": endpoint, **SECRETS}
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where pyflyte-execute is, as in the images
     bucket = f"bard-{uuid.uuid4().hex[:8]}"
     boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=bucket)
     with mlflow_server(folder) as address:
