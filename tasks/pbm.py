@@ -3,7 +3,8 @@
 from bard_core.config.sections import ComputeConfig, PBMMethod, TrackingConfig, TrainConfig
 from bard_core.training.spec import StageSpec
 from tasks.launch import train_on_ray
-from tasks.settings import Checkpoint, Dataset, Model, ray_task
+from tasks.ray_cluster import ray_task
+from tasks.settings import Checkpoint, Dataset, Model
 
 
 @ray_task("train")

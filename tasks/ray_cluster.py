@@ -5,6 +5,7 @@ Resources stand inside the pod templates: the plugin drops a template beside req
 """
 
 import math
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from kubernetes.client import V1EnvVar, V1ExecAction, V1Probe
 
 from bard_core.config.sections import ComputeConfig
 from tasks.resources import template
+from tasks.settings import stage_task
 
 WAIT_MARGIN_S = 30  # Ray kills a stopped job's driver this long after it should have stopped by itself
 TIMEOUT = timedelta(days=14)
@@ -76,3 +78,8 @@ def training(compute: ComputeConfig | None = None) -> dict[str, Any]:
     """Keyword arguments of a training task, or of ``with_overrides``: its Ray cluster, and whether it may be interrupted."""
     compute = compute or ComputeConfig()
     return {"task_config": cluster(compute), "interruptible": compute.place.spot}
+
+
+def ray_task(stage: str) -> Callable[[Callable[..., Any]], Any]:
+    """A training task: its own pod submits a job to a Ray cluster, whose size a run's ``compute`` sets."""
+    return stage_task(stage, "control", **training())

@@ -10,7 +10,6 @@ from flytekit.core import local_cache
 from bard_core.config.sections import PodStage
 from bard_core.store import storage
 from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, ModelRef, ReportRef
-from tasks.ray_cluster import training
 from tasks.resources import ENVIRONMENT, pod
 
 # Flyte's local cache is in the user's home, shared by every checkout; its entries point at artifacts, so it belongs with them.
@@ -45,11 +44,6 @@ def stage_task(
         return task(**{**_shared(stage, size), "retries": 2, **caching, **special})(function)
 
     return decorate
-
-
-def ray_task(stage: str) -> Callable[[Callable[..., Any]], Any]:
-    """A training task: its own pod submits a job to a Ray cluster, whose size a run's ``compute`` sets."""
-    return stage_task(stage, "control", **training())
 
 
 def stage_dynamic(stage: str) -> Callable[[Callable[..., Any]], Any]:

@@ -3,7 +3,8 @@
 from bard_core.config.sections import ComputeConfig, SourceConfig, TrackingConfig
 from bard_core.training.spec import StageSpec
 from tasks.launch import train_on_ray
-from tasks.settings import Checkpoint, Dataset, ray_task
+from tasks.ray_cluster import ray_task
+from tasks.settings import Checkpoint, Dataset
 
 
 @ray_task("train")

@@ -4,7 +4,8 @@ from bard_core.config.sections import ComputeConfig, SWDConfig, TrackingConfig, 
 from bard_core.diffusion.names import CleanAttention
 from bard_core.training.spec import StageSpec
 from tasks.launch import train_on_ray
-from tasks.settings import Checkpoint, Dataset, Model, ray_task
+from tasks.ray_cluster import ray_task
+from tasks.settings import Checkpoint, Dataset, Model
 
 
 @ray_task("train")
