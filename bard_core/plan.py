@@ -247,8 +247,7 @@ def plan(config: PipelineConfig, assumptions: Assumptions) -> Plan:
     """
     model = meta_model(config)
     parameters = count(model)
-    workers = config.compute.num_workers
-    gpus = workers[1] if isinstance(workers, tuple) else workers
+    gpus = config.compute.most_workers
     peak = PEAK_FLOPS[assumptions.gpu]
 
     def stage(name: str, train: TrainConfig, parent: str, teacher: str = "") -> Stage:

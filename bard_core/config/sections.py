@@ -365,8 +365,41 @@ class GateConfig(StrictModel):
     min_speed_gain: float = Field(0.0, ge=0.0, description="Share by which the speed-up must exceed the champion's")
 
 
+PodStage = Literal["control", "prepare", "resolve", "consolidate", "evaluate", "report"]
+
+
+class PodConfig(StrictModel):
+    """What the pod of one task asks for, and gets no more of."""
+
+    cpu: int = Field(2, ge=1)
+    memory_gib: int = Field(4, ge=1)
+    disk_gib: int = Field(10, ge=1, description="Ephemeral storage: the container's own writable files")
+    shared_memory_gib: int = Field(1, ge=1, description="/dev/shm, part of the memory")
+    gpus: int = Field(0, ge=0)
+    timeout_h: float = Field(24.0, gt=0.0, description="The task is ended after this long")
+
+
+class NodeConfig(StrictModel):
+    """One training node: its pod takes the whole of it. Without GPUs, one pod takes what all workers need."""
+
+    gpus: int = Field(8, ge=1, description="GPUs a node, one worker each")
+    cpu: int = Field(96, ge=1)
+    memory_gib: int = Field(800, ge=1)
+    disk_gib: int = Field(500, ge=1)
+    shared_memory_gib: int = Field(64, ge=1)
+
+
+class PlaceConfig(StrictModel):
+    """Where the pods may stand."""
+
+    selector: dict[str, str] = Field({}, description="Labels that a training or GPU node must have")
+    tolerations: tuple[str, ...] = Field(("nvidia.com/gpu",), description="Taints, by key, that GPU pods tolerate")
+    spot: bool = Field(False, description="Training may run on nodes that are taken away; it goes on from a checkpoint")
+    queue: str = Field("", description="Kueue's local queue; empty: none")
+
+
 class ComputeConfig(StrictModel):
-    """Where training runs. Not part of any cache key: the same step on other hardware is the same step."""
+    """Where stages run. Not part of any cache key: the same step on other hardware is the same step."""
 
     num_workers: int | tuple[int, int] = Field(2, description="Ray Train workers; [fewest, most] follows the cluster's size")
     use_gpu: bool = False
@@ -374,6 +407,17 @@ class ComputeConfig(StrictModel):
     max_failures: int = Field(2, ge=0, description="Worker failures a stage survives; nodes taken away are not counted")
     stop_within_s: float = Field(90.0, gt=0.0, description="After SIGTERM, the longest wait for a last checkpoint")
     checkpoints: CheckpointConfig = CheckpointConfig()
+    node: NodeConfig = Field(NodeConfig(), description="A training node of the cluster")
+    pods: dict[PodStage, PodConfig] = Field({}, description="What the pods of the other stages ask for, in place of the defaults")
+    place: PlaceConfig = PlaceConfig()
+
+    @property
+    def most_workers(self) -> int:
+        return self.num_workers[1] if isinstance(self.num_workers, tuple) else self.num_workers
+
+    @property
+    def fewest_workers(self) -> int:
+        return self.num_workers[0] if isinstance(self.num_workers, tuple) else self.num_workers
 
     @model_validator(mode="after")
     def _workers(self) -> "ComputeConfig":
