@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bard_core.config.file import read_yaml
-from bard_core.config.sections import EvaluationConfig, GateConfig, StorageConfig, StrictModel, TrackingConfig
+from bard_core.config.sections import ComputeConfig, EvaluationConfig, GateConfig, StorageConfig, StrictModel, TrackingConfig
 from bard_core.promotion.promote import score_of
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import EvalResult
@@ -19,6 +19,7 @@ class Request(StrictModel):
     evaluation: EvaluationConfig
     gate: GateConfig = GateConfig()
     version: int = 0
+    compute: ComputeConfig = ComputeConfig()
     storage_config: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()
 
