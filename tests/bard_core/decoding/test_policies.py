@@ -89,7 +89,7 @@ def test_mask_token_is_never_proposed(temperature: float) -> None:
 def test_top_k_and_top_p_bound_the_sample() -> None:
     logits = torch.log(torch.tensor([0.4, 0.3, 0.2, 0.1])).expand(1, 4000, 4)
     mask_id = 3
-    drawn = propose(logits.clone(), mask_id, temperature=1.0, generator=torch.Generator().manual_seed(0))
+    drawn = propose(logits.clone(), mask_id, temperature=1.0, generators=[torch.Generator().manual_seed(0)])
     share = drawn.tokens.flatten().bincount(minlength=4) / 4000
     assert torch.allclose(share, torch.tensor([4, 3, 2, 0]) / 9, atol=0.03)
     assert set(propose(logits.clone(), mask_id, temperature=1.0, top_k=1).tokens.unique().tolist()) == {0}
