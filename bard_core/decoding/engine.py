@@ -17,6 +17,7 @@ Shape suffixes: B active rows, n block size, K visible keys.
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
+from functools import reduce
 from typing import Any, Unpack
 
 import torch
@@ -85,7 +86,6 @@ class _Decode:
             settings.strategy, n, settings.denoising_steps,
             settings.confidence_threshold, settings.entropy_bound, settings.factor,
         )  # fmt: skip
-        self.eos = torch.tensor(settings.ending.eos_token_ids, device=self.device)
         self.offset = torch.arange(2 * n, device=self.device)
         self.all = tuple(Row(index, pad, settings, self.device) for index, pad in enumerate(prompt.pads))
         self.rows = list(self.all)
@@ -106,6 +106,8 @@ class _Decode:
         first, block = 0.0, 0
         pending: Tensor | None = None
         while self.rows:
+            for row in self.rows:
+                row.steps.append(0)
             tokens_Bn = yield from self._denoise(block, hidden, pending)
             event = self._finish_block(block, tokens_Bn.tolist())
             first = first or time.perf_counter() - started
@@ -129,7 +131,7 @@ class _Decode:
         return torch.full((len(self.rows), self.settings.block_size), self.settings.mask_token_id, device=self.device)
 
     def _denoise(self, block: int, hidden: Tensor | None, pending_Bn: Tensor | None) -> Generator[Event, None, Tensor]:
-        """Fill one block; returns its tokens [B, n]. One wait for the device a step, and one at the end.
+        """Fill one block; returns its tokens [B, n]. One wait for the device a step.
 
         Args:
             hidden: of the first step, where its forward is done.
@@ -139,11 +141,10 @@ class _Decode:
         generators = [row.draw_anew() for row in self.rows] if settings.temperature > 0 else ()
         tokens = self._masks()
         masked = torch.ones_like(tokens, dtype=torch.bool)
-        revisable = masked.clone() if settings.revision_threshold is not None else None
-        is_open, broken = masked[:, 0], ~masked[:, 0]
-        steps = torch.zeros_like(self.position_B)
-        step = 0
-        while True:
+        revisable = masked if settings.revision_threshold is not None else None
+        is_open: Tensor | None = None  # [B]; None: every row is
+        open_rows, step = [True] * len(self.rows), 0
+        while any(open_rows):
             if hidden is None:
                 hidden = self._forward_noisy(tokens, pending_Bn if step == 0 else None)
             proposal = propose(
@@ -154,24 +155,23 @@ class _Decode:
             revised = None
             if revisable is not None:
                 assert settings.revision_threshold is not None and proposal.current is not None
-                revised = revise(proposal.current, masked, revisable, settings.revision_threshold) & is_open[:, None]
+                revised = _within(is_open, revise(proposal.current, masked, revisable, settings.revision_threshold))
                 revisable = revisable & ~revised
                 masked = masked | revised
-            filled = self.policy(proposal, masked, step) & is_open[:, None]
+            filled = _within(is_open, self.policy(proposal, masked, step))
             tokens = torch.where(filled, proposal.tokens, tokens)
             masked = masked & ~filled
             if revised is not None:
                 tokens = tokens.masked_fill(masked, settings.mask_token_id)
-            steps = steps + is_open
-            broken = broken | proposal.broken
-            is_open = self._is_open(tokens, masked)
+            for row, was_open in zip(self.rows, open_rows, strict=True):
+                row.steps[-1] += was_open
+            now_open = self._is_open(tokens, masked)
             yield StepEvent(block, step, names, tokens, filled, revised)
+            open_rows, broken = torch.stack((now_open, proposal.broken)).tolist()
+            for row, bad in zip(self.rows, broken, strict=True):
+                refuse_broken(bad, row.index, f"step {step} of block {block}")
+            is_open = None if all(open_rows) else now_open
             hidden, step = None, step + 1
-            if not is_open.any():
-                break
-        for row, taken, bad in zip(self.rows, *torch.stack([steps, broken.long()]).tolist(), strict=True):
-            refuse_broken(bad, row.index, f"block {block}")
-            row.steps.append(taken)
         return tokens.masked_fill(masked, settings.pad_token_id)
 
     def _forward_noisy(self, tokens_Bn: Tensor, pending_Bn: Tensor | None) -> Tensor:
@@ -192,9 +192,9 @@ class _Decode:
         left = [row.left for row in self.rows]
         if min(left) < n:
             needed = needed & (self.offset[:n] < torch.tensor(left, device=self.device)[:, None])
-        if len(self.eos):
-            end = (tokens_Bn[..., None] == self.eos).any(-1)
-            needed = needed & (end.cumsum(1) == 0)
+        if eos := self.settings.ending.eos_token_ids:
+            ends = reduce(torch.logical_or, (tokens_Bn == token for token in eos))
+            needed = needed & (ends.cumsum(1) == 0)
         return needed.any(1)
 
     def _finish_block(self, block: int, tokens: list[list[int]]) -> BlockEvent:
@@ -214,7 +214,8 @@ class _Decode:
                 n = self.settings.block_size
                 self.body(tokens_Bn, self.position_B[:, None] + self.offset[:n], clean=n)
         tokens_Bn = self._keep([not row.done for row in self.rows], tokens_Bn)
-        self.position_B = self.position_B + self.settings.block_size
+        if self.rows:
+            self.position_B = self.position_B + self.settings.block_size
         return tokens_Bn if self.fused else None
 
     def _keep(self, wanted: list[bool], tokens_Bn: Tensor) -> Tensor:
@@ -223,8 +224,9 @@ class _Decode:
         if len(kept) == len(wanted):
             return tokens_Bn
         self.rows = [self.rows[index] for index in kept]
-        if kept:
-            self.body.keep_rows(kept, [row.pad for row in self.rows])
+        if not kept:
+            return tokens_Bn[:0]
+        self.body.keep_rows(kept, [row.pad for row in self.rows])
         index = torch.tensor(kept, dtype=torch.long, device=self.device)
         self.position_B = self.position_B[index]
         return tokens_Bn[index]
@@ -233,6 +235,11 @@ class _Decode:
         stats = GenerationStats(tuple(row.stats for row in self.all), self.body.forwards, prefill_s, decode_s, first_s)
         sequences = pad_sequences([row.response for row in self.all], self.settings.pad_token_id, self.device)
         return GenerationOutput(sequences, stats)
+
+
+def _within(is_open_B: Tensor | None, chosen_Bn: Tensor) -> Tensor:
+    """Positions of rows that are still open."""
+    return chosen_Bn if is_open_B is None else chosen_Bn & is_open_B[:, None]
 
 
 def _wait(device: torch.device) -> None:

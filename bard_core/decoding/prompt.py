@@ -17,7 +17,6 @@ from bard_core.diffusion.layout import CLEAN, NOISY, TokenTable, attention_mask,
 from bard_core.diffusion.names import CleanAttention
 from bard_core.models import bard_settings
 from bard_core.models.turns import turns_of_prompt
-from bard_core.models.vlm import embedding_rows
 
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 VISUAL = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
@@ -81,9 +80,10 @@ def read_prompt(model: Any, inputs: Mapping[str, Any]) -> Prompt:
         ValueError: input_ids are missing, not [B, L], disagree with the attention mask's shape, are outside the vocabulary, or
             have image or video tokens whose pixels are missing; or the model's config lacks the markers of its turns.
     """
-    batch = left_padded(model, inputs)
+    weight = model.get_input_embeddings().weight
+    batch = left_padded(model, inputs, weight.shape[0])
     ids, real = batch["input_ids"], batch["attention_mask"].bool()
-    device = model.get_input_embeddings().weight.device
+    device = weight.device
     lengths = tuple(real.sum(1).tolist())
     images = {k: _to(v, device) for k, v in batch.items() if k not in _PER_TOKEN and v is not None}
     positions, following = _positions(model, ids, real, batch.get("mm_token_type_ids"), images)
@@ -101,8 +101,10 @@ def _turns(model: Any, ids_BL: Tensor, lengths: Sequence[int]) -> tuple[tuple[tu
     return tuple(tuple(turns_of_prompt(row[len(row) - length :], markers)) for row, length in rows)
 
 
-def left_padded(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def left_padded(model: Any, inputs: Mapping[str, Any], tokens: int) -> dict[str, Any]:
     """The same inputs with padding on the left, cut to the longest row, and an attention mask of zeros and ones in any case.
+
+    ``tokens``: how many the model has.
 
     Raises:
         ValueError: as ``read_prompt``.
@@ -124,15 +126,17 @@ def left_padded(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
         for name in _PER_TOKEN:
             if name in batch:
                 batch[name] = batch[name].gather(1, order)[:, ids.shape[1] - longest :]
-    _check_tokens(model, batch)
+    _check_tokens(model, batch, tokens)
     return batch
 
 
-def _check_tokens(model: Any, batch: Mapping[str, Any]) -> None:
+def _check_tokens(model: Any, batch: Mapping[str, Any], tokens: int) -> None:
     """Every token has an embedding, and every kind of visual token its pixels."""
-    ids, rows = batch["input_ids"], embedding_rows(model)
-    if bool(((ids < 0) | (ids >= rows)).any()):
-        raise ValueError(f"input_ids go from {int(ids.min())} to {int(ids.max())}, but the model has tokens 0 to {rows - 1}")
+    ids = batch["input_ids"]
+    if ids.numel():
+        least, most = map(int, ids.aminmax())
+        if least < 0 or most >= tokens:
+            raise ValueError(f"input_ids go from {least} to {most}, but the model has tokens 0 to {tokens - 1}")
     for token, pixels in (("image_token_id", "pixel_values"), ("video_token_id", "pixel_values_videos")):
         token_id = getattr(model.config, token, None)
         if token_id is not None and pixels not in batch and bool((ids == token_id).any()):

@@ -14,7 +14,7 @@ MASK_TOKEN_ID = 151671
 NAME = re.compile(r"Bard-VL-B(\d+)-")
 
 
-def read_config(path_or_id: str | Path) -> Any:
+def read_config(path_or_id: str | Path, revision: str | None = None) -> Any:
     """The transformers config of a folder or hub id, a released one translated.
 
     Raises:
@@ -22,9 +22,9 @@ def read_config(path_or_id: str | Path) -> Any:
     """
     from transformers import AutoConfig, PreTrainedConfig, Qwen3VLConfig
 
-    found, _ = PreTrainedConfig.get_config_dict(path_or_id)
+    found, _ = PreTrainedConfig.get_config_dict(path_or_id, revision=revision)
     if found.get("model_type") != MODEL_TYPE:
-        return AutoConfig.from_pretrained(path_or_id)
+        return AutoConfig.from_pretrained(path_or_id, revision=revision)
     return Qwen3VLConfig.from_dict(stock_config(found, str(path_or_id)))
 
 
