@@ -1,8 +1,9 @@
 """The implementation style of the paper's released decoder, written anew as the benchmark's second opponent.
 
-S + 1 forwards a block (S denoising steps and a commit; none for the block in which an answer ends), keys and values concatenated anew in every layer and step, a dense
-all-true mask, for which SDPA needs the key-value heads repeated, and logits of the whole prompt. What to accept is decided by the
-engine's own policies, so both give the same ids; the commit's logits, which nobody reads, are left out in its favour.
+S + 1 forwards a block (S denoising steps and a commit; no commit of the block in which an answer ends), keys and values
+concatenated anew in every layer and step, a dense all-true mask, for which SDPA needs the key-value heads repeated, and logits of
+the whole prompt. What to accept is decided by the engine's own policies, so both give the same ids; the commit's logits, which
+nobody reads, are left out in its favour.
 """
 
 import time

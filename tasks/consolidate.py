@@ -16,7 +16,7 @@ def consolidate(
     tracking: TrackingConfig,
     parent_run: str,
 ) -> Model:
-    """Write the Hugging Face folder of a checkpoint, in the precision it was trained in, and log it to MLflow as one LoggedModel."""
+    """Write the Hugging Face folder of a checkpoint, in the precision of its training; log it to MLflow as one LoggedModel."""
     import torch
 
     name = "source" if checkpoint.stage == "source" else f"{checkpoint.stage}-b{checkpoint.block_size}"

@@ -54,9 +54,9 @@ class _Finite:
 
 
 def _view(model: Any, config: GenerationConfig) -> Any:
-    """The same model with a generation config of its own, so that calls in other threads and the model itself see nothing of it.
+    """The same model with a generation config of its own: neither the model nor calls in other threads see anything of it.
 
-    ``generate`` takes what a config leaves open from the model's, a repetition penalty say; and Qwen's bodies keep notes of a call.
+    ``generate`` takes what a config leaves open from the model's, a repetition penalty say; Qwen's bodies keep notes of a call.
     """
     view = copy(model)
     view.generation_config = config

@@ -154,7 +154,7 @@ def hidden_states(
 
 
 def use_our_attention(model: Any) -> None:
-    """Switch the text layers to :func:`attend`, and leave it so: layers run again in a checkpointed backward, or in other threads.
+    """Switch the text layers to :func:`attend`, and leave it so: they run again in a checkpointed backward, or in other threads.
 
     Given no mask of ours they work as transformers' SDPA.
     """

@@ -1,7 +1,7 @@
 """Attention of a block decoder's queries: no implicit causal mask, and no mask at all where every key is visible.
 
-The denoising step, whose block sees the whole cache and itself, then runs SDPA on grouped-query heads without a mask. The fused step
-([clean block b | noisy block b+1], a 2 x 2 block mask) is two unmasked calls over different key ranges.
+The denoising step, whose block sees the whole cache and itself, then runs SDPA on grouped-query heads without a mask. The fused
+step ([clean block b | noisy block b+1], a 2 x 2 block mask) is two unmasked calls over different key ranges.
 
 Shape suffixes: B rows, Q queries, K keys.
 """

@@ -60,7 +60,7 @@ def turns_of_prompt(ids: Sequence[int], markers: TurnMarkers) -> list[tuple[int,
 
 
 def recorded_markers(folder: Path) -> dict[str, Any]:
-    """What ``config.json`` should say of a model that was trained on every turn; nothing where the folder has no chat template."""
+    """What ``config.json`` should say of a model that was trained on every turn; nothing where a folder has no chat template."""
     from transformers import AutoProcessor
 
     if not any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):

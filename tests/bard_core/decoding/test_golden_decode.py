@@ -56,7 +56,9 @@ def test_golden(case: dict[str, Any], golden_model: Any) -> None:
     assert fused.stats.forwards <= sum(steps)
 
 
-TRAINED = json.loads((FOLDER / "decode_trained.json").read_text()) if (FOLDER / "decode_trained.json").is_file() else {"cases": []}
+TRAINED = (
+    json.loads((FOLDER / "decode_trained.json").read_text()) if (FOLDER / "decode_trained.json").is_file() else {"cases": []}
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Properties every policy must have, on random scores, and what each promises beyond them."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch

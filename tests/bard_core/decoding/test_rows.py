@@ -22,7 +22,7 @@ def test_a_row_draws_alone_what_it_draws_among_others(strategy: Any, model: Any,
         alone = generate(model, row, seed=5 + index, **sampled)
         real = alone.stats.rows[0].real_tokens
         assert together.sequences[index, :real].tolist() == alone.sequences[0].tolist()
-    assert len({steps for steps in together.stats.steps_per_block}) > 1 or strategy == "static"
+    assert len(set(together.stats.steps_per_block)) > 1 or strategy == "static"
 
 
 def test_equal_prompts_in_a_batch_draw_differently(model: Any, prompts: Any) -> None:
@@ -95,4 +95,4 @@ def test_threads_share_a_model(model: Any, prompts: Any) -> None:
     work = [(decode, name) for decode in (blocks, one_by_one) for name in ("text", "image")] * 6
     expected = [decode(name) for decode, name in work[:4]] * 6
     with ThreadPoolExecutor(4) as pool:
-        assert [found for found in pool.map(lambda job: job[0](job[1]), work)] == expected
+        assert list(pool.map(lambda job: job[0](job[1]), work)) == expected

@@ -1,4 +1,4 @@
-"""Folders of the paper's release: ``config.json`` as its ``save_pretrained`` writes it (transformers 4.57), stock tensor names."""
+"""Folders of the paper's release: ``config.json`` as its ``save_pretrained`` writes it with transformers 4.57."""
 
 import json
 from pathlib import Path
@@ -32,9 +32,9 @@ def released_config(vocabulary: int) -> dict[str, Any]:
         },
         "tie_word_embeddings": True, "transformers_version": "4.57.3", "video_token_id": 6,
         "vision_config": {
-            "deepstack_visual_indexes": [0], "depth": 1, "dtype": "bfloat16", "hidden_act": "gelu_pytorch_tanh", "hidden_size": 16,
-            "in_channels": 3, "initializer_range": 0.02, "intermediate_size": 16, "model_type": "bard_vl", "num_heads": 1,
-            "num_position_embeddings": 16, "out_hidden_size": 16, "patch_size": 16, "spatial_merge_size": 2,
+            "deepstack_visual_indexes": [0], "depth": 1, "dtype": "bfloat16", "hidden_act": "gelu_pytorch_tanh",
+            "hidden_size": 16, "in_channels": 3, "initializer_range": 0.02, "intermediate_size": 16, "model_type": "bard_vl",
+            "num_heads": 1, "num_position_embeddings": 16, "out_hidden_size": 16, "patch_size": 16, "spatial_merge_size": 2,
             "temporal_patch_size": 2,
         },
         "vision_end_token_id": 4, "vision_start_token_id": 3,
@@ -116,7 +116,7 @@ def test_the_mask_token_that_a_tokenizer_has_is_kept(stock: Any, tmp_path: Path)
 
 
 def test_what_is_trained_from_it_exports(stock: Any, folder: Path, tmp_path: Path) -> None:
-    """Consolidation straight from their folder: fp32 masters of bfloat16 training in, a stock bfloat16 folder of half the bytes out."""
+    """Consolidation straight from their folder: fp32 masters in, a stock bfloat16 folder of half the bytes out."""
     from transformers import AutoModelForImageTextToText
 
     trained = {name: tensor.float() + 0.01 for name, tensor in stock.state_dict().items()}
