@@ -3,7 +3,7 @@
     make bench-decode                         # all parts
     python benchmarks/decode.py --part forced # random weights of a true shape: the engine free of a model's quality
     python benchmarks/decode.py --part lab    # the lab models of $BARD_HOME: accuracy against speed over policies and thresholds
-    python benchmarks/decode.py --part short  # trained weights and short answers (--models: any folder like tests/golden/training)
+    python benchmarks/decode.py --part short  # trained weights, short answers (--models: a folder like tests/golden/training)
 
 The engine runs as it is and, in the forced part, compiled (``compiled=True``) too.
 
