@@ -16,7 +16,9 @@ def consolidate(
     tracking: TrackingConfig,
     parent_run: str,
 ) -> Model:
-    """Write the Hugging Face folder of a checkpoint and log it to MLflow as one LoggedModel."""
+    """Write the Hugging Face folder of a checkpoint, in the precision of its training; log it to MLflow as one LoggedModel."""
+    import torch
+
     name = "source" if checkpoint.stage == "source" else f"{checkpoint.stage}-b{checkpoint.block_size}"
     uri = artifact_uri(storage.root_uri(storage_config), "models", name, checkpoint.key)
     with (
@@ -28,6 +30,7 @@ def consolidate(
             artifacts.fetch(checkpoint),
             staging,
             artifacts.fetch(checkpoint.base_uri),
+            dtype=torch.bfloat16 if checkpoint.precision == "bfloat16" else None,
             bard={"block_size": checkpoint.block_size, "clean_attention": clean_attention},
         )
         (staging / "training_curve.jsonl").write_bytes(storage.read_bytes(checkpoint.curve_uri))

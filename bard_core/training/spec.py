@@ -78,4 +78,5 @@ def checkpoint_ref(spec: StageSpec, base: str, uri: str) -> CheckpointRef:
         base_uri=base,
         parent_sha256=spec.parent.key if spec.parent else None,
         curve_uri=storage.join(uri.rsplit("/", 1)[0], CURVE),
+        precision=spec.train.precision,
     )
