@@ -28,7 +28,7 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION ?= false
 BENCHMARKS := $(basename $(notdir $(wildcard $(ROOT)/benchmarks/[a-z]*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults lint ui reevaluate package lock clean
+.PHONY: help setup demo test test-faults lint ui reevaluate package versions lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ reevaluate: $(VENV)/.ready ## judge checkpoints that lack a score, move aliases,
 
 package: $(VENV)/.ready ## compile the project for a Flyte cluster, offline; refuses when an image is missing
 	cd $(ROOT) && $(BIN)/python deploy/package.py
+
+versions: $(VENV)/.ready ## rewrite bard_core/config/fingerprints.json after a change of code, and say which stages' versions must rise
+	cd $(ROOT) && $(BIN)/python -m bard_core.config.fingerprints
 
 lock: $(VENV)/.ready ## rewrite dev.lock and the stages' locks from what .venv holds
 	cd $(ROOT) && $(BIN)/python containers/lock.py

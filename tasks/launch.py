@@ -205,8 +205,8 @@ def _params(spec: StageSpec) -> dict[str, Any]:
         knobs |= spec.model_dump(include={"clean_attention", "noise", "ar_weight", "sample_mean"})
     if spec.swd is not None:  # its other fields stand in the spec itself
         knobs["swd"] = spec.swd.model_dump(exclude={"train", "noise", "ar_weight", "block_sizes"})
-    starts = {f"{name}_sha256": key for name, key in spec.origin.items() if name != "config" and key != "none"}
-    return {"digest": spec.digest, **starts, **_flat(knobs)}
+    starts = {f"{name}_sha256": key for name, key in spec.origin.items() if name not in ("code", "config") and key != "none"}
+    return {"digest": spec.digest, "code": spec.origin["code"], **starts, **_flat(knobs)}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

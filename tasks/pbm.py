@@ -7,7 +7,7 @@ from tasks.ray_cluster import TRAINING
 from tasks.settings import Checkpoint, Dataset, Model, stage_task
 
 
-@stage_task("train", task_config=TRAINING)
+@stage_task("train", "pbm", task_config=TRAINING)
 def pbm(
     method: PBMMethod,
     block_size: int,

@@ -7,7 +7,7 @@ from tasks.ray_cluster import TRAINING
 from tasks.settings import Checkpoint, Dataset, stage_task
 
 
-@stage_task("train", task_config=TRAINING)
+@stage_task("train", "source", task_config=TRAINING)
 def train_source(
     source: SourceConfig, dataset: Dataset, compute: ComputeConfig, tracking: TrackingConfig, parent_run: str
 ) -> Checkpoint:

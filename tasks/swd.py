@@ -8,7 +8,7 @@ from tasks.ray_cluster import TRAINING
 from tasks.settings import Checkpoint, Dataset, Model, stage_task
 
 
-@stage_task("train", task_config=TRAINING)
+@stage_task("train", "swd", task_config=TRAINING)
 def swd(
     config: SWDConfig,
     clean_attention: str,

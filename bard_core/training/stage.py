@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bard_core.config.versions import VERSIONS
 from bard_core.data.batches import BatchSpec, replacement_tokens
 from bard_core.data.examples import Example, attach_positions, load_examples
 from bard_core.diffusion.names import MASK_TOKEN
@@ -29,8 +30,6 @@ from bard_core.training.parallel import shard, use_activation_checkpointing
 from bard_core.training.ranks import once_a_node, rank_and_world
 from bard_core.training.spec import StageSpec
 from bard_core.training.teacher import OnlineTeacher, Teacher, precompute
-
-ANSWERS_VERSION = 2  # to be raised when the teacher is asked something else than before
 
 
 def prepare_base(spec: StageSpec, run: Run) -> str:
@@ -150,7 +149,7 @@ def _teacher(
     if config.targets == "online":
         return asked(once_a_node(lambda: artifacts.fetch(ref)))
     depends_on = {
-        "version": ANSWERS_VERSION,
+        "version": VERSIONS["teacher"],
         "teacher": ref.key,
         "teacher_block_size": ref.block_size,
         "dataset": spec.dataset.key,

@@ -45,7 +45,7 @@ class CheckpointError(Exception):
 class Run:
     """Where a run keeps its checkpoints, and what it must have been started from to be resumed.
 
-    ``origin`` names the digests that decide the run's result ("config", "dataset", "parent", "teacher").
+    ``origin`` names the digests that decide the run's result ("code", "config", "dataset", "parent", "teacher").
     """
 
     uri: str
