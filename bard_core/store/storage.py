@@ -224,6 +224,16 @@ def replace_folder(staging: Path, target: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
+def move_tree(uri: str, target: str) -> None:
+    """Rename a folder, or move all objects of an S3 prefix. Raises FileNotFoundError when there is nothing."""
+    if is_local(uri):
+        os.rename(local_path(uri), local_path(target))
+        return
+    filesystem, path = _filesystem(uri)
+    filesystem.invalidate_cache()
+    filesystem.mv(path, _filesystem(target)[1], recursive=True)
+
+
 def upload_tree(folder: Path, uri: str, names: Collection[str] | None = None) -> None:
     """Copy a local folder's files, or those with the given relative ``names``, to ``uri``."""
     filesystem, path = _filesystem(uri)

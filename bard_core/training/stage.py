@@ -33,13 +33,16 @@ from bard_core.training.teacher import OnlineTeacher, Teacher, precompute
 
 
 def prepare_base(spec: StageSpec, run: Run) -> str:
-    """The uri of the model that training starts from: the parent's, or a new lab model's. Called once, by the launcher."""
+    """The uri of the model that training starts from: the parent's, or a new lab model's, made again when it is damaged.
+
+    Called once, by the launcher.
+    """
     if spec.parent is not None:
         return spec.parent.uri
     if spec.lab_model is None:
         raise ValueError(f"stage {spec.name} has neither a parent model nor a lab model to start from")
     base = storage.join(run.uri, "base")
-    if not storage.exists(storage.join(base, artifacts.MANIFEST)):
+    if artifacts.standing(base) is None:
         from transformers import AutoProcessor
 
         processor = AutoProcessor.from_pretrained(artifacts.fetch(spec.dataset) / "processor")
@@ -78,7 +81,7 @@ def run_stage(
     data = once_a_node(lambda: artifacts.fetch(spec.dataset))
     processor = AutoProcessor.from_pretrained(data / "processor")
     tokenizer = processor.tokenizer
-    model = load(once_a_node(lambda: artifacts.fetch(base)), device=device)
+    model = load(once_a_node(lambda: artifacts.fetch(spec.parent or base)), device=device)
     settings = bard_settings(model)
     mask_id = settings.mask_token_id
     if mask_id is None:
