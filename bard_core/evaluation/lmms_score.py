@@ -14,7 +14,6 @@ from lmms_eval.tasks import TaskManager, get_task_dict
 from bard_core.evaluation.lmms_plugin import BardChat
 from bard_core.evaluation.suites import Benchmark, SuiteError
 
-
 FACTS = ("results", "group_subtasks", "versions", "n-shot", "higher_is_better", "n-samples", "task_hashes")
 
 

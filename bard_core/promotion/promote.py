@@ -26,7 +26,7 @@ class PromotionError(Exception):
 def score_of(tracking: TrackingConfig, version: Version, evaluation: EvaluationConfig) -> EvalResult | None:
     """A version's result under the evaluation asked for, if it has one."""
     found = evaluation_of(tracking, version.model.key, protocol_digest(evaluation, version.dataset))
-    return None if found is None else load_result(*found)
+    return None if found is None else load_result(*found, version.model)
 
 
 def promote(

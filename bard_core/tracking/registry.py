@@ -36,7 +36,7 @@ def register(config: TrackingConfig, model: ModelRef, source: ModelRef, dataset:
     if (found := _numbers(config, model.key)) != []:
         return found[0]
     _create_registered_model(client, name)
-    model_id = model.mlflow_model_id or _log_model(config, None, model)
+    model_id = _log_model(config, None, model)
     refs = {MODEL: model, SOURCE: source, DATASET: dataset}
     tags = {DIGEST_TAG: model.key, **{key: json.dumps(ref.model_dump(mode="json")) for key, ref in refs.items()}}
     with _global_uri(config):
@@ -102,8 +102,8 @@ def versions(config: TrackingConfig) -> list[Version]:
         (
             Version(
                 number=int(item.version),
-                model=ModelRef.model_validate_json(item.tags[MODEL]),
-                source=ModelRef.model_validate_json(item.tags[SOURCE]),
+                model=_model_ref(item.tags[MODEL]),
+                source=_model_ref(item.tags[SOURCE]),
                 dataset=DatasetRef.model_validate_json(item.tags[DATASET]),
                 aliases=tuple(sorted(alias for alias, number in aliases.items() if int(number) == int(item.version))),
                 tags={key: value for key, value in item.tags.items() if key not in (MODEL, SOURCE, DATASET)},
@@ -112,6 +112,11 @@ def versions(config: TrackingConfig) -> list[Version]:
         ),
         key=lambda version: version.number,
     )
+
+
+def _model_ref(text: str) -> ModelRef:
+    """A ref as it was registered, perhaps by a Bard whose refs said more."""
+    return ModelRef(**{name: value for name, value in json.loads(text).items() if name in ModelRef.model_fields})
 
 
 def set_alias(config: TrackingConfig, alias: str, number: int | None) -> None:

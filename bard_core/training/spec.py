@@ -30,7 +30,7 @@ class StageSpec(StrictModel):
 
     @property
     def origin(self) -> dict[str, str]:
-        """All that decides the result: the stage's code, the digest of the knobs, and those of the artifacts the run starts from."""
+        """All that decides the result: the code, the digest of the knobs, and those of the artifacts the run starts from."""
         refs = {name: ref.key if (ref := getattr(self, name)) else "none" for name in ("dataset", "parent", "teacher")}
         return {
             "code": f"{self.stage} {VERSIONS[self.stage]}",

@@ -68,7 +68,7 @@ class SafeReader(FileSystemReader):
 
 
 class PlainWriter(FileSystemWriter):
-    """DCP's writer of a local folder, whose ``.metadata`` names neither the folder nor this save: the same state, the same bytes."""
+    """DCP's writer of a local folder. Its ``.metadata`` names neither the folder nor the save: the same state, the same bytes."""
 
     def storage_meta(self) -> None:
         return None

@@ -47,7 +47,7 @@ def test_source_and_checkpoint_are_judged_by_the_same_suite(
     for name in ("suite", "suite_digest", "accuracy", "accuracy_stderr", "num_samples", "tokens_per_forward"):
         assert body[name] == getattr(result, name)
     assert body["speed"]["speedup"] == result.speedup
-    assert load_result(result.uri, result.key) == result
+    assert load_result(result.uri, result.key, model) == result
     lab = body["details"]["lab"]
     assert (lab["decoding"]["mode"], lab["decoding"]["max_new_tokens"]) == ("block", 8)
     assert lab["score"] == json.loads(result.benchmarks[0].model_dump_json())
