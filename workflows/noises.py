@@ -11,8 +11,8 @@ from bard_core.config.sections import ComputeConfig, DataConfig, NoiseStudy, Sou
 from tasks.consolidate import consolidate
 from tasks.curves import curves
 from tasks.pbm import pbm as merge_blocks
-from tasks.prepare import prepare
-from tasks.resolve import resolve_source
+from tasks.prepare import prepare, raw_inputs
+from tasks.resolve import resolve_source, source_inputs
 from tasks.settings import Dataset, Report, image
 from tasks.source import train_source
 
@@ -34,7 +34,7 @@ def train_each(
         trained = train_source(source=source, dataset=dataset, compute=compute, **run)
         base = consolidate(checkpoint=trained, clean_attention="causal", **place)
     else:
-        base = resolve_source(source=source, dataset=dataset, **place)
+        base = resolve_source(source=source, found=source_inputs(source=source), dataset=dataset, **place)
     checkpoints = [
         merge_blocks(
             method=study.method.model_copy(update={"noise": noise}),
@@ -61,7 +61,8 @@ def bard_noises(
     tracking: TrackingConfig = TrackingConfig(),
 ) -> Report:
     """Returns the report: report.md and curves.png in its folder."""
-    dataset = prepare(data=data, storage_config=storage_config, tracking=tracking, parent_run="")
+    raw = raw_inputs(data=data)
+    dataset = prepare(data=data, raw=raw, storage_config=storage_config, tracking=tracking, parent_run="")
     return train_each(
         name=name,
         dataset=dataset,

@@ -20,9 +20,9 @@ from bard_core.config.sections import (
 )
 from tasks.consolidate import consolidate
 from tasks.pbm import pbm as merge_blocks
-from tasks.prepare import prepare
+from tasks.prepare import prepare, raw_inputs
 from tasks.report import report
-from tasks.resolve import resolve_source
+from tasks.resolve import resolve_source, source_inputs
 from tasks.runs import close_run, open_run
 from tasks.settings import Dataset, Evaluation, image
 from tasks.source import train_source
@@ -49,7 +49,7 @@ def convert(
         trained = train_source(source=source, dataset=dataset, compute=compute, **run)
         base = consolidate(checkpoint=trained, clean_attention="causal", **place)
     else:
-        base = resolve_source(source=source, dataset=dataset, **place)
+        base = resolve_source(source=source, found=source_inputs(source=source), dataset=dataset, **place)
     results = [evaluate(model=base, source=base, dataset=dataset, evaluation=evaluation, **place)]
     models = {1: base}
     latest = base
@@ -104,7 +104,8 @@ def bard_pipeline(
         storage_config=storage_config,
         tracking=tracking,
     )
-    dataset = prepare(data=data, storage_config=storage_config, tracking=tracking, parent_run=parent_run)
+    raw = raw_inputs(data=data)
+    dataset = prepare(data=data, raw=raw, storage_config=storage_config, tracking=tracking, parent_run=parent_run)
     results = convert(
         dataset=dataset,
         source=source,

@@ -5,12 +5,14 @@ from pathlib import Path
 from bard_core.models.vlm import BardSettings, add_mask_token, record_settings
 from bard_core.store import storage
 
+NOT_NEEDED = ("*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "original/*")  # the same weights in other formats
+
 
 def adopt(model: str, revision: str | None, processor_dir: Path, output_dir: Path) -> Path:
     """Write ``output_dir``: the model with an embedding row for the processor's mask token, and that processor.
 
     Args:
-        model: folder, s3:// URI, or hub id (with ``revision`` pinned). processor_dir: the prepared dataset's processor.
+        model: folder, s3:// URI, or hub id at the commit ``revision``. processor_dir: the prepared dataset's processor.
 
     Raises:
         OSError: there is no such model (from transformers). ValueError: see ``models.load``.
@@ -28,7 +30,7 @@ def adopt(model: str, revision: str | None, processor_dir: Path, output_dir: Pat
         elif revision is not None and not Path(model).exists():
             from huggingface_hub import snapshot_download
 
-            place = snapshot_download(model, revision=revision)
+            place = snapshot_download(model, revision=revision, ignore_patterns=list(NOT_NEEDED))
         loaded = load(place, dtype=torch.bfloat16)
         processor = AutoProcessor.from_pretrained(processor_dir)
         mask_id = add_mask_token(loaded, processor.tokenizer)

@@ -146,6 +146,15 @@ def file_sizes(uri: str) -> dict[str, int]:
     return sizes
 
 
+def file_facts(uri: str) -> dict[str, dict[str, Any]]:
+    """Relative path -> what the place itself says of every file below ``uri`` (size, ETag, ...)."""
+    filesystem, path = _filesystem(uri)
+    filesystem.invalidate_cache()
+    base = path.rstrip("/") + "/"
+    found = filesystem.find(path, detail=True).items()
+    return {name.removeprefix(base): dict(info) for name, info in found if name.startswith(base)}
+
+
 def list_folders(uri: str) -> list[str]:
     """Names of the folders right below ``uri``, sorted; empty when there is nothing."""
     filesystem, path = _filesystem(uri)
