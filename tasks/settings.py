@@ -1,19 +1,18 @@
-"""What all tasks share: where the local cache lives, which image a stage runs in, and refs that carry their content hash."""
+"""What all tasks share: the local cache, which image a stage runs in, and refs that carry their content hash."""
 
 from collections.abc import Callable
 from inspect import signature
 from typing import Annotated, Any
 
 from flytekit import HashMethod, task
-from flytekit.core import local_cache
 
 from bard_core.config.sections import StorageConfig
 from bard_core.config.versions import VERSIONS, Code
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, ModelRef, ReportRef
+from tasks import cache
 
-# Flyte's local cache is in the user's home, shared by every checkout; its entries point at artifacts, so it belongs with them.
-local_cache.CACHE_LOCATION = str(storage.home() / "flyte" / "cache")
+cache.use()
 
 NOT_IN_KEYS = ("compute", "tracking", "parent_run", "claim")  # inputs that say where and for whom, not what
 

@@ -120,4 +120,12 @@ def bard_pipeline(
     finished = report(
         name=name, results=results, dataset=dataset, storage_config=storage_config, tracking=tracking, parent_run=parent_run
     )
-    return close_run(report=finished, tracking=tracking, storage_config=storage_config, parent_run=parent_run)
+    return close_run(
+        report=finished,
+        results=results,
+        dataset=dataset,
+        evaluation=evaluation,
+        tracking=tracking,
+        storage_config=storage_config,
+        parent_run=parent_run,
+    )

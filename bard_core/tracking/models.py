@@ -34,12 +34,12 @@ class LoggedScores:
     metrics: dict[str, float]
 
 
-def log_model(config: TrackingConfig, run_id: str | None, ref: ModelRef) -> None:
-    """Make sure that a checkpoint has its LoggedModel, which is found by its digest. MLflow away: logged, not raised.
+def log_model(config: TrackingConfig, run_id: str | None, ref: ModelRef) -> str | None:
+    """The LoggedModel of a checkpoint, found by its digest or created; returns its id, or None while MLflow is away.
 
     Weights are not uploaded. ``log_evaluation`` creates it later when it could not be created here.
     """
-    runs._survive(f"log the model {ref.name}", lambda: _log_model(config, run_id, ref))
+    return runs._survive(f"log the model {ref.name}", lambda: _log_model(config, run_id, ref))
 
 
 def _log_model(config: TrackingConfig, run_id: str | None, ref: ModelRef) -> str:

@@ -33,7 +33,7 @@ def register(config: TrackingConfig, model: ModelRef, source: ModelRef, dataset:
     """The number of the version with exactly these weights, found or created. Of two created at once the lower stays."""
     client, _ = runs.client_of(config)
     name = config.registered_model
-    if (found := _numbers(config, model.key)) != []:
+    if (found := numbers(config, model.key)) != []:
         return found[0]
     _create_registered_model(client, name)
     model_id = _log_model(config, None, model)
@@ -43,7 +43,7 @@ def register(config: TrackingConfig, model: ModelRef, source: ModelRef, dataset:
         created = client.create_model_version(
             name, source=f"models:/{model_id}", model_id=model_id, tags=tags, description=model.name
         )
-    first, *later = _numbers(config, model.key)
+    first, *later = numbers(config, model.key)
     if int(created.version) in later:
         client.delete_model_version(name, str(created.version))
     return first
@@ -76,7 +76,8 @@ def _create_registered_model(client: Any, name: str) -> None:
             raise
 
 
-def _numbers(config: TrackingConfig, digest: str) -> list[int]:
+def numbers(config: TrackingConfig, digest: str) -> list[int]:
+    """The versions with these weights, ascending."""
     return sorted(int(found.version) for found in _all(config) if found.tags.get(DIGEST_TAG) == digest)
 
 
