@@ -102,8 +102,9 @@ def _commit(repository: str, revision: str | None, kind: str) -> str:
             return Path(snapshot_download(repository, repo_type=kind, revision=revision, local_files_only=True)).name
         return str(HfApi().repo_info(repository, repo_type=kind, revision=revision).sha)
     except Exception as error:  # the hub's own, its client's and the network's
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(
-            f"{kind} {repository} at {revision or 'main'} cannot be resolved to a commit ({type(error).__name__}: {error}); "
+            f"{kind} {repository} at {revision or 'main'} cannot be resolved to a commit ({why}); "
             "check the name, set HF_TOKEN where it is gated, give the commit as its revision, "
             "or go on with what was downloaded: HF_HUB_OFFLINE=1"
         ) from error

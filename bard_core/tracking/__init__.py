@@ -3,7 +3,7 @@
 Weights stay where they are; MLflow holds their uri and digest.
 """
 
-from bard_core.tracking.complete import complete
+from bard_core.tracking.completion import complete
 from bard_core.tracking.models import (
     LoggedScores,
     evaluation_of,
