@@ -1,4 +1,4 @@
-"""Flyte's local cache, as tasks use it: keyed by the stage's version, believed where the artifact stands, renewed when damaged."""
+"""Flyte's local cache, as tasks use it: keyed by the version, believed where the artifact stands, renewed when damaged."""
 
 import subprocess
 import sys
