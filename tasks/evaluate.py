@@ -19,7 +19,7 @@ def benchmarks_of(evaluation: EvaluationConfig) -> list[Benchmark]:
     return list(suite_of(evaluation).benchmarks)
 
 
-@stage_task("evaluate")
+@stage_task("evaluate", "evaluate")
 def judge_benchmark(
     benchmark: Benchmark,
     model: Model,
@@ -36,7 +36,7 @@ def judge_benchmark(
         return judging.judge(model, dataset, benchmark, evaluation, uri, answers)
 
 
-@stage_task("evaluate", "evaluate")
+@stage_task("evaluate", "evaluate", code="evaluate")
 def finish_evaluation(
     benchmarks: list[BenchmarkRef | None],
     model: Model,

@@ -10,13 +10,13 @@ from bard_core.tracking import stage_run
 from tasks.settings import Dataset, artifact_uri, stage_task
 
 
-@stage_task("prepare")
+@stage_task("prepare", "control")
 def raw_inputs(data: DataConfig) -> RawInputs:
     """What the raw data is now. Not cached: changed data at an old path is what it is to notice."""
     return inputs.raw_inputs(data)
 
 
-@stage_task("prepare", "prepare")
+@stage_task("prepare", "prepare", code="prepare")
 def prepare(
     data: DataConfig, raw: RawInputs, storage_config: StorageConfig, tracking: TrackingConfig, parent_run: str
 ) -> Dataset:

@@ -13,7 +13,7 @@ from bard_core.tracking import stage_run
 from tasks.settings import stage_task
 
 
-@stage_task("evaluate", retries=0)
+@stage_task("evaluate", "control", retries=0)
 def plan(
     evaluation: EvaluationConfig, gate: GateConfig, version: int, storage_config: StorageConfig, tracking: TrackingConfig
 ) -> list[Pending]:
@@ -24,7 +24,7 @@ def plan(
     return pending
 
 
-@stage_task("evaluate")
+@stage_task("evaluate", "control")
 def conclude(
     pending: list[Pending],
     results: list[EvalResult],

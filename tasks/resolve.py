@@ -10,13 +10,13 @@ from bard_core.tracking import log_model, stage_run
 from tasks.settings import Dataset, Model, artifact_uri, stage_task
 
 
-@stage_task("train")
+@stage_task("train", "control")
 def source_inputs(source: SourceConfig) -> Contents:
     """What the source model is now. Not cached: new weights at an old path are what it is to notice."""
     return inputs.source_inputs(source)
 
 
-@stage_task("train", "resolve")
+@stage_task("train", "resolve", code="resolve")
 def resolve_source(
     source: SourceConfig,
     found: Contents,

@@ -22,7 +22,7 @@ from bard_core.store.refs import EvalResult
 from tasks.settings import Dataset, Report, stage_task
 
 
-@stage_task("prepare")
+@stage_task("prepare", "control")
 def open_run(
     name: str,
     data: DataConfig,
@@ -44,7 +44,7 @@ def open_run(
     return mlflow_tracking.open_pipeline(tracking, name, params)
 
 
-@stage_task("evaluate", retries=0)
+@stage_task("evaluate", "control", retries=0)
 def close_run(
     report: Report,
     results: list[EvalResult],

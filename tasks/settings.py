@@ -4,13 +4,14 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Annotated, Any
 
-from flytekit import HashMethod, task
+from flytekit import HashMethod, dynamic, task
 
-from bard_core.config.sections import StorageConfig
+from bard_core.config.sections import PodStage, StorageConfig
 from bard_core.config.versions import VERSIONS, Code
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, ModelRef, ReportRef
 from tasks import cache
+from tasks.resources import ENVIRONMENT, pod
 
 cache.use()
 
@@ -28,18 +29,29 @@ def image(stage: str) -> str:
     return f"{{{{.image.{stage}.fqn}}}}:{{{{.image.{stage}.version}}}}"
 
 
-def stage_task(stage: str, code: Code | None = None, **special: Any) -> Callable[[Callable[..., Any]], Any]:
-    """``@task`` with what all tasks share: the stage's image and retries. With ``code``, a cache keyed by its version and all
-    inputs but :data:`NOT_IN_KEYS`."""
+def stage_task(stage: str, size: PodStage, *, code: Code | None = None, **special: Any) -> Callable[[Callable[..., Any]], Any]:
+    """``@task`` with what all tasks share: the stage's image, the pod's size, retries, and a cache.
+
+    The cache is keyed by the version of ``code`` and by all inputs but :data:`NOT_IN_KEYS`; None: not cached.
+    """
 
     def decorate(function: Callable[..., Any]) -> Any:
         caching: dict[str, Any] = {}
         if code is not None:
             left_out = tuple(name for name in NOT_IN_KEYS if name in signature(function).parameters)
             caching = {"cache": True, "cache_version": str(VERSIONS[code]), "cache_ignore_input_vars": left_out}
-        return task(**{"container_image": image(stage), "retries": 2, **caching, **special})(function)
+        return task(**{**_shared(stage, size), "retries": 2, **caching, **special})(function)
 
     return decorate
+
+
+def stage_dynamic(stage: str) -> Callable[[Callable[..., Any]], Any]:
+    """``@dynamic`` with the stage's image, in a small pod: it only says which tasks there are."""
+    return dynamic(**_shared(stage, "control"), retries=2)
+
+
+def _shared(stage: str, size: PodStage) -> dict[str, Any]:
+    return {"container_image": image(stage), "environment": ENVIRONMENT, **pod(size)}
 
 
 def artifact_uri(storage_config: StorageConfig, folder: str, name: str, code: Code, *inputs: Any) -> str:

@@ -9,14 +9,14 @@ from typing import Literal
 Code = Literal["prepare", "resolve", "source", "pbm", "swd", "teacher", "consolidate", "answers", "evaluate", "report"]
 
 VERSIONS: dict[Code, int] = {
-    "prepare": 5,
-    "resolve": 5,
-    "source": 5,
-    "pbm": 5,
-    "swd": 5,
-    "teacher": 5,  # the answers that an offline teacher keeps
-    "consolidate": 5,
-    "answers": 5,  # what a model says to a benchmark's prompts
-    "evaluate": 5,
-    "report": 5,
+    "prepare": 6,
+    "resolve": 6,
+    "source": 6,
+    "pbm": 6,
+    "swd": 6,
+    "teacher": 6,  # the answers that an offline teacher keeps
+    "consolidate": 6,
+    "answers": 6,  # what a model says to a benchmark's prompts
+    "evaluate": 6,
+    "report": 6,
 }

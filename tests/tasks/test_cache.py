@@ -18,7 +18,7 @@ from tasks.settings import Model, artifact_uri, stage_task
 from bard_core.config.sections import StorageConfig
 
 
-@stage_task("train", "pbm")
+@stage_task("train", "control", code="pbm")
 def make(text: str, parent_run: str) -> Model:
     uri = artifact_uri(StorageConfig(), "models", "m", "pbm", text)
     if artifacts.standing(uri) is None:
@@ -31,7 +31,7 @@ def make(text: str, parent_run: str) -> Model:
     return ModelRef(uri=uri, manifest_sha256=artifacts.read_manifest(uri).digest, stage="pbm", block_size=4, parent_sha256=None)
 
 
-@stage_task("train")
+@stage_task("train", "control")
 def read(model: Model) -> str:
     return (artifacts.fetch(model) / "weights").read_text()
 
