@@ -244,9 +244,13 @@ def fetch(ref: Ref | str, expected_sha256: str | None = None) -> Path:
     uri, expected = (ref.uri, ref.manifest_sha256) if isinstance(ref, Ref) else (ref, expected_sha256)
     try:
         return _fetch(uri, expected)
-    except DamagedError as error:
-        set_aside(uri, error)
-        raise
+    except DamagedError:
+        try:
+            verify(uri)
+        except DamagedError as error:
+            set_aside(uri, error)
+            raise
+    return _fetch(uri, expected)  # it is whole where it lies: bytes flipped on the way
 
 
 def _fetch(uri: str, expected: str | None) -> Path:
