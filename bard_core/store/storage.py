@@ -238,9 +238,14 @@ def move_tree(uri: str, target: str) -> None:
     if is_local(uri):
         os.rename(local_path(uri), local_path(target))
         return
+    names = list_files(uri)
+    if not names:
+        raise FileNotFoundError(uri)
     filesystem, path = _filesystem(uri)
-    filesystem.invalidate_cache()
-    filesystem.mv(path, _filesystem(target)[1], recursive=True)
+    for name in names:
+        filesystem.cp_file(f"{path.rstrip('/')}/{name}", f"{_filesystem(target)[1].rstrip('/')}/{name}")
+    for name in names:
+        delete_file(join(uri, name))
 
 
 def upload_tree(folder: Path, uri: str, names: Collection[str] | None = None) -> None:
