@@ -58,7 +58,7 @@ def load_processor(config: DataConfig) -> Any:
     from transformers import AutoProcessor
 
     auto: Any = AutoProcessor
-    processor = auto.from_pretrained(config.processor)
+    processor = auto.from_pretrained(config.processor, revision=config.processor_revision or "main")
     image_processor: Any = getattr(processor, "image_processor", None)
     if not hasattr(image_processor, "merge_size") or not hasattr(image_processor, "patch_size"):
         raise ValueError(

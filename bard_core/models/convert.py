@@ -7,6 +7,8 @@ from typing import Any
 from bard_core.models.vlm import add_mask_token, bard_settings, embedding_rows, known_mask_token, record_settings
 from bard_core.store import storage
 
+NOT_NEEDED = ("*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "original/*")  # the same weights in other formats
+
 
 def adopt(model: str, revision: str | None, processor_dir: Path, output_dir: Path, system_prompt: str | None = None) -> Path:
     """Write ``output_dir``: the model in its own dtype with an embedding row for the mask token, and the dataset's processor.
@@ -14,7 +16,7 @@ def adopt(model: str, revision: str | None, processor_dir: Path, output_dir: Pat
     A mask token that the model records or its own tokenizer has is kept, and every weight with it. Else one is added.
 
     Args:
-        model: folder, s3:// URI, or hub id (with ``revision`` pinned). processor_dir: the prepared dataset's processor.
+        model: folder, s3:// URI, or hub id at the commit ``revision``. processor_dir: the prepared dataset's processor.
         system_prompt: the prepared dataset's, to be recorded.
 
     Raises:
@@ -32,7 +34,7 @@ def adopt(model: str, revision: str | None, processor_dir: Path, output_dir: Pat
         elif revision is not None and not Path(model).exists():
             from huggingface_hub import snapshot_download
 
-            place = snapshot_download(model, revision=revision)
+            place = snapshot_download(model, revision=revision, ignore_patterns=list(NOT_NEEDED))
         loaded = load(place, dtype="auto")
         processor = AutoProcessor.from_pretrained(processor_dir)
         settings = bard_settings(loaded)

@@ -118,7 +118,7 @@ def load(
     if other:
         raise ValueError(f"{path_or_id} has {', '.join(other)} layers: an explicit mask needs full attention in every layer")
     model = auto.from_pretrained(path_or_id, config=config, dtype=dtype or torch.float32, attn_implementation="sdpa")
-    given = {"block_size": block_size, "mask_token_id": mask_token_id}
+    given: dict[str, Any] = {"block_size": block_size, "mask_token_id": mask_token_id}
     record_settings(model, replace(bard_settings(model), **{name: value for name, value in given.items() if value is not None}))
     return model.to(device or "cpu").eval()
 

@@ -49,7 +49,6 @@ class ModelRef(Ref):
     stage: Literal["source", "pbm", "swd"]
     block_size: int
     parent_sha256: str | None
-    mlflow_model_id: str | None = None
     curve_uri: str | None = None
 
     @property
@@ -115,7 +114,6 @@ class EvalResult(Ref):
     tokens_per_s: float
     ar_tokens_per_s: float
     speedup: float
-    seconds: float
     sweep: tuple[OperatingPoint, ...] = ()
 
     @property

@@ -224,7 +224,6 @@ def _model_card(config: dict[str, Any], manifest: Manifest) -> str:
         "training step": manifest.step,
         "training configuration": manifest.config_digest,
         "parent model": manifest.parent_digest,
-        "checkpoint": manifest.digest,
     }
     rows = "".join(f"| {name} | {value} |\n" for name, value in facts.items() if value is not None)
     decode = (
