@@ -402,6 +402,14 @@ class PlaceConfig(StrictModel):
     queue: str = Field("", description="Kueue's local queue; empty: none")
 
 
+class ParallelConfig(StrictModel):
+    """How the workers of a stage divide its model. It changes speed and memory; results only by rounding."""
+
+    shard_over: Literal["all", "node"] = Field(
+        "all", description="Whom the model is sharded over: all workers, or those of a node, which then replicate one another"
+    )
+
+
 class ComputeConfig(StrictModel):
     """Where stages run. Not part of any cache key: the same step on other hardware is the same step."""
 
@@ -411,6 +419,7 @@ class ComputeConfig(StrictModel):
     max_failures: int = Field(2, ge=0, description="Worker failures a stage survives; nodes taken away are not counted")
     stop_within_s: float = Field(90.0, gt=0.0, description="After SIGTERM, the longest wait for a last checkpoint")
     checkpoints: CheckpointConfig = CheckpointConfig()
+    parallel: ParallelConfig = ParallelConfig()
     node: NodeConfig = Field(NodeConfig(), description="A training node of the cluster")
     pods: dict[PodStage, PodConfig] = Field({}, description="What the pods of the other stages ask for, in place of the defaults")
     place: PlaceConfig = PlaceConfig()

@@ -22,7 +22,7 @@ from bard_core.training.images import ImageEncoder
 from bard_core.training.interrupts import Interrupts, Stopped, Wish
 from bard_core.training.objectives import CLEAN_PARTS, Objective
 from bard_core.training.optimizer import build_optimizer, schedule, set_rates
-from bard_core.training.parallel import mixed_precision
+from bard_core.training.parallel import mixed_precision, reduce_at
 from bard_core.training.ranks import rank_and_world, sum_over_ranks
 from bard_core.training.throughput import peak_memory_gib, shape_of, step_flops, utilisation
 
@@ -151,6 +151,7 @@ def train_step(
     sums, samples = torch.zeros(1 + len(names), device=device), []
     divisors = torch.stack([torch.ones_like(weight), *(clean_weight if name in CLEAN_PARTS else weight for name in names)])
     for batch in batches:
+        reduce_at(objective, last=batch is batches[-1])
         with mixed_precision(config.precision, device):
             loss = objective(batch, encoder(batch.images, batch.grid_thw))
         streams = ((loss.noisy, weight), (loss.clean, clean_weight))

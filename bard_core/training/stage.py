@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bard_core.config.sections import ParallelConfig
 from bard_core.config.versions import VERSIONS
 from bard_core.data.batches import BatchSpec
 from bard_core.data.examples import Example, attach_positions, load_examples
@@ -70,6 +71,7 @@ def run_stage(
     run: Run,
     on_record: Callable[[Record], None] = lambda record: None,
     losing_node: Callable[[], bool] | None = None,
+    parallel: ParallelConfig = ParallelConfig(),
 ) -> str:
     """Train this rank's share and return the final checkpoint's uri. Rank 0 appends to the run's ``curve.jsonl``.
 
@@ -112,7 +114,7 @@ def run_stage(
         return _teacher(spec, model, examples, batch_spec, encoder, device)
 
     objective = _objective(spec, model, teacher)
-    shard(objective, model, spec.train.precision, device, frozen)
+    shard(objective, model, spec.train.precision, device, frozen, parallel)
     curve = Curve(storage.join(run.uri, CURVE), rank_and_world()[0] == 0)
     startup_s = time.perf_counter() - started
 

@@ -1,5 +1,6 @@
 """One rank of a stage, in a process forked from one that has done the imports. ``workers.start`` runs this file by runpy and
-gives it the globals ``spec``, ``base``, ``run_uri``, ``settings``, ``rank``, ``world``, ``rendezvous`` and ``notes``.
+gives it the globals ``spec``, ``base``, ``run_uri``, ``settings``, ``parallel``, ``rank``, ``world``, ``local_world``,
+``rendezvous`` and ``notes``.
 """
 
 import json
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from bard_core.config.sections import CheckpointConfig
+from bard_core.config.sections import CheckpointConfig, ParallelConfig
 from bard_core.training import loop
 from bard_core.training.checkpoints.writer import Run
 from bard_core.training.interrupts import EXIT_STOPPED, Stopped
@@ -36,10 +37,12 @@ def noted(samples, batch_spec):
 loop.collate = noted
 if world > 1:  # noqa: F821
     os.environ["LOCAL_RANK"] = str(rank)  # noqa: F821
+    os.environ["LOCAL_WORLD_SIZE"] = str(local_world)  # noqa: F821
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)  # noqa: F821
 code = 0
 try:
-    run_stage(spec, base, Run(run_uri, spec.origin, CheckpointConfig.model_validate_json(settings)))  # noqa: F821
+    run = Run(run_uri, spec.origin, CheckpointConfig.model_validate_json(settings))  # noqa: F821
+    run_stage(spec, base, run, parallel=ParallelConfig.model_validate_json(parallel))  # noqa: F821
 except Stopped:
     code = EXIT_STOPPED
 if dist.is_initialized():

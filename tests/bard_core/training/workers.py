@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bard_core.config.sections import CheckpointConfig
+from bard_core.config.sections import CheckpointConfig, ParallelConfig
 from bard_core.training.checkpoints import dcp
 from bard_core.training.curve import read_curve
 from bard_core.training.spec import run_of
@@ -28,7 +28,7 @@ PRELOAD = [
 ]
 
 
-def start(spec, world=1, folder=None, settings=None, base=None):
+def start(spec, world=1, folder=None, settings=None, base=None, parallel=None, local_world=None):
     """Start all ranks of a run; returns their processes, and the uri and the notes' folder of the run."""
     settings = settings or CheckpointConfig()
     run = run_of(spec, settings)
@@ -39,6 +39,8 @@ def start(spec, world=1, folder=None, settings=None, base=None):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     given = {"spec": spec.model_dump_json(), "base": base, "run_uri": run.uri, "settings": settings.model_dump_json()}
+    given["parallel"] = (parallel or ParallelConfig()).model_dump_json()
+    given["local_world"] = local_world or world
     processes = []
     for rank in range(world):
         own = {
