@@ -6,6 +6,7 @@ and atomically: no manifest, no artifact.
 
 import hashlib
 import json
+import logging
 import math
 import shutil
 import uuid
@@ -18,7 +19,9 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from bard_core.store import storage
 from bard_core.store.refs import Frozen, Ref
 
+log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+DOWNLOADS = 2  # of an artifact that arrives damaged, before it is damaged there
 AGAIN = "run its stage again, past the cache that still knows it (FLYTE_LOCAL_CACHE_OVERWRITE=true make demo)"
 Kind = Literal["dataset", "teacher", "model", "checkpoint", "benchmark", "evaluation", "report"]
 
@@ -172,7 +175,7 @@ def read_manifest(uri: str) -> Manifest:
     """Raises ArtifactError when there is none or it is not one."""
     try:
         return Manifest.model_validate_json(storage.read_bytes(storage.join(uri, MANIFEST)))
-    except storage.StorageError as error:
+    except storage.NothingThereError as error:
         raise ArtifactError(f"{uri} has no {MANIFEST}: it was never committed, or was torn; {AGAIN}") from error
     except ValidationError as error:
         raise ArtifactError(f"{uri}/{MANIFEST} is not a manifest ({error.error_count()} faults); {AGAIN}") from error
@@ -206,7 +209,7 @@ def verify(uri: str, hashes: bool | Callable[[FileEntry], bool] = True) -> Manif
 def fetch(ref: Ref | str, expected_sha256: str | None = None) -> Path:
     """A verified local folder of an artifact: its own when local, else a download kept in the home folder's cache.
 
-    A damaged cached copy is downloaded again.
+    A damaged cached copy is downloaded again, and so is a download that is not what the manifest says: bytes flip on the way.
 
     Raises:
         ArtifactError: it is torn, or is not the artifact the ref was made for.
@@ -216,6 +219,15 @@ def fetch(ref: Ref | str, expected_sha256: str | None = None) -> Path:
         _expect(uri, expected, read_manifest(uri).digest)
         verify(uri)
         return storage.local_path(uri)
+    for _ in range(DOWNLOADS - 1):
+        try:
+            return _bring(uri, expected)
+        except ArtifactError as error:
+            log.warning("%s; fetching it again", error)
+    return _bring(uri, expected)
+
+
+def _bring(uri: str, expected: str | None) -> Path:
     found = _expect(uri, expected, read_manifest(uri).digest)
     kept = storage.home() / "cache" / found
     if _already_there(str(kept), found):
