@@ -135,7 +135,7 @@ def test_a_byte_flipped_on_the_way_is_fetched_again(
     (tmp_path / "s" / "weights").write_bytes(b"w" * 1000)
     uri = f"{s3_root}/model"
     wanted = artifacts.commit_directory(tmp_path / "s", uri, kind="model").digest
-    filesystem = fsspec.core.url_to_fs(uri)[0]
+    filesystem = storage._filesystem(uri)[0]
     left = [1]
 
     def flip(name: str, data: bytes) -> bytes:
