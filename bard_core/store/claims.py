@@ -108,15 +108,20 @@ def take(uri: str, lease_s: float = LEASE_S, travels: bool = True) -> Claim | No
     return claim if storage.create_file(_file(uri, claim.number), _body(claim.owner, time.time() + lease_s)) else None
 
 
+def check(claim: Claim) -> None:
+    """Raises ClaimLostError when another has it."""
+    state = _state(claim.uri)
+    if state.number != claim.number:
+        raise ClaimLostError(f"{claim.uri}: the claim ran out and {state.owner} took it over")
+
+
 def renew(claim: Claim, lease_s: float = LEASE_S) -> None:
     """Hold the claim for ``lease_s`` seconds from now.
 
     Raises:
         ClaimLostError: another has it.
     """
-    state = _state(claim.uri)
-    if state.number != claim.number:
-        raise ClaimLostError(f"{claim.uri}: the claim ran out and {state.owner} took it over")
+    check(claim)
     storage.write_bytes(_file(claim.uri, claim.number), _body(claim.owner, time.time() + lease_s))
 
 

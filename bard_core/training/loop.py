@@ -16,6 +16,7 @@ from bard_core.config.sections import TrainConfig
 from bard_core.data.batches import Batch, BatchSpec, collate
 from bard_core.data.examples import Example, step_samples
 from bard_core.diffusion.layout import PADDING
+from bard_core.store.claims import ClaimLostError
 from bard_core.training.checkpoints.writer import Run, Writer, latest_complete, restore, sweep
 from bard_core.training.curve import Record
 from bard_core.training.images import ImageEncoder
@@ -93,7 +94,7 @@ def train(
     record: Record = {}
     started = time.perf_counter()
     objective.train()
-    while step < config.steps and wish is not Wish.STOP:
+    while step < config.steps and wish < Wish.STOP:
         # What a model draws at random (dropout) follows from the step, so resuming needs no generator's state.
         torch.manual_seed((config.seed * 1_000_003 + step) * world + rank)
         set_rates(optimizer, schedule(step, config.steps, config.optimizer))
@@ -113,6 +114,8 @@ def train(
                 on_record(record)
             window = _Window()
         wish = interrupts.poll()
+        if wish is Wish.LEAVE:
+            raise ClaimLostError(f"{run.uri}: another driver has taken over this run at step {step}; leaving it to that one")
         if step % config.checkpoint_every == 0 or step == config.steps or wish is not Wish.NONE:
             writer.save(step, {"loss": record.get("loss"), "window": _losses(window, step)})
     writer.close()

@@ -17,6 +17,7 @@ from bard_core.lab.model import build_lab_model
 from bard_core.models import BardSettings, bard_settings, load, record_settings
 from bard_core.models.vlm import reserved_ids, same_vision
 from bard_core.store import artifacts, storage
+from bard_core.store.claims import Claim
 from bard_core.store.refs import DatasetRef
 from bard_core.training.checkpoints.writer import Run
 from bard_core.training.curve import CURVE, Curve, Record
@@ -67,10 +68,11 @@ def run_stage(
     run: Run,
     on_record: Callable[[Record], None] = lambda record: None,
     losing_node: Callable[[], bool] | None = None,
+    claim: Claim | None = None,
 ) -> str:
     """Train this rank's share and return the final checkpoint's uri. Rank 0 appends to the run's ``curve.jsonl``.
 
-    ``base`` is what ``prepare_base`` returned. For ``losing_node`` see ``interrupts.Interrupts``; for errors, ``loop.train``.
+    ``base`` is what ``prepare_base`` returned. For ``losing_node`` and ``claim`` see ``Interrupts``; for errors, ``loop.train``.
     """
     from transformers import AutoProcessor
 
@@ -116,7 +118,7 @@ def run_stage(
         curve.append(values)
         on_record(values)
 
-    interrupts = Interrupts(run.uri, losing_node)
+    interrupts = Interrupts(run.uri, losing_node, claim=claim)
     try:
         return train(objective, examples, encoder, spec.train, batch_spec, run, device, record, interrupts)
     finally:
