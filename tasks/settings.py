@@ -1,17 +1,23 @@
 """What all tasks share: where the local cache lives, which image a stage runs in, and refs that carry their content hash."""
 
 from collections.abc import Callable
+from functools import wraps
 from inspect import signature
 from typing import Annotated, Any
 
-from flytekit import HashMethod, task
+from flytekit import FlyteContextManager, HashMethod, task
 from flytekit.core import local_cache
 
+from bard_core.preflight import PreflightError
 from bard_core.store import storage
 from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, ModelRef, ReportRef
+from bard_core.tracking import TrackingError
+from tasks import stopping
+
+stopping.listen()
 
 # Flyte's local cache is in the user's home, shared by every checkout; its entries point at artifacts, so it belongs with them.
-local_cache.CACHE_LOCATION = str(storage.home() / "flyte" / "cache")
+local_cache.CACHE_LOCATION = str(storage.home_path() / "flyte" / "cache")
 
 CACHE_VERSION = "4"  # raise it when a stage's code changes what it computes
 NOT_IN_KEYS = ("compute", "tracking", "parent_run", "claim")  # inputs that say where and for whom, not what
@@ -36,9 +42,26 @@ def stage_task(
     def decorate(function: Callable[..., Any]) -> Any:
         left_out = tuple(name for name in ignored if name in signature(function).parameters)
         caching = {"cache": True, "cache_version": CACHE_VERSION, "cache_ignore_input_vars": left_out} if cached else {}
-        return task(**{"container_image": image(stage), "retries": 2, **caching, **special})(function)
+
+        @wraps(function)
+        def body(*args: Any, **kwargs: Any) -> Any:
+            with stopping.stage(function.__name__.replace("_", " ")):
+                try:
+                    return function(*args, **kwargs)
+                except (PreflightError, TrackingError, storage.StorageError) as error:
+                    if not runs_here():
+                        raise
+                    raise SystemExit(f"refused: {error}") from error  # one line, without the traceback that pyflyte prints
+
+        return task(**{"container_image": image(stage), "retries": 2, **caching, **special})(body)
 
     return decorate
+
+
+def runs_here() -> bool:
+    """Whether ``pyflyte run`` runs the workflow in this process, and not a cluster one of its tasks."""
+    state = FlyteContextManager.current_context().execution_state
+    return state is not None and state.is_local_execution()
 
 
 def artifact_uri(root: str, stage: str, name: str, key: str) -> str:

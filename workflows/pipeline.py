@@ -101,6 +101,7 @@ def bard_pipeline(
         pbm=pbm,
         swd=swd,
         evaluation=evaluation,
+        compute=compute,
         storage_config=storage_config,
         tracking=tracking,
     )

@@ -82,6 +82,11 @@ class BatchSpec:
     max_tokens_per_row: int = 8192
 
 
+def noisy_copies(block_size: int | None, noise: NoiseConfig) -> int:
+    """How many noisy streams a sample has beside its clean one."""
+    return 0 if block_size is None else (2 if noise.complementary else 1)
+
+
 def replacement_tokens(vocabulary_size: int, special_ids: Sequence[int]) -> Tensor:
     """Ids that random noise may draw, ascending: the vocabulary without special and image tokens [W].
 
@@ -107,12 +112,21 @@ class _Row:
 
 
 def collate(examples: Sequence[tuple[Example, int]], spec: BatchSpec) -> Batch:
-    """Lay out, corrupt and pack (example, epoch) pairs into one batch. Rows are filled first-fit, in order."""
+    """Lay out, corrupt and pack (example, epoch) pairs into one batch. Rows are filled first-fit, in order.
+
+    Raises:
+        ValueError: a sample is longer than a row; see ``rows.fit_to_rows``.
+    """
     rows: list[_Row] = []
     placed: list[tuple[int, int]] = []  # (row, offset) of each sample
     pieces = [_assemble(example, epoch, spec) for example, epoch in examples]
     for index, piece in enumerate(pieces):
         size = piece.ids.numel()
+        if size > spec.max_tokens_per_row:
+            raise ValueError(
+                f"{examples[index][0].id} takes {size} tokens laid out, a row {spec.max_tokens_per_row}; cut samples by "
+                "data.rows.fit_to_rows, or raise max_tokens_per_row"
+            )
         where = next((r for r, row in enumerate(rows) if row.length + size <= spec.max_tokens_per_row), None)
         if where is None:
             rows.append(_Row())
@@ -177,7 +191,7 @@ def _assemble(example: Example, epoch: int, spec: BatchSpec) -> _Piece:
     if positions_CN is None:
         raise ValueError(f"{example.id}: positions were not computed; call attach_positions(examples, model) first")
     layout = sample_layout(clean_len, example.turns, spec.block_size or clean_len)
-    copies = 0 if spec.block_size is None else (2 if spec.noise.complementary else 1)
+    copies = noisy_copies(spec.block_size, spec.noise)
     target_R = ids_N[layout.source_R.clamp(max=clean_len - 1)].where(~layout.tail_R, torch.tensor(spec.end_token_id))
     response_len = sum(end - start for start, end in example.turns)
     weight = 1.0 / max(response_len, 1) if spec.sample_mean else 1.0

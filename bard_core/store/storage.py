@@ -24,13 +24,18 @@ __all__ = ["NothingThereError", "StorageError"]
 OLD_S = 60.0  # a scratch folder younger than this may not be locked yet
 
 
+def home_path() -> Path:
+    """Where ``home()`` is, made or not."""
+    return Path(os.environ.get("BARD_HOME") or Path(__file__).resolve().parents[2] / ".bard").absolute()
+
+
 def home() -> Path:
     """The embedded defaults' folder: ``$BARD_HOME``, else ``.bard`` beside the code. Created when missing.
 
     Raises:
         StorageError: it cannot be made.
     """
-    folder = Path(os.environ.get("BARD_HOME") or Path(__file__).resolve().parents[2] / ".bard").absolute()
+    folder = home_path()
     with persistent(f"BARD_HOME {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -5,7 +5,8 @@ There is no host sync inside a step: the loss is read, and tested for NaN, when 
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -30,6 +31,10 @@ from bard_core.training.throughput import peak_memory_gib, shape_of, step_flops,
 
 class TrainingDiverged(RuntimeError):
     """The loss became NaN or infinite; names the step and the samples at fault."""
+
+
+class OutOfMemory(RuntimeError):
+    """Memory ran out in a step: names its rows and samples."""
 
 
 @dataclass
@@ -74,7 +79,7 @@ def train(
     since this start of the run began to train, how many of them it waited for checkpoints, and what the last one took behind it.
 
     Raises:
-        TrainingDiverged: the loss is not finite.
+        TrainingDiverged: the loss is not finite. OutOfMemory: a step's rows do not fit.
         ValueError: the global batch is smaller than ranks x micro-batches.
         Stopped: the run was asked to stop, and its last step is in a checkpoint.
         CheckpointError: checkpoints cannot be written, or those in the run's folder are another run's.
@@ -103,7 +108,8 @@ def train(
             collate([(examples[i], epoch) for i, epoch in picks[part :: config.accumulation]], spec).to(device)
             for part in range(config.accumulation)
         ]
-        window.steps.append(train_step(objective, optimizer, batches, encoder, config, spec, world))
+        with _naming_samples(step, batches):
+            window.steps.append(train_step(objective, optimizer, batches, encoder, config, spec, world))
         window.samples.append([name for batch in batches for name in batch.sample_ids])
         step += 1
         if step % config.log_every == 0 or step == config.steps:
@@ -162,6 +168,25 @@ def train_step(
     optimizer.step()
     full_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     return Step(sum_over_ranks(total), supervised, tokens, full_norm, torch.cat(samples))
+
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@contextmanager
+def _naming_samples(step: int, batches: Sequence[Batch]) -> Iterator[None]:
+    """Where memory runs out, say over which samples."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error).lower() for words in OUT_OF_MEMORY):
+            raise
+        rows = ", ".join(f"{batch.input_ids_BL.shape[0]} x {batch.input_ids_BL.shape[1]}" for batch in batches)
+        names = [name for batch in batches for name in batch.sample_ids]
+        raise OutOfMemory(
+            f"memory ran out at step {step + 1} over rows of {rows} tokens, samples {names} ({str(error).splitlines()[:1]}); "
+            "raise train.accumulation, lower train.max_tokens_per_row, or set train.activation_checkpointing"
+        ) from error
 
 
 def _losses(window: _Window, step: int) -> list[float]:

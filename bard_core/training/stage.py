@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from bard_core.data.batches import BatchSpec, replacement_tokens
+from bard_core.data.batches import BatchSpec, noisy_copies, replacement_tokens
 from bard_core.data.examples import Example, attach_positions, load_examples
+from bard_core.data.rows import fit_to_rows
 from bard_core.diffusion.names import MASK_TOKEN
 from bard_core.lab.model import build_lab_model
 from bard_core.models import BardSettings, bard_settings, load, record_settings
@@ -86,14 +87,16 @@ def run_stage(
     mask_id = settings.mask_token_id
     if mask_id is None:
         mask_id = int(tokenizer.convert_tokens_to_ids(MASK_TOKEN))
-    examples = load_examples(data, "train")
+    block_size = None if spec.stage == "source" else spec.block_size
+    copies = noisy_copies(block_size, spec.noise)
+    examples = fit_to_rows(load_examples(data, "train"), block_size, copies, spec.train.max_tokens_per_row, processor)
     attach_positions(examples, model)
     frozen = freeze(model, spec.train.optimizer)
     if spec.train.activation_checkpointing:
         use_activation_checkpointing(model)
     encoder = ImageEncoder(model, processor.image_processor, frozen, device)
     batch_spec = BatchSpec(
-        block_size=None if spec.stage == "source" else spec.block_size,
+        block_size=block_size,
         noise=spec.noise,
         mask_token_id=mask_id,
         end_token_id=int(tokenizer.eos_token_id),
