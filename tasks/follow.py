@@ -11,6 +11,7 @@ from bard_core.store import storage
 from bard_core.tracking import StageRun
 from bard_core.training.curve import CURVE, Record, read_curve
 
+VITAL = ("raylet", "gcs_server")  # without its other processes Ray goes on
 STALL_S = 30.0  # without a step, while something of Ray is dead
 
 
@@ -96,8 +97,8 @@ def local_ray_trouble() -> str | None:
     node = worker._global_node
     if node is None or not node.head:
         return None
-    if dead := node.dead_processes():
-        return f"Ray's {dead[0][0]} died"
+    if dead := [kind for kind, _ in node.dead_processes() if kind in VITAL]:
+        return f"Ray's {dead[0]} died"
     if not Path(node.get_session_dir_path()).is_dir():
         return f"Ray's session folder {node.get_session_dir_path()} is gone"
     return None

@@ -38,6 +38,7 @@ from bard_core.training.stage import prepare_base, run_stage
 from tasks import ray_local, stopping
 from tasks.follow import Follower, Watchdog
 
+ray_local.apart()  # before flytekit's plugin starts a Ray
 log = logging.getLogger(__name__)
 CONTROLLER_FAILURES = 3  # a worker group that does not start within 180 s, say; Ray's default is to try for ever
 PASSED_ON = ("AWS_", "BARD_", "HF_", "MLFLOW_", "NCCL_", "TRANSFORMERS_")  # Ray starts workers without the driver's environment
@@ -128,6 +129,8 @@ def _train(spec: StageSpec, where: Run, compute: ComputeConfig, follower: Follow
         try:
             return _attend(spec, where, compute, follower, fit)
         except AttemptHung as hung:
+            if stopping.asked():
+                return
             if attempt == compute.max_failures:
                 raise
             log.error(

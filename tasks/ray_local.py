@@ -22,7 +22,6 @@ def join() -> None:
     """Start a local Ray, or keep the one that there is: flytekit's plugin may have started or joined it."""
     import ray
 
-    apart()
     if not ray.is_initialized():
         ray.init(include_dashboard=False)
     stopping.listen()  # ray.init installs a handler of its own
