@@ -82,7 +82,7 @@ def test_every_row_keeps_the_limit_and_images_stay_with_their_tokens(
         )
     batch = collate([placed(example) for example in fitted], spec(8, False, limit))
     assert batch.input_ids_BL.shape[1] <= limit
-    with pytest.raises(ValueError, match="takes .* tokens laid out, a row"):
+    with pytest.raises(ValueError, match=r"takes .* tokens laid out, a row"):
         collate([placed(example) for example in examples], spec(8, False, limit))
 
 

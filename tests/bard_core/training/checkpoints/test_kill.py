@@ -80,7 +80,7 @@ def trials(moment, few, many):
 
 
 @pytest.mark.parametrize(("moment", "seed"), [*trials("worker", 1, 8), *trials("all", 0, 6), *trials("save", 1, 10)])
-def test_killed_is_undisturbed(moment, seed, undisturbed, bard_home):
+def test_killed_is_undisturbed(moment, seed, undisturbed, bard_home, faults):
     spec, final, curve = undisturbed
     chance = random.Random(f"{moment}{seed}")
     disturbed = disturbed_start(spec, moment, chance)
@@ -90,6 +90,7 @@ def test_killed_is_undisturbed(moment, seed, undisturbed, bard_home):
     train(spec, WORLD)
     assert same(state_of(run.checkpoint(STEPS)), final) and losses(run) == curve
     assert not list(Path(run.uri).glob(".step-*"))
+    faults.survived(f"kill -9: {moment}", "weights, optimizer and losses as undisturbed")
 
 
 def test_sigterm_to_one_rank_stops_all_behind_a_checkpoint(undisturbed, bard_home):
