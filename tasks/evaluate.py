@@ -51,7 +51,11 @@ def finish_evaluation(
     key = artifacts.digest([model.key, source.key, dataset.key, evaluation, [ref.key for ref in judged]])
     uri = artifact_uri(storage.root_uri(storage_config), "evaluate", model.name, key)
     params = {"suite": evaluation.suite, **evaluation.decoding.model_dump()}
-    with claims.kept(claim), stage_run(tracking, parent_run or None, "evaluate", f"evaluate {model.name}", params) as run:
+    with (
+        claims.kept(claim),
+        claims.exclusive(f"{uri}.claim"),  # of two pipelines at once, one registers the model and the other finds it registered
+        stage_run(tracking, parent_run or None, "evaluate", f"evaluate {model.name}", params) as run,
+    ):
         result = judge(model, source, dataset, evaluation, uri, judged)
         log_evaluation(tracking, run, result, protocol_digest(evaluation, dataset))
         register(tracking, model, source, dataset)

@@ -132,7 +132,7 @@ class Writer:
 
     def _complaint(self, fault: str | None) -> str:
         before = retention.steps(self._run.uri)
-        left = f"the one of step {before[-1]} is still there" if before else "there is no checkpoint yet"
+        left = f"the one before it is still whole (step {before[-1]})" if before else "there is no checkpoint yet"
         return (
             f"{self._run.uri}: a checkpoint could not be written ({fault}); {left}. "
             "See that the place is writable and has room, and start again"
