@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from bard_core.data.batches import BatchSpec, noisy_copies, replacement_tokens
+from bard_core.data.batches import BatchSpec, noisy_copies
 from bard_core.data.examples import Example, attach_positions, load_examples
 from bard_core.data.rows import fit_to_rows
 from bard_core.diffusion.names import MASK_TOKEN
+from bard_core.diffusion.noise import replacement_tokens
 from bard_core.lab.model import build_lab_model
 from bard_core.models import BardSettings, bard_settings, load, record_settings
 from bard_core.models.vlm import reserved_ids, same_vision
@@ -48,7 +49,7 @@ def prepare_base(spec: StageSpec, run: Run) -> str:
         processor = AutoProcessor.from_pretrained(artifacts.fetch(spec.dataset) / "processor")
         model = build_lab_model(spec.lab_model, processor, _largest_side(spec.dataset), spec.train.seed)
         mask_id = int(processor.tokenizer.convert_tokens_to_ids(MASK_TOKEN))
-        record_settings(model, BardSettings(block_size=1, mask_token_id=mask_id))
+        record_settings(model, BardSettings(block_size=1, mask_token_id=mask_id, system_prompt=spec.dataset.system_prompt))
         with storage.scratch("base") as scratch:
             staging = scratch / "base"
             model.save_pretrained(staging)
@@ -102,7 +103,9 @@ def run_stage(
         end_token_id=int(tokenizer.eos_token_id),
         pad_token_id=int(tokenizer.pad_token_id),
         replacements_W=replacement_tokens(len(tokenizer), [*reserved_ids(model, tokenizer), mask_id]),
-        sample_mean=spec.sample_mean,
+        reduction=spec.reduction,
+        sample_length="supervised" if spec.stage == "swd" else "padded",
+        tail_weight=spec.tail_weight,
         teacher_block_size=spec.teacher.block_size if spec.teacher else None,
         seed=spec.train.seed,
         max_tokens_per_row=spec.train.max_tokens_per_row,

@@ -2,13 +2,16 @@
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from bard_core.config.sections import EvaluationConfig, TrackingConfig
+from bard_core.diffusion.layout import CLEAN, NOISY, TokenTable, attention_mask, sample_layout
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.evaluation.suites import suite_digest, suite_of
 from bard_core.store import artifacts
@@ -55,14 +58,21 @@ class Judge:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
-        self.dataset = DatasetRef(uri=str(folder / "data"), manifest_sha256="d" * 64, num_train=1, num_eval=1)
+        self.dataset = DatasetRef(uri=str(folder / "data"), manifest_sha256=self._commit("data"), num_train=1, num_eval=1)
         self.source = self.model("source", 1)
 
     def model(self, stage: Any, block_size: int) -> ModelRef:
         """New weights."""
         self.count += 1
-        key = f"{self.count:02x}" * 32
-        return ModelRef(uri=f"m{self.count}", manifest_sha256=key, stage=stage, block_size=block_size, parent_sha256=None)
+        name = f"m{self.count}"
+        ref = {"uri": str(self.folder / name), "manifest_sha256": self._commit(name)}
+        return ModelRef(**ref, stage=stage, block_size=block_size, parent_sha256=None)
+
+    def _commit(self, name: str) -> str:
+        staging = self.folder / "staging"
+        staging.mkdir()
+        (staging / "file").write_text(f"{self.folder}/{name}")
+        return artifacts.commit_directory(staging, str(self.folder / name), kind="model").digest
 
     def result(
         self, model: ModelRef, config: EvaluationConfig, right: int, speedup: float, of: int = 1000, missing: tuple[str, ...] = ()
@@ -81,8 +91,9 @@ class Judge:
         staging = self.folder / "staging"
         staging.mkdir()
         plain = EvalResult(uri="", manifest_sha256="", **fields).model_dump(mode="json", exclude={"uri", "manifest_sha256"})
-        (staging / "results.json").write_text(json.dumps(plain))
-        records = [{"benchmark": "lab", "id": str(i), "reference": "x", "score": float(i < right)} for i in range(of)]
+        ratios = [speedup * (1 + 0.01 * (i % 3 - 1)) for i in range(12)]
+        (staging / "results.json").write_text(json.dumps({**plain, "speed": {"ratios": ratios}}))
+        records = [{"benchmark": "lab", "doc_id": i, "reference": "x", "score": float(i < right)} for i in range(of)]
         (staging / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
         uri = str(self.folder / uuid.uuid4().hex)
         manifest = artifacts.commit_directory(staging, uri, kind="evaluation")
@@ -103,3 +114,28 @@ class Judge:
 @pytest.fixture
 def judge(tmp_path: Path) -> Judge:
     return Judge(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def training_mask() -> Callable[..., Tensor]:
+    """``training_mask(prefix, response, block_size, total=None)``: the mask of ``[prefix | clean response | noisy response]``.
+
+    Boolean [total, total] as in the paper's figure 2, with no tail; rows and columns past the tokens are all False.
+    """
+
+    def mask(prefix: int, response: int, block_size: int, total: int | None = None) -> Tensor:
+        clean = prefix + response
+        layout = sample_layout(clean, [(prefix, clean)] if response else [], block_size)
+        noisy = ~layout.tail_R
+        table = TokenTable(
+            sample=torch.zeros(clean + response, dtype=torch.long),
+            position=torch.cat([torch.arange(clean), layout.source_R[noisy]]),
+            block=torch.cat([layout.clean_block_N, layout.block_R[noisy]]),
+            role=torch.tensor([CLEAN] * clean + [NOISY] * response),
+        )
+        used = clean + response
+        whole = torch.zeros(total or used, total or used, dtype=torch.bool)
+        whole[:used, :used] = attention_mask(table, table)
+        return whole
+
+    return mask
