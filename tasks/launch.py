@@ -87,7 +87,7 @@ def train_on_ray(spec: StageSpec, compute: ComputeConfig, tracking: TrackingConf
     """
     where = run_of(spec, compute.checkpoints)
     with claims.exclusive(f"{where.uri}.claim") as claim:
-        if (final := _finished(spec, where)) is None:
+        if (final := _finished(spec, where, where.settings.verify_sha256)) is None:
             _check_rows(spec)
             ray_local.join()
             ray_local.check(compute)
@@ -97,7 +97,7 @@ def train_on_ray(spec: StageSpec, compute: ComputeConfig, tracking: TrackingConf
             if final is None:
                 with stopping.deferred(spec.name):
                     _train(spec, where, compute, follower, partial(_fit, spec, base, compute, claim))
-                final = _finished(spec, where)
+                final = _finished(spec, where, False)
             follower.close()
             if stopping.asked():
                 stopping.leave(f"stopped at {_reached(where)} of {spec.train.steps}")
@@ -181,9 +181,9 @@ def _caught(fit: Callable[[], None], failure: list[BaseException]) -> None:
         failure.append(error)
 
 
-def _finished(spec: StageSpec, where: Run) -> str | None:
-    """The run's last checkpoint, once it is there. Whoever reads it hashes it."""
-    newest = latest_complete(where, hashes=False)
+def _finished(spec: StageSpec, where: Run, hashes: bool) -> str | None:
+    """The run's last checkpoint, once it is there and whole; a damaged one is set aside, and its steps are taken again."""
+    newest = latest_complete(where, hashes)
     return newest if newest and artifacts.read_manifest(newest).step == spec.train.steps else None
 
 
@@ -237,8 +237,8 @@ def _params(spec: StageSpec) -> dict[str, Any]:
         knobs |= spec.model_dump(include={"clean_attention", "noise", "ar_weight", "reduction", "tail_weight"})
     if spec.swd is not None:  # its other fields stand in the spec itself
         knobs["swd"] = spec.swd.model_dump(exclude={"train", "noise", "ar_weight", "reduction", "tail_weight", "block_sizes"})
-    starts = {f"{name}_sha256": key for name, key in spec.origin.items() if name != "config" and key != "none"}
-    return {"digest": spec.digest, **starts, **_flat(knobs)}
+    starts = {f"{name}_sha256": key for name, key in spec.origin.items() if name not in ("code", "config") and key != "none"}
+    return {"digest": spec.digest, "code": spec.origin["code"], **starts, **_flat(knobs)}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Weights stay where they are; MLflow holds their uri and digest.
 """
 
+from bard_core.tracking.completion import complete
 from bard_core.tracking.models import (
     LoggedScores,
     evaluation_of,
@@ -24,6 +25,7 @@ __all__ = [
     "abandon_pipeline",
     "client_of",
     "close_pipeline",
+    "complete",
     "evaluation_of",
     "headline",
     "log_comparison",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bard_core.config.sections import TrackingConfig
-from bard_core.store import claims, storage
+from bard_core.store import claims, databases, storage
 from bard_core.tracking.debts import Debt, locked, owe
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ def _client(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
     local = uri.startswith("sqlite")
     # Processes that create one sqlite store together break each other's migrations.
     with locked("mlflow") if local else nullcontext():
+        if local:
+            file = Path(uri.removeprefix("sqlite:///"))
+            databases.set_aside_if_damaged(file, file, "MLflow begins anew; the pipeline's end registers its models again")
         client = MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
