@@ -2,7 +2,7 @@
 
 from bard_core.config.sections import EvaluationConfig, StorageConfig, TrackingConfig
 from bard_core.evaluation import benchmark as judging
-from bard_core.evaluation import evaluate as judge
+from bard_core.evaluation.evaluate import evaluate as judge
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.evaluation.suites import Benchmark, benchmark_digest, suite_of
 from bard_core.store import artifacts, claims, storage

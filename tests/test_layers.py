@@ -19,7 +19,7 @@ FLOORS = (
     {"models", "tracking"},
     {"data"},
     {"decoding", "training"},
-    {"evaluation", "plan"},
+    {"evaluation", "plan", "serving"},
     {"report", "promotion"},
     {"cli"},
 )

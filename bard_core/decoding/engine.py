@@ -142,7 +142,7 @@ class _Decode:
                 tokens = tokens.masked_fill(masked, settings.mask_token_id)
             steps += is_open
             is_open = self._is_open(block, tokens, masked)
-            yield StepEvent(block, step, tuple(self.rows), tokens, filled, revised)
+            yield StepEvent(block, step, tuple(self.rows), tokens, filled, revised, proposal.confidence)
             step += 1
             if not is_open.any():
                 break

@@ -10,7 +10,7 @@ import torch
 
 from bard_core import plan
 from bard_core.cli import main
-from bard_core.config.file import read_pipeline
+from bard_core.config.faults import read_config
 from bard_core.models.qwen3_vl import architecture
 from bard_core.plan import Assumptions
 
@@ -20,7 +20,7 @@ PUBLIC = {"2b": 2_127_532_032, "4b": 4_437_815_808, "8b": 8_767_123_696}  # what
 
 @pytest.mark.parametrize("size", PUBLIC)
 def test_production_configurations_and_public_sizes(size):
-    found = plan.plan(read_pipeline(CONFIGS / f"bard_{size}.yaml"), Assumptions())
+    found = plan.plan(read_config(CONFIGS / f"bard_{size}.yaml"), Assumptions())
     assert found.parameters.total == PUBLIC[size]
     assert [stage.name for stage in found.stages] == [*(f"pbm-b{b}" for b in (4, 8, 16, 32)), *(f"swd-b{b}" for b in (8, 16, 32))]
     assert found.stages[-1].teacher == "pbm-b4" and found.stages[1].parent == "pbm-b4"
@@ -33,7 +33,7 @@ def test_the_lab_is_planned_as_it_is_built(tmp_path):
     from bard_core.lab.model import build_lab_model
     from bard_core.lab.processor import build_lab_processor
 
-    config = read_pipeline(CONFIGS / "lab.yaml")
+    config = read_config(CONFIGS / "lab.yaml")
     found = plan.plan(config, Assumptions())
     model = build_lab_model(config.source.lab_model, build_lab_processor(), 96, seed=0)
     real = sum(parameter.numel() for parameter in model.parameters())
@@ -72,7 +72,7 @@ def test_activations_are_what_autograd_keeps():
 
 
 def test_more_gpus_fewer_bytes_and_more_work_more_hours():
-    config = read_pipeline(CONFIGS / "bard_2b.yaml")
+    config = read_config(CONFIGS / "bard_2b.yaml")
     model = plan.meta_model(config)
     train = config.pbm.stages[0].train
     eight, sixteen = plan.memory(model, train, 8, 4096), plan.memory(model, train, 16, 4096)
