@@ -71,8 +71,15 @@ class Asked:
         assert output is not None
         return output, time.perf_counter() - started
 
+    def warm_up(self) -> None:
+        """What is done once a process is not to count for either side of a comparison."""
+        short = Asked(self.chat, self.messages, {**self.options, "max_new_tokens": 1})
+        short.answer(None, False)
+        short.answer_autoregressively()
+
     def answer_autoregressively(self) -> tuple["GenerationOutput", float]:
         from bard_core.decoding import generate_autoregressive
+        from bard_core.models import bard_settings
 
         inputs = self.chat.inputs(self.messages)
         started = time.perf_counter()
@@ -82,7 +89,7 @@ class Asked:
             max_new_tokens=self.options["max_new_tokens"],
             stop_strings=self.options["stop_strings"],
             tokenizer=self.chat.tokenizer,
-            mask_token_id=self.chat.model.config.bard["mask_token_id"],
+            mask_token_id=bard_settings(self.chat.model).mask_token_id,
         )
         return output, time.perf_counter() - started
 
@@ -145,15 +152,23 @@ def generate(
     asked.options |= {"tokenizer": asked.chat.tokenizer, "denoising_steps": _steps(asked.chat, denoising_steps)}
     from bard_core.cli.show import Canvas, as_data
 
-    canvas = Canvas(asked.chat) if show or html else None
-    output, seconds = asked.answer(canvas, show)
-    ar = asked.answer_autoregressively() if compare_ar or html else None
+    if asked.chat.block_size == 1:
+        if show or html or compare_ar:
+            raise typer.BadParameter("this model is autoregressive (block size 1): there are no blocks to show or to compare")
+        output, seconds = asked.answer_autoregressively()
+        canvas = ar = None
+    else:
+        if compare_ar or html:
+            asked.warm_up()
+        canvas = Canvas(asked.chat) if show or html else None
+        output, seconds = asked.answer(canvas, show)
+        ar = asked.answer_autoregressively() if compare_ar or html else None
     body = _body(asked, output, seconds, ar)
     if html is not None and canvas is not None:
         from bard_core.cli.page import answer_page
 
         beside = None if ar is None else {"pieces": asked.chat.pieces(ar[0].sequences[0].tolist()), "pace": _pace(body["ar"])}
-        about = f"bard generate {model or model_id}, blocks of {asked.chat.model.config.bard['block_size']}, {strategy}"
+        about = f"bard generate {model or model_id}, blocks of {asked.chat.block_size}, {strategy}"
         html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(answer_page(prompt, image or [], as_data(canvas.frames), _pace(body), about, beside), encoding="utf-8")
     if as_json:
@@ -225,8 +240,11 @@ def _open(name: str | None, block_size: int | None, device: str | None, dtype: s
     if name is None:
         raise typer.BadParameter(f"which model? {models.HELP}")
     place = models.find_model(name)
+    from transformers.utils.logging import disable_progress_bar
+
     from bard_core.serving.chat import Chat
 
+    disable_progress_bar()
     return Chat.open(place, block_size, device, dtype)
 
 
@@ -253,7 +271,7 @@ def question(prompt: str, images: list[Path], videos: list[Path]) -> dict[str, A
 
 def _steps(chat: "Chat", steps: int | None) -> int | None:
     """The released script takes more steps than a block has tokens, and then needs only so many."""
-    return steps if steps is None else min(steps, chat.model.config.bard["block_size"])
+    return steps if steps is None else min(steps, chat.block_size)
 
 
 def _numbers(output: "GenerationOutput", seconds: float) -> dict[str, Any]:
@@ -265,7 +283,7 @@ def _numbers(output: "GenerationOutput", seconds: float) -> dict[str, Any]:
         "tokens_per_s": stats.real_tokens / seconds,
         "seconds": seconds,
         "time_to_first_token_s": stats.time_to_first_token_s,
-        "steps_per_block": list(stats.steps_per_block[0]),
+        "steps_per_block": stats.steps_per_block[0],
     }
 
 

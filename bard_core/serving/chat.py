@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bard_core.models import load
+from bard_core.models import bard_settings, load
 
 Messages = Sequence[dict[str, Any]]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -47,6 +47,10 @@ class Chat:
     @property
     def reads_images(self) -> bool:
         return self.processor is not self.tokenizer
+
+    @property
+    def block_size(self) -> int:
+        return bard_settings(self.model).block_size
 
     @cached_property
     def special_tokens(self) -> frozenset[int]:

@@ -1,8 +1,6 @@
 """The plan is right about what can be checked here: public parameter counts, real checkpoints' sizes, what autograd keeps."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -88,16 +86,11 @@ def test_the_command(capsys, tmp_path):
     assert json.loads(capsys.readouterr().out)["name"] == "lab"
     assert main.main(["plan", str(CONFIGS / "lab.yaml")]) == 0
     assert "pbm-b32" in (out := capsys.readouterr().out) and "memory a GPU at the peak" in out
+    assert main.main(["plan", str(CONFIGS / "lab.yaml"), "--json", "--swd.train.steps", "7"]) == 0
+    assert json.loads(capsys.readouterr().out)["stages"][-1]["steps"] == 7
     broken = tmp_path / "broken.yaml"
     broken.write_text((CONFIGS / "lab.yaml").read_text().replace("block_sizes: [32]", "block_sizes: [64]"))
-    assert main.main(["plan", str(broken)]) == 2 and "swd.block_sizes names 64" in capsys.readouterr().err
-    assert main.main(["plan", str(tmp_path / "none.yaml")]) == 2
-    broken.write_text("name: [lab\n")
-    assert main.main(["plan", str(broken)]) == 2 and "broken.yaml: not YAML" in capsys.readouterr().err
-    help_ = subprocess.run(
-        [sys.executable, "-m", "bard_core.cli.main", "--help"], capture_output=True, text=True, check=True
-    ).stdout
-    assert "what a configuration will cost" in help_
+    assert main.main(["plan", str(broken)]) == 2 and "swd.block_sizes: names 64" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -110,6 +103,5 @@ def test_the_command(capsys, tmp_path):
     ],
 )
 def test_the_command_refuses_what_cannot_be(capsys, flag, value, words):
-    with pytest.raises(SystemExit) as refused:
-        main.main(["plan", str(CONFIGS / "lab.yaml"), flag, value])
-    assert refused.value.code == 2 and words in capsys.readouterr().err
+    assert main.main(["plan", str(CONFIGS / "lab.yaml"), flag, value]) == 2
+    assert words in capsys.readouterr().err
