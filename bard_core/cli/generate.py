@@ -14,9 +14,9 @@ import typer
 from bard_core.cli import models
 
 if TYPE_CHECKING:
-    from bard_core.cli.show import Canvas
     from bard_core.decoding import GenerationOutput
     from bard_core.serving.chat import Chat
+    from bard_core.serving.frames import Canvas
 
 RELEASED = {"low_confidence_dynamic": "dynamic", "low_confidence_static": "static"}  # the released script's names
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 [default: a GPU where there is one]", show_default=False)]
@@ -150,7 +150,7 @@ def generate(
         },
     )
     asked.options |= {"tokenizer": asked.chat.tokenizer, "denoising_steps": _steps(asked.chat, denoising_steps)}
-    from bard_core.cli.show import Canvas, as_data
+    from bard_core.serving.frames import Canvas, as_data
 
     if asked.chat.block_size == 1:
         if show or html or compare_ar:
@@ -196,7 +196,7 @@ def chat(
 
     Example: bard chat swd-b32
     """
-    from bard_core.cli.show import Canvas
+    from bard_core.serving.frames import Canvas
 
     talk = _open(model, None, device, dtype)
     options = {

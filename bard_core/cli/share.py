@@ -11,6 +11,7 @@ from bard_core.cli import models
 def add_to(app: typer.Typer) -> None:
     app.command()(export)
     app.command()(push)
+    app.command()(serve)
 
 
 def export(
@@ -61,3 +62,37 @@ def push(
     hub = HfApi()
     hub.create_repo(to, private=private, exist_ok=True)
     print(hub.upload_folder(repo_id=to, folder_path=folder, commit_message=f"bard push, {manifest.digest[:12]}"))
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help=models.HELP, show_default=False)],
+    name: Annotated[str | None, typer.Option(help="how clients call it [default: the folder's name]", show_default=False)] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0: for other machines too")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any that is free")] = 8000,
+    api_key: Annotated[str | None, typer.Option(envvar="BARD_API_KEY", help="what clients must send", show_default=False)] = None,
+    max_rows: Annotated[int, typer.Option(help="requests decoded at a time")] = 16,
+    max_waiting: Annotated[int, typer.Option(help="requests that may wait; more are refused")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(help="longest answer")] = 1024,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 [default: a GPU where there is one]")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16, float16 or float32")] = None,
+) -> None:
+    """Answer over HTTP as OpenAI's chat completions, with a page at / to try it.
+
+    Example: bard serve swd-b32 --port 8000
+    """
+    folder = models.find_model(model)
+    try:
+        import uvicorn
+
+        from bard_core.serving.server import Limits, create_app
+    except ImportError as error:
+        raise RuntimeError(f"serving needs more packages: pip install 'bard[serve]' ({error})") from error
+    from bard_core.serving.chat import Chat
+
+    chat = Chat.open(folder, None, device, dtype)
+    if chat.block_size == 1:
+        raise typer.BadParameter(f"{folder} is autoregressive (block size 1); serve a model that pbm or swd has trained")
+    called = name or Path(folder).name
+    limits = Limits(max_rows=max_rows, max_waiting=max_waiting, max_new_tokens=max_new_tokens)
+    print(f"{called} on http://{host}:{port}: a page to try it, /v1/chat/completions, /health, /metrics", flush=True)
+    uvicorn.run(create_app(chat, called, limits, api_key), host=host, port=port, log_level="warning")

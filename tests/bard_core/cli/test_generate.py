@@ -70,7 +70,8 @@ def test_it_can_be_watched_and_kept_as_a_page(bard, picture, tmp_path):
 def test_a_frame_shows_masks_and_how_sure_a_token_is():
     from rich.console import Console
 
-    from bard_core.cli.show import Cell, Frame, drawn
+    from bard_core.cli.show import drawn
+    from bard_core.serving.frames import Cell, Frame
 
     cells = (
         Cell("sure", 0.95, False),

@@ -66,12 +66,9 @@ def exported(tmp_path_factory, make_model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [{"max_new_tokens": 24, "confidence_threshold": 0.1}, {"max_new_tokens": 10, "schedule": "paper", "strategy": "static"}],
-)
-def test_it_decodes_by_blocks_without_our_package_to_our_ids(exported, picture, tmp_path, options):
+def test_it_decodes_by_blocks_without_our_package_to_our_ids(exported, picture, tmp_path):
     ref, folder = exported
+    options = [{"max_new_tokens": 24, "confidence_threshold": 0.1}, {"max_new_tokens": 10, "schedule": "paper"}]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment |= {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-I", "-c", PLAIN, str(folder), str(picture), json.dumps(options)]
