@@ -7,7 +7,7 @@ from bard_core.tracking import stage_run
 from tasks.settings import Dataset, artifact_uri, stage_task
 
 
-@stage_task("prepare")
+@stage_task("prepare", "prepare")
 def prepare(data: DataConfig, storage_config: StorageConfig, tracking: TrackingConfig, parent_run: str) -> Dataset:
     """Prepare the dataset once for all later stages."""
     uri = artifact_uri(storage.root_uri(storage_config), "prepare", "dataset", artifacts.digest(data))

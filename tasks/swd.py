@@ -4,11 +4,11 @@ from bard_core.config.sections import ComputeConfig, SWDConfig, TrackingConfig
 from bard_core.diffusion.names import CleanAttention
 from bard_core.training.spec import swd_spec
 from tasks.launch import train_on_ray
-from tasks.ray_cluster import TRAINING
-from tasks.settings import Checkpoint, Dataset, Model, stage_task
+from tasks.ray_cluster import ray_task
+from tasks.settings import Checkpoint, Dataset, Model
 
 
-@stage_task("train", task_config=TRAINING)
+@ray_task("train")
 def swd(
     config: SWDConfig,
     clean_attention: str,

@@ -54,6 +54,9 @@ def plan(
         int | None, typer.Option(help="mean tokens, noisy copies included [default: a full row]", show_default=False)
     ] = None,
     image_tokens_per_sample: Annotated[int, typer.Option(help="how many of them are image")] = 1024,
+    train_samples: Annotated[
+        int | None, typer.Option(help="samples of the dataset, where a stage's length is in num_epochs", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """What a configuration will cost: memory, tokens, GPU-hours, sizes. Needs no GPU.
@@ -64,7 +67,7 @@ def plan(
     from bard_core import plan as planning
 
     try:
-        assumptions = planning.Assumptions(gpu, mfu, tokens_per_sample, image_tokens_per_sample)
+        assumptions = planning.Assumptions(gpu, mfu, tokens_per_sample, image_tokens_per_sample, train_samples)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     found = planning.plan(settings, assumptions)

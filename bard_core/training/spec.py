@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import ValidationInfo, field_validator
+
 from bard_core.config.sections import (
     CheckpointConfig,
     LabModelConfig,
@@ -13,7 +15,7 @@ from bard_core.config.sections import (
     TrainConfig,
     ar_share,
 )
-from bard_core.diffusion.names import CleanAttention
+from bard_core.diffusion.names import CleanAttention, Reduction
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import CheckpointRef, DatasetRef, ModelRef
 from bard_core.training.checkpoints import retention
@@ -33,9 +35,22 @@ class StageSpec(StrictModel):
     clean_attention: CleanAttention = "block"
     noise: NoiseConfig = NoiseConfig()
     ar_weight: float = 0.0
-    sample_mean: bool = False
+    reduction: Reduction = "token_mean"
+    tail_weight: float = 0.5
     swd: SWDConfig | None = None
     teacher: ModelRef | None = None
+
+    @field_validator("train")
+    @classmethod
+    def _in_steps(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
+        """Epochs become steps of this dataset: the run is the same however its length was said."""
+        dataset = info.data.get("dataset")
+        return train.in_steps(dataset.num_train) if dataset else train
+
+    @field_validator("swd")
+    @classmethod
+    def _same_length(cls, swd: SWDConfig | None, info: ValidationInfo) -> SWDConfig | None:
+        return swd.model_copy(update={"train": info.data["train"]}) if swd and "train" in info.data else swd
 
     @property
     def origin(self) -> dict[str, str]:
@@ -76,7 +91,8 @@ def pbm_spec(method: PBMMethod, block_size: int, train: TrainConfig, dataset: Da
         clean_attention=method.clean_attention,
         noise=method.noise,
         ar_weight=method.ar_share,
-        sample_mean=method.reduction == "sample_mean",
+        reduction=method.reduction,
+        tail_weight=method.tail_weight,
     )
 
 
@@ -93,6 +109,8 @@ def swd_spec(
         clean_attention=clean_attention,
         noise=config.noise,
         ar_weight=ar_share(config.ar_weight, clean_attention),
+        reduction=config.reduction,
+        tail_weight=config.tail_weight,
         swd=config.model_copy(update={"block_sizes": ()}),
         teacher=teacher,
     )
