@@ -1,6 +1,7 @@
 """plan, check, schema: what a configuration says and costs."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -68,9 +69,10 @@ def plan(
 
     try:
         assumptions = planning.Assumptions(gpu, mfu, tokens_per_sample, image_tokens_per_sample, train_samples)
+        found = planning.plan(settings, assumptions)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    found = planning.plan(settings, assumptions)
+        print(f"bard plan: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
     print(json.dumps(asdict(found), indent=2) if as_json else plan_text(found))
 
 
@@ -104,7 +106,7 @@ def schema(
     from bard_core.config.file import PipelineConfig
     from bard_core.config.reference import reference
 
-    print(reference() if markdown else json.dumps(PipelineConfig.model_json_schema(), indent=2))
+    print(reference().rstrip() if markdown else json.dumps(PipelineConfig.model_json_schema(), indent=2))
 
 
 def plan_text(plan: "Plan") -> str:

@@ -40,7 +40,7 @@ BAD = [
     ("  model: lab", "  model: ''", "source.model: .*at least 1 character"),
     ("  model: lab", "  model: some/model", "source: source.train is required for model 'lab' and must be absent"),
     ("    layers: 3", "    layers: 0", "source.lab_model.layers: is 0"),
-    ("    steps: 700", "    steps: 0", "source.train.steps: is 0; allowed: greater than or equal to 1"),
+    ("    steps: 700", "    steps: 0", "source.train: give either steps or num_epochs, got steps 0"),
     ("      lr: 2.0e-3", "      lr: fast", "source.train.optimizer.lr: is 'fast'; allowed: a valid number"),
     ("      lr: 2.0e-3", "      lr: .nan", "source.train.optimizer.lr: is nan; allowed: a finite number"),
     ("      lr: 2.0e-3", "      lr: -1", "source.train.optimizer.lr: is -1; allowed: greater than 0"),
@@ -79,7 +79,11 @@ def test_a_fault_is_told_with_its_line(tmp_path, capsys, was, now, words):
     found = re.match(rf"{re.escape(str(path))}:(\d+): ", told)
     assert found and re.search(words, told) and len(lines) <= 2, lines
     changed = line_of(text, now.splitlines()[-1])
-    whole_section = "needs min" in words or "rows x" in words or told.split(": ")[1] in ("compute", "pbm", "pbm.noise", "source")
+    whole_section = (
+        "needs min" in words
+        or "rows x" in words
+        or told.split(": ")[1] in ("compute", "pbm", "pbm.noise", "source", "source.train")
+    )
     assert whole_section or int(found[1]) == changed, f"line {changed} was changed: {told}"
 
 
