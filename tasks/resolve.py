@@ -20,7 +20,7 @@ def resolve_source(
         storage.scratch("source") as scratch,
     ):
         staging = scratch / "model"
-        adopt(source.model, source.revision, artifacts.fetch(dataset) / "processor", staging)
+        adopt(source.model, source.revision, artifacts.fetch(dataset) / "processor", staging, dataset.system_prompt)
         manifest = artifacts.commit_directory(staging, uri, kind="model", config_digest=artifacts.digest(source))
         ref = ModelRef(uri=uri, manifest_sha256=manifest.digest, stage="source", block_size=1, parent_sha256=None)
         return ref.model_copy(update={"mlflow_model_id": log_model(tracking, run.run_id, ref)})

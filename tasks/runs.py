@@ -7,6 +7,7 @@ from bard_core.config.file import check_stages
 from bard_core.config.sections import (
     DataConfig,
     EvaluationConfig,
+    GateConfig,
     PBMConfig,
     SourceConfig,
     StorageConfig,
@@ -14,6 +15,8 @@ from bard_core.config.sections import (
     TrackingConfig,
 )
 from bard_core.evaluation.suites import suite_of
+from bard_core.promotion import reevaluate as rejudging
+from bard_core.promotion.request import Request
 from bard_core.report.views import console_table
 from bard_core.store import artifacts, storage
 from tasks.settings import Report, stage_task
@@ -42,8 +45,15 @@ def open_run(
 
 
 @stage_task("evaluate", "control", cached=False, retries=0)
-def close_run(report: Report, tracking: TrackingConfig, storage_config: StorageConfig, parent_run: str) -> str:
-    """End the parent run and print the table, where the report is, and how to open MLflow."""
+def close_run(
+    report: Report,
+    evaluation: EvaluationConfig,
+    gate: GateConfig,
+    tracking: TrackingConfig,
+    storage_config: StorageConfig,
+    parent_run: str,
+) -> str:
+    """Print the table, where the report is and how to open MLflow; put the models through the gate; name the champion and why."""
     folder = artifacts.fetch(report)
     body = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     best = {f"{row['model']}.{key}": row[key] for row in body["rows"] for key in ("accuracy", "tokens_per_forward", "speedup")}
@@ -57,6 +67,10 @@ def close_run(report: Report, tracking: TrackingConfig, storage_config: StorageC
         _where_mlflow_is(mlflow_tracking.tracking_uri(tracking)),
     )
     print("\n".join(lines), flush=True)
+    request = Request(evaluation=evaluation, gate=gate, storage_config=storage_config, tracking=tracking)
+    models = {row["model_sha256"] for row in body["rows"]}
+    rejudging.conclude(request, models, parent_run)
+    print(f"\n{rejudging.standing(request, models)}", flush=True)
     return report.markdown
 
 

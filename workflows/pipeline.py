@@ -12,6 +12,7 @@ from bard_core.config.sections import (
     ComputeConfig,
     DataConfig,
     EvaluationConfig,
+    GateConfig,
     PBMConfig,
     SourceConfig,
     StorageConfig,
@@ -93,6 +94,7 @@ def bard_pipeline(
     pbm: PBMConfig,
     swd: SWDConfig,
     evaluation: EvaluationConfig,
+    gate: GateConfig = GateConfig(),
     compute: ComputeConfig = ComputeConfig(),
     storage_config: StorageConfig = StorageConfig(),
     tracking: TrackingConfig = TrackingConfig(),
@@ -123,4 +125,11 @@ def bard_pipeline(
     finished = report(
         name=name, results=results, dataset=dataset, storage_config=storage_config, tracking=tracking, parent_run=parent_run
     )
-    return close_run(report=finished, tracking=tracking, storage_config=storage_config, parent_run=parent_run)
+    return close_run(
+        report=finished,
+        evaluation=evaluation,
+        gate=gate,
+        tracking=tracking,
+        storage_config=storage_config,
+        parent_run=parent_run,
+    )

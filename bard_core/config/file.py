@@ -12,6 +12,7 @@ from bard_core.config.sections import (
     DataConfig,
     DecodingConfig,
     EvaluationConfig,
+    GateConfig,
     Name,
     PBMConfig,
     SourceConfig,
@@ -60,6 +61,7 @@ class PipelineConfig(StrictModel):
     pbm: PBMConfig
     swd: SWDConfig
     evaluation: EvaluationConfig
+    gate: GateConfig = GateConfig()
     compute: ComputeConfig = ComputeConfig()
     storage_config: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()

@@ -171,8 +171,8 @@ def _messages(turns: list[tuple[str, str]], num_images: int) -> list[dict[str, A
     for role, text in turns:
         if not isinstance(text, str):
             raise RowRefused("text missing", f"{role} turn holds {type(text).__name__}")
-        if not text.replace(IMAGE_PLACEHOLDER, "").strip():
-            raise RowRefused({"user": "empty question", "assistant": "empty answer"}.get(role, "empty system turn"))
+        if role != "system" and not text.replace(IMAGE_PLACEHOLDER, "").strip():
+            raise RowRefused("empty question" if role == "user" else "empty answer")
     roles = [role for role, _ in turns]
     speakers = roles[1:] if roles[:1] == ["system"] else roles
     if not speakers or speakers != ["user", "assistant"] * (len(speakers) // 2):

@@ -14,11 +14,13 @@ ids. What is written:
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from bard_core.config.sections import DataConfig, RawSource
+from bard_core.data.conversation import with_system_turn
 from bard_core.data.ledger import Ledger
 from bard_core.data.messages import RowRefused, Sample, convert
 from bard_core.data.sources import RawRow, read_rows
@@ -60,11 +62,12 @@ def prepare(config: DataConfig, output_uri: str) -> DatasetRef:
             report = ledger.report(config)
         _check(report)
         (staging / "data_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        counts = {"num_train": writers["train"].count, "num_eval": writers["eval"].count}
+        facts: dict[str, Any] = {"num_train": writers["train"].count, "num_eval": writers["eval"].count}
+        facts["system_prompt"] = config.system_prompt
         manifest = artifacts.commit_directory(
-            staging, output_uri, kind="dataset", config_digest=artifacts.digest(config), metadata=counts
+            staging, output_uri, kind="dataset", config_digest=artifacts.digest(config), metadata=facts
         )
-    return DatasetRef(uri=output_uri, manifest_sha256=manifest.digest, **counts)
+    return DatasetRef(uri=output_uri, manifest_sha256=manifest.digest, **facts)
 
 
 def _inputs(config: DataConfig, raw_folder: Path) -> list[tuple[RawSource, Split | None]]:
@@ -111,6 +114,7 @@ def _prepare_batch(
     for row in rows:
         try:
             sample = convert(row.values, source.schema_name, row.id, source.name)
+            sample = replace(sample, messages=with_system_turn(sample.messages, config.system_prompt))
         except RowRefused as refusal:
             ledger.refuse(row.id, source.name, refusal)
             continue

@@ -78,7 +78,7 @@ def judge(
     with storage.scratch("benchmark") as scratch:
         out = scratch / "out"
         chat, scores = _run(job, scratch, out)
-        records = scores.records
+        records, limit = scores.records, benchmark.max_new_tokens or chat.max_new_tokens
         values = [record["score"] for record in records if record["score"] is not None]
         score = BenchmarkScore(
             name=benchmark.name,
@@ -100,7 +100,8 @@ def judge(
             "benchmark": benchmark.model_dump(),
             "benchmark_digest": benchmark_digest(benchmark, dataset.key),
             "prompt_text": scores.prompt_text,
-            "decoding": {"mode": job.mode, **config.decoding.model_dump(), "max_new_tokens": chat.max_new_tokens},
+            "system_prompt": chat.system_prompt,
+            "decoding": {"mode": job.mode, **config.decoding.model_dump(), "max_new_tokens": limit},
             "batch_size": config.batch_size,
             "libraries": {name: version(name) for name in LIBRARIES},
             "device": str(chat.model.device),

@@ -175,7 +175,7 @@ def _time(
     swept: Decodings,
     scratch: Path,
 ) -> dict[float | None, Speed]:
-    """Speed of every decoding on prompts of every benchmark, one by one; answers end where the decoding's own limit is."""
+    """Speed of every decoding on prompts of every benchmark, one by one, in answers of at most the decoding's own limit."""
     plugin, scoring = lmms()
     data = artifacts.fetch(dataset)
     prompts: list[Any] = []
@@ -194,7 +194,6 @@ def _time(
             task = scoring.load_task(benchmark, prepare_task(benchmark, data, workshop))
             asking.follow(benchmark)
             prompts += asking.some_prompts(task, max(1, config.speed_samples // len(benchmarks)))
-        asking.max_new_tokens = config.decoding.max_new_tokens
     decoders = {str(threshold): chat.decode for threshold, chat in chats.items() if chat is not baseline}
     timings = take_turns(prompts, {"ar": baseline.decode, **decoders})
     return {threshold: compare(timings.get(str(threshold), timings["ar"]), timings["ar"]) for threshold in swept}

@@ -107,7 +107,7 @@ def _records(chat: BardChat, benchmark: Benchmark, task: Any, samples: list[dict
                 "benchmark": benchmark.name,
                 "id": str(sample["doc"].get("id", doc_id)),
                 "doc_id": doc_id,
-                **asdict(chat.answers[doc_id]),
+                **asdict(chat.answers[benchmark.task, doc_id]),
                 "reference": str(sample["target"]),
                 "score": sample_score(benchmark, task.aggregation(), sample),
                 **numbers,

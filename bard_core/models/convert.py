@@ -6,11 +6,12 @@ from bard_core.models.vlm import BardSettings, add_mask_token, record_settings
 from bard_core.store import storage
 
 
-def adopt(model: str, revision: str | None, processor_dir: Path, output_dir: Path) -> Path:
+def adopt(model: str, revision: str | None, processor_dir: Path, output_dir: Path, system_prompt: str | None = None) -> Path:
     """Write ``output_dir``: the model with an embedding row for the processor's mask token, and that processor.
 
     Args:
         model: folder, s3:// URI, or hub id (with ``revision`` pinned). processor_dir: the prepared dataset's processor.
+        system_prompt: the prepared dataset's, to be recorded.
 
     Raises:
         OSError: there is no such model (from transformers). ValueError: see ``models.load``.
@@ -32,7 +33,7 @@ def adopt(model: str, revision: str | None, processor_dir: Path, output_dir: Pat
         loaded = load(place, dtype=torch.bfloat16)
         processor = AutoProcessor.from_pretrained(processor_dir)
         mask_id = add_mask_token(loaded, processor.tokenizer)
-        record_settings(loaded, BardSettings(block_size=1, mask_token_id=mask_id))
+        record_settings(loaded, BardSettings(block_size=1, mask_token_id=mask_id, system_prompt=system_prompt))
         loaded.save_pretrained(output_dir)
         processor.save_pretrained(output_dir)
     return output_dir

@@ -4,7 +4,7 @@ BARD is the stock model under another mask and another objective, so everything 
 plain ``bard`` entry of ``config.json`` and any tool that ignores it still loads the checkpoint.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ from bard_core.diffusion.names import MASK_TOKEN, CleanAttention
 
 @dataclass(frozen=True)
 class BardSettings:
-    """``block_size`` 1 is an autoregressive model; ``mask_token_id`` is the token a noisy position starts from."""
+    """``block_size`` 1 is an autoregressive model; ``mask_token_id`` is the token a noisy position starts from.
+
+    ``system_prompt`` is the system turn of training samples that had none of their own (see ``data.conversation``).
+    """
 
     block_size: int
     mask_token_id: int | None
     clean_attention: CleanAttention = "block"
+    system_prompt: str | None = None
 
 
 def bard_settings(model: Any) -> BardSettings:
@@ -93,10 +97,10 @@ def load(
     recorded = bard_settings(model)
     record_settings(
         model,
-        BardSettings(
+        replace(
+            recorded,
             block_size=recorded.block_size if block_size is None else block_size,
             mask_token_id=recorded.mask_token_id if mask_token_id is None else mask_token_id,
-            clean_attention=recorded.clean_attention,
         ),
     )
     return model.to(device or "cpu").eval()

@@ -24,10 +24,11 @@ class Ref(Frozen):
 
 
 class DatasetRef(Ref):
-    """A prepared dataset."""
+    """A prepared dataset. ``system_prompt`` leads its samples that brought no system turn; models trained on it record it."""
 
     num_train: int
     num_eval: int
+    system_prompt: str | None = None
 
 
 class CheckpointRef(Ref):

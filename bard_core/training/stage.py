@@ -47,7 +47,7 @@ def prepare_base(spec: StageSpec, run: Run) -> str:
         processor = AutoProcessor.from_pretrained(artifacts.fetch(spec.dataset) / "processor")
         model = build_lab_model(spec.lab_model, processor, _largest_side(spec.dataset), spec.train.seed)
         mask_id = int(processor.tokenizer.convert_tokens_to_ids(MASK_TOKEN))
-        record_settings(model, BardSettings(block_size=1, mask_token_id=mask_id))
+        record_settings(model, BardSettings(block_size=1, mask_token_id=mask_id, system_prompt=spec.dataset.system_prompt))
         with storage.scratch("base") as scratch:
             staging = scratch / "base"
             model.save_pretrained(staging)

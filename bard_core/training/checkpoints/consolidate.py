@@ -213,6 +213,7 @@ def _model_card(config: dict[str, Any], manifest: Manifest) -> str:
         "block size": block,
         "mask token id": settings.get("mask_token_id"),
         "clean stream attention": settings.get("clean_attention"),
+        "system prompt": json.dumps(prompt) if (prompt := settings.get("system_prompt")) is not None else None,
         "training step": manifest.step,
         "training configuration": manifest.config_digest,
         "parent model": manifest.parent_digest,

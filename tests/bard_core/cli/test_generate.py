@@ -80,7 +80,7 @@ def test_a_frame_shows_masks_and_how_sure_a_token_is():
         Cell("", 0.9, False),
         Cell(None, None, False),
     )
-    console = Console(width=60, force_terminal=True, color_system="standard", record=True)
+    console = Console(width=120, force_terminal=True, color_system="standard", record=True)
     with console.capture() as captured:
         console.print(drawn(Frame(seconds=2.0, steps=2, tokens=4, cells=cells)))
     text = captured.get()

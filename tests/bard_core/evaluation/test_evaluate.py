@@ -72,7 +72,9 @@ def test_new_weights_at_an_old_path_are_asked_anew_and_the_same_weights_are_not(
 
     asked: list[int] = []
     decode = BardChat.decode
-    monkeypatch.setattr(BardChat, "decode", lambda self, inputs: asked.append(len(inputs["input_ids"])) or decode(self, inputs))
+    monkeypatch.setattr(
+        BardChat, "decode", lambda self, inputs, *rest: asked.append(len(inputs["input_ids"])) or decode(self, inputs, *rest)
+    )
     answers = str(tmp_path / "answers")
     model = make_model(tmp_path / "b4", 4, seed=0)
     first = judge(model, dataset, BENCHMARK, CONFIG, str(tmp_path / "first"), answers)
@@ -99,7 +101,7 @@ def test_two_processes_give_the_scores_of_one(
 
     model = make_model(tmp_path / "b4", 4)
     alone = judge(model, dataset, BENCHMARK, CONFIG, str(tmp_path / "alone"), str(tmp_path / "one"), processes=1)
-    monkeypatch.setattr(BardChat, "decode", lambda self, inputs: pytest.fail("scoring had to answer"))
+    monkeypatch.setattr(BardChat, "decode", lambda self, inputs, *rest: pytest.fail("scoring had to answer"))
     spread = judge(model, dataset, BENCHMARK, CONFIG, str(tmp_path / "spread"), str(tmp_path / "two"), processes=2)
     assert spread.score == alone.score
     assert load_samples(spread) == load_samples(alone)
