@@ -21,10 +21,10 @@ from bard_core.config.sections import (
 )
 from tasks.consolidate import consolidate
 from tasks.pbm import pbm as merge_blocks
-from tasks.prepare import prepare
+from tasks.prepare import prepare, raw_inputs
 from tasks.ray_cluster import training
 from tasks.report import report
-from tasks.resolve import resolve_source
+from tasks.resolve import resolve_source, source_inputs
 from tasks.resources import pod
 from tasks.runs import close_run, open_run
 from tasks.settings import Dataset, Evaluation, stage_dynamic
@@ -54,7 +54,8 @@ def convert(
         trained = train_source(source=source, dataset=dataset, compute=compute, **run).with_overrides(**on_ray)
         base = consolidate(checkpoint=trained, clean_attention="causal", **place).with_overrides(**small)
     else:
-        base = resolve_source(source=source, dataset=dataset, **place).with_overrides(**pod("resolve", compute))
+        found = source_inputs(source=source)
+        base = resolve_source(source=source, found=found, dataset=dataset, **place).with_overrides(**pod("resolve", compute))
     results = [evaluate(model=base, source=base, **judge)]
     models = {1: base}
     latest = base
@@ -110,7 +111,8 @@ def bard_pipeline(
         storage_config=storage_config,
         tracking=tracking,
     )
-    dataset = prepare(data=data, storage_config=storage_config, tracking=tracking, parent_run=parent_run)
+    raw = raw_inputs(data=data)
+    dataset = prepare(data=data, raw=raw, storage_config=storage_config, tracking=tracking, parent_run=parent_run)
     results = convert(
         dataset=dataset,
         source=source,
@@ -127,6 +129,8 @@ def bard_pipeline(
     )
     return close_run(
         report=finished,
+        results=results,
+        dataset=dataset,
         evaluation=evaluation,
         gate=gate,
         tracking=tracking,

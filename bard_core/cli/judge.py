@@ -54,10 +54,8 @@ def compare(
     Example: bard compare scores/source scores/swd-b32
     """
     from bard_core.evaluation.compare import load_samples, paired
-    from bard_core.evaluation.evaluate import load_result
-    from bard_core.store import artifacts
 
-    results = [load_result(str(place), artifacts.read_manifest(str(place)).digest) for place in (baseline, candidate)]
+    results = [models.evaluation_of(str(place)) for place in (baseline, candidate)]
     found = paired(load_samples(results[0]), load_samples(results[1]))
     speed = results[1].speedup / results[0].speedup
     if as_json:

@@ -97,6 +97,23 @@ def model_ref(name: str, stage: str | None = None) -> Any:
     )
 
 
+def evaluation_of(place: str) -> Any:
+    """The result that an evaluation's folder holds, of whichever model it judged.
+
+    Raises:
+        ArtifactError: it is missing or torn.
+    """
+    from bard_core.evaluation.evaluate import load_result
+    from bard_core.store import artifacts
+    from bard_core.store.refs import ModelRef
+
+    manifest = artifacts.read_manifest(place)
+    judged = json.loads((artifacts.fetch(place, manifest.digest) / "results.json").read_text(encoding="utf-8"))["model"]
+    named = {name: judged[name] for name in ("stage", "block_size")}
+    model = ModelRef(uri="", manifest_sha256=manifest.parent_digest or "", parent_sha256=None, **named)
+    return load_result(place, manifest.digest, model)
+
+
 def dataset_ref(place: str) -> Any:
     """The ref of a prepared dataset's folder or s3:// place."""
     from bard_core.store import artifacts

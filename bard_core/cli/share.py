@@ -29,12 +29,10 @@ def export(
     Example: bard export swd-b32 -o my-model --base-model Qwen/Qwen3-VL-4B-Instruct --license apache-2.0
     """
     folder = Path(models.find_model(model))
-    from bard_core.evaluation.evaluate import load_result
     from bard_core.models.export import Card
     from bard_core.models.export import export as write
-    from bard_core.store import artifacts
 
-    results = tuple(load_result(place, artifacts.read_manifest(place).digest) for place in evaluation or ())
+    results = tuple(models.evaluation_of(place) for place in evaluation or ())
     card = Card(title or output.name, base_model, licence, tuple(dataset or ()), results, frontier)
     manifest = write(folder, output, card)
     print(f"{output}: {len(manifest.files)} files, {manifest.digest[:12]}")

@@ -141,6 +141,7 @@ class DataConfig(StrictModel):
     system_prompt: str | None = Field(
         None, description="System turn of samples that bring none, recorded with every model; None: none, '': an empty one"
     )
+    processor_revision: str | None = Field(None, description="Of a hub processor: branch, tag or commit; None: main as it is now")
     max_tokens: int = Field(8192, ge=16, description="Samples longer than this are cut at a turn boundary or refused")
     min_pixels: int = Field(256 * 256, ge=256)
     max_pixels: int = Field(2048 * 2048, ge=256)
@@ -244,7 +245,7 @@ class SourceConfig(StrictModel):
     """source: the autoregressive model everything starts from: trained in the lab, or resolved from a hub or S3."""
 
     model: str = Field("lab", min_length=1, description="'lab' (train from scratch) or a hub id, folder or s3:// URI")
-    revision: str | None = Field(None, description="Hub revision (commit) to pin")
+    revision: str | None = Field(None, description="Of a hub model: branch, tag or commit; None: main as it is now")
     lab_model: LabModelConfig = LabModelConfig()
     train: TrainConfig | None = Field(None, description="Required for the lab model; None for a pretrained one")
 

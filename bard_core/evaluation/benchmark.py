@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bard_core.config.sections import DecodingConfig, EvaluationConfig
+from bard_core.config.versions import VERSIONS
 from bard_core.evaluation.answers import AnswerStore
 from bard_core.evaluation.compare import standard_error
 from bard_core.evaluation.suites import Benchmark, benchmark_digest, prepare_task
@@ -42,9 +43,19 @@ class Job:
     answers_uri: str
 
 
-def answers_key(model: ModelRef, dataset: DatasetRef, benchmark: Benchmark, decoding: DecodingConfig) -> str:
-    """The name of an answer store: new weights, another benchmark or other decoding settings are another store."""
-    return artifacts.digest([model.key, _mode(model), benchmark_digest(benchmark, dataset.key), decoding, _place()])
+def answers_key(model: ModelRef, benchmark: Benchmark, decoding: DecodingConfig) -> str:
+    """The name of an answer store, in which answers are found by their prompts' digests.
+
+    New weights, other decoding, other limits of answers or images, and new code are another store.
+    """
+    limits = benchmark.model_dump(include={"max_new_tokens", "min_pixels", "max_pixels", "video_frames"})
+    return artifacts.digest([VERSIONS["answers"], model.key, _mode(model), limits, decoding, _place()])
+
+
+def judged_key(model: ModelRef, dataset: DatasetRef, benchmark: Benchmark, config: EvaluationConfig) -> str:
+    """What a benchmark's score depends on: the answers, and how they are scored."""
+    answers = answers_key(model, benchmark, config.decoding)
+    return artifacts.digest([VERSIONS["evaluate"], answers, benchmark_digest(benchmark, dataset.key), config.batch_size])
 
 
 def judge(
@@ -69,7 +80,7 @@ def judge(
     """
     if (done := _already_judged(output_uri, model, dataset, benchmark, config)) is not None:
         return done
-    store = storage.join(answers_uri, answers_key(model, dataset, benchmark, config.decoding))
+    store = storage.join(answers_uri, answers_key(model, benchmark, config.decoding))
     folder, data = artifacts.fetch(model), artifacts.fetch(dataset)
     job = Job(str(folder), _mode(model), str(data), benchmark, config.decoding, config.batch_size, store)
     count = _gpus() if processes is None else processes
@@ -110,7 +121,7 @@ def judge(
         }
         (out / "results.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
         (out / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        key = answers_key(model, dataset, benchmark, config.decoding)
+        key = judged_key(model, dataset, benchmark, config)
         manifest = artifacts.commit_directory(out, output_uri, kind="benchmark", config_digest=key, parent_digest=model.key)
     return BenchmarkRef(uri=output_uri, manifest_sha256=manifest.digest, model_sha256=model.key, score=score)
 
@@ -122,7 +133,7 @@ def _already_judged(
         manifest = artifacts.verify(uri)
     except artifacts.ArtifactError:
         return None
-    if manifest.config_digest != answers_key(model, dataset, benchmark, config.decoding):
+    if manifest.config_digest != judged_key(model, dataset, benchmark, config):
         return None
     body = json.loads(storage.read_bytes(storage.join(uri, "results.json")))
     score = BenchmarkScore.model_validate(body["score"])

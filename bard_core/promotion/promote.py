@@ -33,7 +33,7 @@ def score_of(tracking: TrackingConfig, version: Version, evaluation: EvaluationC
 
 def _score(tracking: TrackingConfig, model: ModelRef, protocol: str) -> EvalResult | None:
     found = evaluation_of(tracking, model.key, protocol)
-    return None if found is None else load_result(*found)
+    return None if found is None else load_result(*found, model)
 
 
 def promote(

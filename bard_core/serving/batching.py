@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 
 from bard_core.decoding import DoneEvent, Event, StepEvent, stream
 from bard_core.decoding.settings import end_tokens
+from bard_core.models.vlm import embedding_rows
 from bard_core.serving.chat import Chat
 from bard_core.serving.frames import Canvas, Frame
 
@@ -145,7 +146,7 @@ class _Group:
     def __init__(self, chat: Chat, requests: list[Request]) -> None:
         self.requests = requests
         self.canvases = {row: Canvas(chat, row) for row, request in enumerate(requests) if request.watched}
-        self.eos = end_tokens(chat.model, None)
+        self.eos = end_tokens(chat.model, embedding_rows(chat.model), None)
         options = {**requests[0].options, "max_new_tokens": max(request.max_new_tokens for request in requests)}
         try:
             inputs = joined([request.inputs for request in requests])

@@ -32,7 +32,7 @@ class DatasetRef(Ref):
 
 
 class CheckpointRef(Ref):
-    """The final checkpoint of a training run, with what consolidation needs to know of it."""
+    """The final checkpoint of a training run, with what consolidation needs to know of it. ``precision``: of its forwards."""
 
     stage: Literal["source", "pbm", "swd"]
     block_size: int
@@ -40,6 +40,7 @@ class CheckpointRef(Ref):
     base_uri: str
     parent_sha256: str | None
     curve_uri: str
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 class ModelRef(Ref):
@@ -48,7 +49,6 @@ class ModelRef(Ref):
     stage: Literal["source", "pbm", "swd"]
     block_size: int
     parent_sha256: str | None
-    mlflow_model_id: str | None = None
     curve_uri: str | None = None
 
     @property
@@ -114,7 +114,6 @@ class EvalResult(Ref):
     tokens_per_s: float
     ar_tokens_per_s: float
     speedup: float
-    seconds: float
     sweep: tuple[OperatingPoint, ...] = ()
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bard_core.config.versions import VERSIONS
 from bard_core.data.batches import BatchSpec
 from bard_core.data.examples import Example, attach_positions, load_examples
 from bard_core.diffusion.names import MASK_TOKEN
@@ -31,17 +32,18 @@ from bard_core.training.ranks import once_a_node, rank_and_world
 from bard_core.training.spec import StageSpec
 from bard_core.training.teacher import OnlineTeacher, Teacher, precompute
 
-ANSWERS_VERSION = 2  # to be raised when the teacher is asked something else than before
-
 
 def prepare_base(spec: StageSpec, run: Run) -> str:
-    """The uri of the model that training starts from: the parent's, or a new lab model's. Called once, by the launcher."""
+    """The uri of the model that training starts from: the parent's, or a new lab model's, made again when it is damaged.
+
+    Called once, by the launcher.
+    """
     if spec.parent is not None:
         return spec.parent.uri
     if spec.lab_model is None:
         raise ValueError(f"stage {spec.name} has neither a parent model nor a lab model to start from")
     base = storage.join(run.uri, "base")
-    if not storage.exists(storage.join(base, artifacts.MANIFEST)):
+    if artifacts.standing(base) is None:
         from transformers import AutoProcessor
 
         processor = AutoProcessor.from_pretrained(artifacts.fetch(spec.dataset) / "processor")
@@ -80,7 +82,7 @@ def run_stage(
     data = once_a_node(lambda: artifacts.fetch(spec.dataset))
     processor = AutoProcessor.from_pretrained(data / "processor")
     tokenizer = processor.tokenizer
-    model = load(once_a_node(lambda: artifacts.fetch(base)), device=device)
+    model = load(once_a_node(lambda: artifacts.fetch(spec.parent or base)), device=device)
     settings = bard_settings(model)
     mask_id = settings.mask_token_id
     if mask_id is None:
@@ -153,7 +155,7 @@ def _teacher(
     if config.targets == "online":
         return asked(once_a_node(lambda: artifacts.fetch(ref)))
     depends_on = {
-        "version": ANSWERS_VERSION,
+        "version": VERSIONS["teacher"],
         "teacher": ref.key,
         "teacher_block_size": ref.block_size,
         "dataset": spec.dataset.key,

@@ -1,0 +1,22 @@
+"""One code version a stage, to be raised when a change of code changes what the stage computes.
+
+A stage's version is in the key of all it makes: the digest that names a training run, the keys of kept answers and of artifacts,
+and Flyte's cache. A test fails when code that decides a stage's numbers changes and its version does not (``fingerprints``).
+"""
+
+from typing import Literal
+
+Code = Literal["prepare", "resolve", "source", "pbm", "swd", "teacher", "consolidate", "answers", "evaluate", "report"]
+
+VERSIONS: dict[Code, int] = {
+    "prepare": 6,
+    "resolve": 6,
+    "source": 6,
+    "pbm": 6,
+    "swd": 6,
+    "teacher": 6,  # the answers that an offline teacher keeps
+    "consolidate": 6,
+    "answers": 6,  # what a model says to a benchmark's prompts
+    "evaluate": 6,
+    "report": 6,
+}
