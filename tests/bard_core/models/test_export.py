@@ -105,7 +105,7 @@ def test_the_card_is_read_by_the_hub(make_model, tmp_path):
     result = EvalResult(
         uri="e", manifest_sha256="0", model=ref, suite="paper", suite_digest="0", benchmarks=(score,), accuracy=0.512,
         accuracy_stderr=0.01, num_samples=2500, tokens_per_forward=4.0, tokens_per_s=9.0, ar_tokens_per_s=3.0, speedup=3.0,
-        seconds=1.0,
+
     )  # fmt: skip
     Image.new("RGB", (8, 8)).save(tmp_path / "frontier.png")
     card = Card("Bard-B8", "Qwen/Qwen3-VL-4B-Instruct", "apache-2.0", ("org/data",), (result,), tmp_path / "frontier.png")
@@ -131,7 +131,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(make_model, expor
         export(Path(other.uri), exported[1], Card("x"))
     result = EvalResult(
         uri="e", manifest_sha256="0", model=source, suite="lab", suite_digest="0", accuracy=0.0, accuracy_stderr=0.0,
-        num_samples=1, tokens_per_forward=1.0, tokens_per_s=1.0, ar_tokens_per_s=1.0, speedup=1.0, seconds=1.0,
+        num_samples=1, tokens_per_forward=1.0, tokens_per_s=1.0, ar_tokens_per_s=1.0, speedup=1.0,
     )  # fmt: skip
     with pytest.raises(artifacts.ArtifactError, match="give its own evaluation"):
         export(Path(other.uri), tmp_path / "out", Card("x", results=(result,)))
