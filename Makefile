@@ -46,8 +46,9 @@ $(VENV)/.ready: $(ROOT)/requirements/dev.lock $(ROOT)/pyproject.toml
 	unset PYTHONDONTWRITEBYTECODE; $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e $(ROOT)
 	@touch $@
 
-demo: $(VENV)/.ready ## run the whole pipeline (CONFIG=configs/lab.yaml) and print the table
-	cd $(ROOT) && $(if $(filter lab%,$(notdir $(CONFIG))),HF_HUB_OFFLINE=1) $(BIN)/pyflyte run workflows/pipeline.py bard_pipeline --inputs-file $(CONFIG)
+demo: $(VENV)/.ready ## run the whole pipeline (CONFIG=configs/lab.yaml SET="--swd.train.steps 9") and print the table
+	cd $(ROOT) && $(BIN)/bard check $(CONFIG) $(SET) --output $(BARD_HOME)/inputs.yaml
+	cd $(ROOT) && $(if $(filter lab%,$(notdir $(CONFIG))),HF_HUB_OFFLINE=1) $(BIN)/pyflyte run workflows/pipeline.py bard_pipeline --inputs-file $(BARD_HOME)/inputs.yaml
 
 FAULTS := $(addprefix tests/bard_core/,store tracking training/checkpoints training/test_interrupts.py test_preflight.py data/test_rows.py) tests/tasks
 test-faults: $(VENV)/.ready ## the long fault suite, about an hour on two cores; its table goes to benchmarks/results/faults.json
@@ -83,7 +84,7 @@ register: package ## register the package with the Flyte cluster of FLYTE_PLATFO
 	cd $(ROOT) && flytectl register files --archive dist/bard-flyte.tgz --project $(PROJECT) --domain $(DOMAIN) --version $(VERSION)
 
 remote: $(VENV)/.ready ## run the pipeline on the Flyte cluster of FLYTE_PLATFORM_URL (CONFIG=)
-	cd $(ROOT) && $(BIN)/pyflyte run $(REMOTE_FLAGS) workflows/pipeline.py bard_pipeline --inputs-file $(CONFIG)
+	cd $(ROOT) && $(BIN)/pyflyte run $(REMOTE_FLAGS) workflows/pipeline.py bard_pipeline --inputs-file $(BARD_HOME)/inputs.yaml
 
 versions: $(VENV)/.ready ## rewrite bard_core/config/fingerprints.json after a change of code, and say which stages' versions must rise
 	cd $(ROOT) && $(BIN)/python -m bard_core.config.fingerprints

@@ -4,7 +4,7 @@ import time
 
 from bard_core.config.sections import EvaluationConfig, StorageConfig, TrackingConfig
 from bard_core.evaluation import benchmark as judging
-from bard_core.evaluation import evaluate as judge
+from bard_core.evaluation.evaluate import evaluate as judge
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.evaluation.suites import Benchmark, suite_of
 from bard_core.store import claims, storage

@@ -19,7 +19,7 @@ FLOORS = (
     {"models", "tracking"},
     {"data"},
     {"decoding", "training"},
-    {"evaluation", "plan", "preflight"},
+    {"evaluation", "plan", "preflight", "serving"},
     {"report", "promotion"},
     {"cli"},
 )
