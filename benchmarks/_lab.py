@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 from _released import released
 from tqdm import tqdm
 
-from bard_core.data.messages import open_image
+from bard_core.data.images import open_image
 from bard_core.decoding import GenerationOutput, generate, generate_autoregressive
 from bard_core.evaluation.speed import Decode, Timing, compare, take_turns
 from bard_core.evaluation.tradeoff import accuracy_under_parallelism

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bard_core.data.messages import open_image
+from bard_core.data.images import open_image
 from bard_core.models.attention import ImageFeatures, Patches, encode_images
 
 CACHE_BYTES = 2**30

@@ -13,7 +13,8 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from bard_core.config.sections import EvaluationConfig, StrictModel
+from bard_core.config.sections import EvaluationConfig
+from bard_core.config.strict import StrictModel
 from bard_core.store import artifacts
 
 FOLDER = Path(__file__).parent

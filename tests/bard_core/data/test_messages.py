@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageFile
 
-from bard_core.config.sections import RawSchema
+from bard_core.config.sources import RawSchema
 from bard_core.data.messages import RowRefused, check_image, convert, open_image
 
 
