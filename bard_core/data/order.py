@@ -46,7 +46,7 @@ class Order:
 
     def picks(self, first: int, last: int) -> list[tuple[int, int]]:
         """(sample, how many times the walk has met it before) at the places [first, last) of the walk."""
-        picks = []
+        picks: list[tuple[int, int]] = []
         while first < last:
             epoch, start = divmod(first, len(self))
             stop = min(start + last - first, len(self), (start // self.window + 1) * self.window)
