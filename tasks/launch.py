@@ -53,7 +53,14 @@ def _worker(environment: dict[str, str], config: dict[str, Any]) -> None:
     compute = ComputeConfig.model_validate_json(config["compute"])
     spec = StageSpec.model_validate_json(config["spec"])
     try:
-        run_stage(spec, config["base"], run_of(spec, compute.checkpoints), losing_node=_losing_node)
+        run_stage(
+            spec,
+            config["base"],
+            run_of(spec, compute.checkpoints),
+            losing_node=_losing_node,
+            data_workers=compute.loaders,
+            cache_bytes=int(compute.data_cache_gib * 2**30),
+        )
     except Stopped as stopped:
         logging.getLogger(__name__).warning("%s: %s", spec.name, stopped)
 

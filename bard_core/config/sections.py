@@ -302,9 +302,18 @@ class ComputeConfig(StrictModel):
     num_workers: int | tuple[int, int] = Field(2, description="Ray Train workers; [fewest, most] follows the cluster's size")
     use_gpu: bool = False
     cpus_per_worker: int = Field(1, ge=1)
+    data_workers: int | None = Field(
+        None, ge=0, description="Processes a worker that load data ahead; None: all its CPUs but one, so none on a laptop"
+    )
+    data_cache_gib: float = Field(100.0, gt=0.0, description="Disk on each node for data fetched from elsewhere")
     max_failures: int = Field(2, ge=0, description="Worker failures a stage survives; nodes taken away are not counted")
     stop_within_s: float = Field(90.0, gt=0.0, description="After SIGTERM, the longest wait for a last checkpoint")
     checkpoints: CheckpointConfig = CheckpointConfig()
+
+    @property
+    def loaders(self) -> int:
+        """``data_workers`` with its default."""
+        return self.cpus_per_worker - 1 if self.data_workers is None else self.data_workers
 
     @model_validator(mode="after")
     def _workers(self) -> "ComputeConfig":

@@ -56,8 +56,8 @@ def merge(
     reasons.add((split == TRAIN) & rows.showing(held), HELD_OUT)
     owners, pairs["held out"] = rows.like(rows.looks_of(held), (split == TRAIN) & reasons.free)
     reasons.add(owners, LIKE_HELD_OUT)
-    reasons.add(rows.repeated(reasons.free), DUPLICATE)
-    reasons.add(rows.nearly_repeated(reasons.free), NEAR_DUPLICATE)
+    reasons.add(rows.repeated(reasons.free & rows.chosen()), DUPLICATE)
+    reasons.add(rows.nearly_repeated(reasons.free & rows.chosen()), NEAR_DUPLICATE)
     repeat = rows.repeats(seed, split)
     reasons.add(repeat == 0, BY_WEIGHT)
     columns = {
@@ -135,6 +135,10 @@ class _Rows:
         found = np.zeros(len(self.owner), bool)
         found[mine[pairs[:, 0]]] = True
         return self._any(found), len(pairs)
+
+    def chosen(self) -> Any:
+        """Rows whose source does not declare them held out: a test set is left as its authors made it."""
+        return np.array([source.split != "eval" for source in self.sources] or [True])[self.unit]
 
     def repeated(self, rows: Any) -> Any:
         """Rows with the images and the text of an earlier one."""

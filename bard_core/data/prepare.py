@@ -30,6 +30,7 @@ from bard_core.data.sampling import sample_limit
 from bard_core.data.shard import ENTRIES, FACTS, Job, make_unit, read_file
 from bard_core.data.sources import Shard, list_shards
 from bard_core.data.tokenize import load_processor
+from bard_core.data.units import units_uri
 from bard_core.lab import world
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import DatasetRef
@@ -102,11 +103,6 @@ def _sources(config: DataConfig, raw_folder: Path) -> list[RawSource]:
     if repeated:
         raise PrepareError(f"data.sources: name {', '.join(repeated)} is used twice; sample ids need distinct names")
     return sources
-
-
-def units_uri(dataset_uri: str) -> str:
-    """Where the units of a dataset stand: beside it, so that a copy of both is the same dataset."""
-    return storage.join(dataset_uri.rstrip("/").rpartition("/")[0], "units")
 
 
 def make_units(jobs: Sequence[Job], processes: int | None = None) -> list[Unit]:

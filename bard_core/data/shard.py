@@ -31,10 +31,11 @@ from bard_core.data.rows import ROWS_PER_READ, ShardDamagedError, rows_of
 from bard_core.data.sampling import rows_drawn
 from bard_core.data.sources import Shard
 from bard_core.data.tokenize import SampleTokenizer, Tokenized
+from bard_core.data.units import ROWS
 from bard_core.store import artifacts, storage
 
 CODE = 1  # raise it when the same shard would give other bytes
-ROWS, ENTRIES, FACTS, QUARANTINE = "rows.arrow", "entries.arrow", "unit.json", "quarantine.jsonl"
+ENTRIES, FACTS, QUARANTINE = "entries.arrow", "unit.json", "quarantine.jsonl"
 BATCH_ROWS, BATCH_BYTES = 32, 16 * 2**20
 # What of a source decides a unit's bytes; the rest decides which shards are read, or is the merge's.
 READING = ("name", "schema_name", "columns", "place_images", "on_bad_part", "min_ratings", "compare")

@@ -161,9 +161,9 @@ def _publish_remote(staging: Path, uri: str, manifest: Manifest) -> None:
     write_manifest(uri, manifest)
 
 
-def _already_there(uri: str, wanted: str) -> bool:
+def _already_there(uri: str, wanted: str, part: str = "") -> bool:
     try:
-        return read_manifest(uri).digest == wanted and verify(uri).digest == wanted
+        return read_manifest(uri).digest == wanted and verify(uri, part=part).digest == wanted
     except ArtifactError:
         return False
 
@@ -178,24 +178,25 @@ def read_manifest(uri: str) -> Manifest:
         raise ArtifactError(f"{uri}/{MANIFEST} is not a manifest ({error.error_count()} faults); {AGAIN}") from error
 
 
-def verify(uri: str, hashes: bool | Callable[[FileEntry], bool] = True) -> Manifest:
+def verify(uri: str, hashes: bool | Callable[[FileEntry], bool] = True, part: str = "") -> Manifest:
     """Check an artifact, local or remote, against its manifest: its files are those listed, whole and (``hashes``) unchanged.
 
-    ``hashes`` may choose the files to hash, so that several processes share the work.
+    ``hashes`` may choose the files to hash, so that several processes share the work. ``part``: only files whose path begins so.
 
     Raises:
         ArtifactError: naming the first file that is missing, unlisted, cut or changed.
     """
     manifest = read_manifest(uri)
-    sizes = storage.file_sizes(uri)
-    for entry in manifest.files:
+    sizes = {name: size for name, size in storage.file_sizes(uri).items() if name.startswith(part)}
+    files = [entry for entry in manifest.files if entry.path.startswith(part)]
+    for entry in files:
         if entry.path not in sizes:
             raise ArtifactError(f"{uri}: {entry.path} is missing; {AGAIN}")
         if sizes[entry.path] != entry.size:
             raise ArtifactError(f"{uri}: {entry.path} has {sizes[entry.path]} bytes, not {entry.size}: it was cut; {AGAIN}")
-    if extra := sorted(sizes.keys() - {entry.path for entry in manifest.files} - {MANIFEST}):
+    if extra := sorted(sizes.keys() - {entry.path for entry in files} - {MANIFEST}):
         raise ArtifactError(f"{uri}: {extra[0]} is not in the manifest: it was added later; remove it, or run the stage again")
-    for entry in manifest.files if hashes else ():
+    for entry in files if hashes else ():
         if callable(hashes) and not hashes(entry):
             continue
         if storage.sha256(storage.join(uri, entry.path)) != entry.sha256:
@@ -203,27 +204,31 @@ def verify(uri: str, hashes: bool | Callable[[FileEntry], bool] = True) -> Manif
     return manifest
 
 
-def fetch(ref: Ref | str, expected_sha256: str | None = None) -> Path:
+def fetch(ref: Ref | str, expected_sha256: str | None = None, part: str = "") -> Path:
     """A verified local folder of an artifact: its own when local, else a download kept in the home folder's cache.
 
-    A damaged cached copy is downloaded again.
+    ``part``: only the files whose path begins so (``processor/``) are brought and verified. A damaged cached copy is downloaded
+    again.
 
     Raises:
-        ArtifactError: it is torn, or is not the artifact the ref was made for.
+        ArtifactError: it is torn, has no such part, or is not the artifact the ref was made for.
     """
     uri, expected = (ref.uri, ref.manifest_sha256) if isinstance(ref, Ref) else (ref, expected_sha256)
+    manifest = read_manifest(uri)
+    found = _expect(uri, expected, manifest.digest)
+    if not any(entry.path.startswith(part) for entry in manifest.files):
+        raise ArtifactError(f"{uri} has no {part}: it holds {', '.join(sorted({e.path.split('/')[0] for e in manifest.files}))}")
     if storage.is_local(uri):
-        _expect(uri, expected, read_manifest(uri).digest)
-        verify(uri)
+        verify(uri, part=part)
         return storage.local_path(uri)
-    found = _expect(uri, expected, read_manifest(uri).digest)
-    kept = storage.home() / "cache" / found
-    if _already_there(str(kept), found):
+    cache = storage.home() / "cache"
+    kept = cache / (f"{found}-{hashlib.sha256(part.encode()).hexdigest()[:8]}" if part else found)
+    if _already_there(str(kept), found, part):
         return kept
-    scratch = storage.home() / "cache" / f".{found}.{uuid.uuid4().hex}"
+    scratch = cache / f".{found}.{uuid.uuid4().hex}"
     try:
-        storage.download_tree(uri, scratch)
-        _expect(uri, found, verify(str(scratch)).digest)
+        storage.download_tree(uri, scratch, lambda name: name.startswith(part) or name == MANIFEST)
+        _expect(uri, found, verify(str(scratch), part=part).digest)
         storage.replace_folder(scratch, kept)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -236,10 +236,14 @@ def upload_tree(folder: Path, uri: str, names: Collection[str] | None = None) ->
         filesystem.put_file(str(file), target)
 
 
-def download_tree(uri: str, folder: Path) -> None:
-    """Copy all files below ``uri`` into a local folder. Raises StorageError when there are none."""
+def download_tree(uri: str, folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
+    """Copy all files below ``uri`` whose relative names are ``wanted`` into a local folder.
+
+    Raises:
+        StorageError: there are none.
+    """
     filesystem, path = _filesystem(uri)
-    names = list_files(uri)
+    names = [name for name in list_files(uri) if wanted(name)]
     if not names:
         raise StorageError(f"{uri}: nothing there")
     for name in names:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from bard_core.config.sections import TrainConfig
-from bard_core.data.batches import Batch, BatchSpec, collate
-from bard_core.data.examples import Example, step_samples
+from bard_core.data.batches import Batch, BatchSpec
+from bard_core.data.feed import MicroBatches, steps
 from bard_core.diffusion.layout import PADDING
 from bard_core.training.checkpoints.writer import Run, Writer, latest_complete, restore, sweep
 from bard_core.training.curve import Record
@@ -41,6 +41,7 @@ class _Window:
     before: list[float] = field(default_factory=list)
     steps: list["Step"] = field(default_factory=list)
     samples: list[list[str]] = field(default_factory=list)
+    waited_s: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -57,20 +58,21 @@ class Step(NamedTuple):
 
 def train(
     objective: Objective,
-    examples: Sequence[Example],
+    data: MicroBatches,
     encoder: ImageEncoder,
     config: TrainConfig,
-    spec: BatchSpec,
     run: Run,
     device: torch.device,
     on_record: Callable[[Record], None],
     interrupts: Interrupts,
+    data_workers: int = 0,
 ) -> str:
     """Train to ``config.steps`` from the newest complete checkpoint of the run, and return the final checkpoint's uri.
 
     ``on_record`` receives, on rank 0, every ``config.log_every`` steps, {step, loss, lr, grad_norm, supervised_tokens_per_s,
-    peak_memory_gib} and, on GPUs whose peak is known, mfu; with {train_s, checkpoint_blocked_s, checkpoint_write_s}: seconds
+    data_wait, peak_memory_gib} and, on known GPUs, mfu; with {train_s, checkpoint_blocked_s, checkpoint_write_s}: seconds
     since this start of the run began to train, how many of them it waited for checkpoints, and what the last one took behind it.
+    ``data_wait`` is the share of the time that rank 0 waited for its batches, which ``data_workers`` processes load ahead.
 
     Raises:
         TrainingDiverged: the loss is not finite.
@@ -93,16 +95,15 @@ def train(
     record: Record = {}
     started = time.perf_counter()
     objective.train()
+    ahead = steps(data, step, config.steps, data_workers, pin=device.type == "cuda")
     while step < config.steps and wish is not Wish.STOP:
         # What a model draws at random (dropout) follows from the step, so resuming needs no generator's state.
         torch.manual_seed((config.seed * 1_000_003 + step) * world + rank)
         set_rates(optimizer, schedule(step, config.steps, config.optimizer))
-        picks = step_samples(len(examples), step, config.batch_size, config.seed)[rank::world]
-        batches = [
-            collate([(examples[i], epoch) for i, epoch in picks[part :: config.accumulation]], spec).to(device)
-            for part in range(config.accumulation)
-        ]
-        window.steps.append(train_step(objective, optimizer, batches, encoder, config, spec, world))
+        asked = time.perf_counter()
+        batches = [batch.to(device) for batch in next(ahead)]
+        window.waited_s += time.perf_counter() - asked
+        window.steps.append(train_step(objective, optimizer, batches, encoder, config, data.spec, world))
         window.samples.append([name for batch in batches for name in batch.sample_ids])
         step += 1
         if step % config.log_every == 0 or step == config.steps:
@@ -115,6 +116,7 @@ def train(
         wish = interrupts.poll()
         if step % config.checkpoint_every == 0 or step == config.steps or wish is not Wish.NONE:
             writer.save(step, {"loss": record.get("loss"), "window": _losses(window, step)})
+    ahead.close()
     writer.close()
     if step < config.steps:
         raise Stopped(step)
@@ -148,7 +150,7 @@ def train_step(
     total, samples = torch.zeros((), device=device), []
     for batch in batches:
         with mixed_precision(config.precision, device):
-            loss = objective(batch, encoder(batch.images, batch.grid_thw))
+            loss = objective(batch, encoder(batch.images, batch.grid_thw, batch.patches))
         mean = loss.total / weight if loss.causal is None else loss.total / weight + loss.causal / clean_weight
         (mean * world).backward()  # FSDP averages gradients over ranks; the sum over ranks needs the factor back
         total = total + mean.detach().float()
@@ -188,6 +190,7 @@ def _read(window: _Window, step: int, objective: Objective, optimizer: torch.opt
         "lr": optimizer.param_groups[0]["lr"],
         "grad_norm": float(window.steps[-1].norm),
         "supervised_tokens_per_s": supervised / seconds,
+        "data_wait": window.waited_s / seconds,
         "peak_memory_gib": peak_memory_gib(device),
         **({} if mfu is None else {"mfu": mfu}),
     }

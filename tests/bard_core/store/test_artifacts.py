@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,3 +179,21 @@ def test_model_refs_have_names() -> None:
     make = {"uri": "x", "manifest_sha256": "0", "parent_sha256": None}
     assert ModelRef(stage="source", block_size=1, **make).name == "source"
     assert ModelRef(stage="swd", block_size=32, **make).name == "swd-b32"
+
+
+def test_a_part_alone_is_brought_and_verified(uri: str, tmp_path: Path, bard_home: Path) -> None:
+    folder = staged(tmp_path / "s")
+    (folder / "beside").write_text("x")
+    manifest = artifacts.commit_directory(folder, uri, kind="model")
+    storage.write_bytes(f"{uri}/beside", b"damaged, and none of our business")
+    folder = artifacts.fetch(uri, manifest.digest, part="deep/")
+    assert (folder / "deep" / "a").read_text() == "alpha"
+    assert storage.is_local(uri) or not (folder / "beside").exists()
+    with pytest.raises(ArtifactError, match="beside has 33 bytes, not 1"):
+        artifacts.fetch(uri, manifest.digest)
+    with pytest.raises(ArtifactError, match="has no shallow/: it holds beside, deep"):
+        artifacts.fetch(uri, part="shallow/")
+    shutil.rmtree(bard_home / "cache", ignore_errors=True)
+    FAULTS["flipped"][0](uri)
+    with pytest.raises(ArtifactError, match="deep/a does not have its recorded sha256"):
+        artifacts.fetch(uri, manifest.digest, part="deep/")
