@@ -20,7 +20,6 @@ from bard_core.config.sections import (
 )
 from tasks.consolidate import consolidate
 from tasks.pbm import pbm as merge_blocks
-from tasks.prepare import prepare
 from tasks.report import report
 from tasks.resolve import resolve_source
 from tasks.runs import close_run, open_run
@@ -28,6 +27,7 @@ from tasks.settings import Dataset, Evaluation, image
 from tasks.source import train_source
 from tasks.swd import swd as distil
 from workflows.evaluate import evaluate
+from workflows.prepare import prepare
 
 
 @dynamic(container_image=image("train"))
@@ -104,7 +104,7 @@ def bard_pipeline(
         storage_config=storage_config,
         tracking=tracking,
     )
-    dataset = prepare(data=data, storage_config=storage_config, tracking=tracking, parent_run=parent_run)
+    dataset = prepare(data=data, compute=compute, storage_config=storage_config, tracking=tracking, parent_run=parent_run)
     results = convert(
         dataset=dataset,
         source=source,

@@ -302,6 +302,7 @@ class ComputeConfig(StrictModel):
     num_workers: int | tuple[int, int] = Field(2, description="Ray Train workers; [fewest, most] follows the cluster's size")
     use_gpu: bool = False
     cpus_per_worker: int = Field(1, ge=1)
+    prepare_tasks: int = Field(1, ge=1, description="Tasks that share the raw shards of prepare; each uses all its cores")
     data_workers: int | None = Field(
         None, ge=0, description="Processes a worker that load data ahead; None: all its CPUs but one, so none on a laptop"
     )
