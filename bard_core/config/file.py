@@ -13,10 +13,10 @@ from bard_core.config.sections import (
     PBMConfig,
     SourceConfig,
     StorageConfig,
-    StrictModel,
     SWDConfig,
     TrackingConfig,
 )
+from bard_core.config.strict import StrictModel
 
 
 def check_stages(pbm: PBMConfig, swd: SWDConfig, decoding: DecodingConfig) -> None:

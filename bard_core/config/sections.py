@@ -4,32 +4,13 @@ Each top-level section is one input of ``workflows/pipeline.py:bard_pipeline`` a
 a stage is cached by exactly the sections it reads. Units are in the names (``timeout_s``, ``max_pixels``).
 """
 
-from collections.abc import Mapping
-from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from bard_core.config.sources import RawSource
+from bard_core.config.strict import StrictModel
 from bard_core.diffusion.names import CleanAttention, NoiseName, Reduction
-
-RawSchema = Literal["finevision", "llava_onevision", "mmfinereason"]
-
-
-class StrictModel(BaseModel):
-    """A frozen model that refuses unknown keys, and says which there are."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, values: Any) -> Any:
-        known = list(cls.model_fields)
-        for key in values if isinstance(values, Mapping) else ():
-            if key not in known:
-                close = get_close_matches(str(key), known, n=1)
-                hint = f"did you mean {close[0]!r}? " if close else ""
-                raise ValueError(f"unknown key {key!r}: {hint}allowed are {', '.join(known)}")
-        return values
 
 
 def _place(uri: str) -> str:
@@ -84,15 +65,6 @@ class LabWorldConfig(StrictModel):
         return self
 
 
-class RawSource(StrictModel):
-    """Raw Parquet shards in one public schema."""
-
-    name: str = Field(min_length=1, description="Name written into every sample's id and source column")
-    schema_name: RawSchema = Field(description="Which converter reads the rows")
-    uri: str = Field(min_length=1, description="Folder, s3:// prefix or hub dataset id (hf://datasets/...) of *.parquet")
-    max_samples: int | None = Field(None, ge=1, description="Read at most this many rows; None: all")
-
-
 class DataConfig(StrictModel):
     """prepare: raw shards in, tokenised ``messages`` samples out."""
 
@@ -100,10 +72,12 @@ class DataConfig(StrictModel):
     sources: tuple[RawSource, ...] = Field((), description="Raw shards to read; the lab adds its own three")
     processor: str = Field("lab", description="'lab' (built in code) or a hub id / folder of a Hugging Face processor")
     max_tokens: int = Field(8192, ge=16, description="Samples longer than this are cut at a turn boundary or refused")
+    max_answer_tokens: int | None = Field(None, ge=1, description="Likewise for one answer; None: max_tokens alone bounds it")
     min_pixels: int = Field(256 * 256, ge=256)
     max_pixels: int = Field(2048 * 2048, ge=256)
     eval_fraction: float = Field(0.02, ge=0.0, le=0.5, description="Share of images held out (lab brings its own split)")
-    samples_per_shard: int = Field(2000, ge=1)
+    max_refused: float = Field(0.05, ge=0.0, le=1.0, description="Share of a source's rows that may be refused before it fails")
+    suites: tuple[str, ...] = Field((), description="Evaluation suites whose images must not be trained on")
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bard_core.data.messages import open_image
+from bard_core.data.images import open_image
 
 
 def decode(image_processor: Any, images: Sequence[bytes], grid_thw: Sequence[Sequence[int]]) -> Tensor:

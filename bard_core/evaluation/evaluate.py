@@ -177,7 +177,6 @@ def _time(
 ) -> dict[float | None, Speed]:
     """Speed of every decoding on prompts of every benchmark, one by one; answers end where the decoding's own limit is."""
     plugin, scoring = lmms()
-    data = artifacts.fetch(dataset)
     prompts: list[Any] = []
     with quiet():
         baseline = plugin.BardChat(str(artifacts.fetch(source)), mode="ar", **config.decoding.model_dump())
@@ -191,7 +190,7 @@ def _time(
         for benchmark in benchmarks:
             workshop = scratch / benchmark.name
             workshop.mkdir()
-            task = scoring.load_task(benchmark, prepare_task(benchmark, data, workshop))
+            task = scoring.load_task(benchmark, prepare_task(benchmark, dataset, workshop))
             asking.follow(benchmark)
             prompts += asking.some_prompts(task, max(1, config.speed_samples // len(benchmarks)))
         asking.max_new_tokens = config.decoding.max_new_tokens

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bard_core.config.sections import GateConfig, StrictModel
+from bard_core.config.sections import GateConfig
+from bard_core.config.strict import StrictModel
 from bard_core.evaluation.compare import ComparisonError, Paired, paired
 from bard_core.store.refs import EvalResult
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bard_core.config.file import read_yaml
-from bard_core.config.sections import EvaluationConfig, GateConfig, StorageConfig, StrictModel, TrackingConfig
+from bard_core.config.sections import EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
+from bard_core.config.strict import StrictModel
 from bard_core.evaluation.compare import ComparisonError, Paired, load_samples, paired
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.promotion.promote import CHAMPION, promote, score_of

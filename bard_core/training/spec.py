@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from bard_core.config.sections import CheckpointConfig, LabModelConfig, NoiseConfig, StrictModel, SWDConfig, TrainConfig
+from bard_core.config.sections import CheckpointConfig, LabModelConfig, NoiseConfig, SWDConfig, TrainConfig
+from bard_core.config.strict import StrictModel
 from bard_core.diffusion.names import CleanAttention
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import CheckpointRef, DatasetRef, ModelRef

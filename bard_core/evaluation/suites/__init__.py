@@ -13,8 +13,11 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from bard_core.config.sections import EvaluationConfig, StrictModel
+from bard_core.config.sections import EvaluationConfig
+from bard_core.config.strict import StrictModel
+from bard_core.data.heldout import write_held_out
 from bard_core.store import artifacts
+from bard_core.store.refs import Ref
 
 FOLDER = Path(__file__).parent
 
@@ -113,10 +116,10 @@ def suite_digest(suite: Suite, dataset_digest: str) -> str:
     return artifacts.digest({"suite": suite.name, "version": suite.version, "benchmarks": parts})
 
 
-def prepare_task(benchmark: Benchmark, dataset: Path, workshop: Path) -> Path | None:
-    """The folder to show lmms-eval: our task with its data files filled in; None for a task of lmms-eval's own.
+def prepare_task(benchmark: Benchmark, dataset: Ref | str, workshop: Path) -> Path | None:
+    """The folder to show lmms-eval: our task with the held-out samples of ``dataset``; None for a task of lmms-eval's own.
 
-    The data library's cache stays in ``workshop`` too.
+    They, and the data library's cache, stay in ``workshop``.
 
     Raises:
         SuiteError: there is no such task, or the dataset has no evaluation split.
@@ -124,15 +127,17 @@ def prepare_task(benchmark: Benchmark, dataset: Path, workshop: Path) -> Path | 
     if not benchmark.own:
         return None
     source = _own_folder(benchmark)
-    shards = [str(path) for path in sorted((dataset / "eval").glob("*.parquet"))]
-    if not shards:
-        raise SuiteError(f"{dataset} has no eval/*.parquet: prepare it with an evaluation split")
     folder = workshop / "tasks"
     folder.mkdir(parents=True)
+    samples = workshop / "held_out.parquet"
+    if not write_held_out(dataset, samples):
+        raise SuiteError(f"{dataset} holds out no sample: prepare it with an evaluation split (data.eval_fraction)")
     for helper in source.glob("*.py"):
         shutil.copyfile(helper, folder / helper.name)
     for template in source.glob("*.yaml.in"):
         text = template.read_text(encoding="utf-8")  # a JSON list or string is YAML too
-        text = text.replace("{data_files}", json.dumps(shards)).replace("{cache_dir}", json.dumps(str(workshop / "cache")))
+        text = text.replace("{data_files}", json.dumps([str(samples)])).replace(
+            "{cache_dir}", json.dumps(str(workshop / "cache"))
+        )
         (folder / template.name.removesuffix(".in")).write_text(text, encoding="utf-8")
     return folder

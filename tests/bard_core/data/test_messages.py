@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 from PIL import Image, ImageFile
 
-from bard_core.config.sections import RawSchema
-from bard_core.data.messages import RowRefused, check_image, convert, open_image
+from bard_core.config.sources import RawSchema, RawSource
+from bard_core.data.images import check_image, open_image
+from bard_core.data.messages import Sample
+from bard_core.data.messages import convert as convert_row
+from bard_core.data.refusal import RowRefused
+
+
+def convert(row: dict[str, Any], schema: RawSchema, sample_id: str, source: str, **options: Any) -> Sample:
+    return convert_row(row, RawSource(name=source, schema_name=schema, uri="/raw", **options), sample_id)
 
 
 def encode(width: int = 40, height: int = 20, format: str = "PNG", **options: Any) -> bytes:
@@ -77,7 +84,8 @@ def test_text_only_rows_are_samples() -> None:
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
 def test_image_sizes_are_those_of_the_upright_image(format: str) -> None:
     data = turned(format)
-    assert check_image(data) == (40, 20) == open_image(data).size[::-1]
+    checked = check_image(data)
+    assert (checked.height, checked.width) == (40, 20) == open_image(data).size[::-1]
 
 
 def fine(images: list[Any], *turns: Any) -> tuple[RawSchema, dict[str, Any]]:
@@ -95,7 +103,7 @@ def reason(question: Any, response: Any) -> tuple[RawSchema, dict[str, Any]]:
 
 TURN = {"user": "Q", "assistant": "A"}
 BAD_ROWS = {
-    "column missing": [("finevision", {"images": [cell(A)]}), reason(None, "A"), reason("Q", None)],
+    "column missing": [("finevision", {"images": [cell(A)]}), reason(None, "A")],
     "malformed turn": [fine([cell(A)], {"user": "Q"}), fine([cell(A)], None)],
     "text missing": [fine([cell(A)], {"user": "Q", "assistant": None}), llava(cell(A), ("human", 3), ("gpt", "A"))],
     "empty question": [fine([cell(A)], {"user": " \n", "assistant": "A"}), llava(cell(A), ("human", "<image>"), ("gpt", "A"))],

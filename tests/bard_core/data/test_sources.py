@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bard_core.config.sections import RawSource
+from bard_core.config.sources import RawSource
 from bard_core.data.sources import SourceError, read_rows
 
 

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from bard_core.config.sections import DataConfig, LabWorldConfig
-from bard_core.data.messages import RowRefused, Sample, check_image, open_image
+from bard_core.data.images import check_image, open_image
+from bard_core.data.messages import Sample
+from bard_core.data.refusal import RowRefused
 from bard_core.data.tokenize import SampleTokenizer, Tokenized, load_processor
 from bard_core.diffusion.names import MASK_TOKEN
 from bard_core.lab.processor import build_lab_processor
