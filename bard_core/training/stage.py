@@ -33,7 +33,7 @@ from bard_core.training.ranks import once_a_node, rank_and_world
 from bard_core.training.spec import StageSpec
 from bard_core.training.teacher import OnlineTeacher, Teacher, precompute
 
-ANSWERS_VERSION = 2  # to be raised when the teacher is asked something else than before
+ANSWERS_VERSION = 3  # to be raised when the teacher is asked something else than before
 
 
 def prepare_base(spec: StageSpec, run: Run) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from bard_core.config.sections import CheckpointConfig
-from bard_core.training import loop
+from bard_core.data import feed
 from bard_core.training.checkpoints.writer import Run
 from bard_core.training.interrupts import EXIT_STOPPED, Stopped
 from bard_core.training.spec import StageSpec
@@ -21,19 +21,19 @@ signal.signal(signal.SIGTERM, signal.SIG_DFL)
 torch.set_num_threads(1)
 spec = StageSpec.model_validate_json(spec)  # noqa: F821
 notes = Path(notes)  # noqa: F821
-collate = loop.collate
+collate = feed.collate
 
 
-def noted(samples, batch_spec):
+def noted(samples, batch_spec, rows):
     """Write down which samples this rank takes, and what their noise is."""
-    batch = collate(samples, batch_spec)
+    batch = collate(samples, batch_spec, rows)
     noise = int((batch.input_ids_BL * torch.arange(batch.input_ids_BL.numel()).view_as(batch.input_ids_BL)).sum())
     with notes.open("a") as file:
         file.write(json.dumps({"samples": [[example.id, epoch] for example, epoch in samples], "noise": noise}) + "\n")
     return batch
 
 
-loop.collate = noted
+feed.collate = noted
 if world > 1:  # noqa: F821
     os.environ["LOCAL_RANK"] = str(rank)  # noqa: F821
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)  # noqa: F821
