@@ -96,7 +96,11 @@ def test_images_decide_the_side_and_a_row_with_both_is_left_out() -> None:
 
 def test_what_is_held_out_or_looks_like_it_is_not_trained_on() -> None:
     held = [entry("q1", "same", looks=(look(0),)), entry("q2", "png", looks=(look(1),)), entry("q2", "png", looks=(look(1),))]
-    mine = [entry("a", "same", looks=(look(9),)), entry("b", "jpeg", looks=(look(1, 5, 6),)), entry("c", "free", looks=(look(2),))]
+    mine = [
+        entry("a", "same", looks=(look(9),)),
+        entry("b", "jpeg", looks=(look(1, 5, 6),)),
+        entry("c", "free", looks=(look(2),)),
+    ]
     found = merged((source("t", split="train"), mine), (source("e", split="eval"), held))
     assert reasons(found) == ["shows a held-out image", "image looks like a held-out one", "", "", "", ""]
     assert found.columns["split"].to_pylist() == [TRAIN] * 3 + [EVAL] * 3  # a given test set keeps its repetitions
@@ -104,7 +108,11 @@ def test_what_is_held_out_or_looks_like_it_is_not_trained_on() -> None:
 
 
 def test_a_hundred_pictures_in_two_formats_never_straddle_the_split() -> None:
-    rows = [entry(f"{i}{kind}", f"{i}{kind}", looks=(look(i, *flips),)) for i in range(100) for kind, flips in (("p", ()), ("j", (7, 8)))]
+    rows = [
+        entry(f"{i}{kind}", f"{i}{kind}", looks=(look(i, *flips),))
+        for i in range(100)
+        for kind, flips in (("p", ()), ("j", (7, 8)))
+    ]
     found = merged((source(), rows), eval_fraction=0.3)
     sides, kept = found.columns["split"].to_pylist(), found.columns["keep"].to_pylist()
     pairs = [(sides[i], sides[i + 1]) for i in range(0, 200, 2)]

@@ -12,7 +12,8 @@ import torch
 from lmms_eval.models.registry_v2 import ModelRegistryV2
 from PIL import Image
 
-from bard_core.data.heldout import held_out
+from bard_core.data.heldout import COLUMNS
+from bard_core.data.reader import Reader
 from bard_core.decoding import GenerationOutput, GenerationStats, RowStats
 from bard_core.evaluation.answers import prompt_digest
 from bard_core.evaluation.lmms_plugin import BardChat, manifest
@@ -25,7 +26,9 @@ LAB = load_suite("lab").benchmarks[0]
 
 @pytest.fixture
 def rows(dataset: DatasetRef) -> list[dict[str, Any]]:
-    return list(held_out(dataset))
+    reader = Reader(dataset, "eval")
+    rows = [reader.row(i, (*COLUMNS, "input_ids", "turns")) for i in range(len(reader))]
+    return [{name: value.as_py() for name, value in row.items()} for row in rows]
 
 
 @pytest.fixture
