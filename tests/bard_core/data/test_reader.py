@@ -22,7 +22,10 @@ from ..written import ROWS_SCHEMA, columns_of, row, write_dataset, write_index, 
 def some_units():
     image = bytes(range(256))
     return [
-        [row(f"a{i}", 20 + i, [[5, 9], [12, 20]], [image[i:]], [[1, 4, 4]], split=int(i % 4 == 3), keep=i != 5) for i in range(9)],
+        [
+            row(f"a{i}", 20 + i, [[5, 9], [12, 20]], [image[i:]], [[1, 4, 4]], split=int(i % 4 == 3), keep=i != 5)
+            for i in range(9)
+        ],
         [row("b0", 30, [[3, 30]], repeat=2), row("b1", 10, [])],
     ]
 

@@ -1,5 +1,5 @@
 """One rank of a stage, in a process forked from one that has done the imports. ``workers.start`` runs this file by runpy and
-gives it the globals ``spec``, ``base``, ``run_uri``, ``settings``, ``rank``, ``world``, ``rendezvous`` and ``notes``.
+gives it the globals ``spec``, ``base``, ``run_uri``, ``settings``, ``rank``, ``world``, ``rendezvous``, ``notes`` and ``data_workers``.
 """
 
 import json
@@ -39,7 +39,8 @@ if world > 1:  # noqa: F821
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)  # noqa: F821
 code = 0
 try:
-    run_stage(spec, base, Run(run_uri, spec.origin, CheckpointConfig.model_validate_json(settings)))  # noqa: F821
+    run = Run(run_uri, spec.origin, CheckpointConfig.model_validate_json(settings))  # noqa: F821
+    run_stage(spec, base, run, data_workers=data_workers)  # noqa: F821
 except Stopped:
     code = EXIT_STOPPED
 if dist.is_initialized():

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,9 @@ def kill(processes, moment, chance):
     return len(alive)
 
 
-def disturbed_start(spec, moment, chance):
+def disturbed_start(spec, moment, chance, data_workers=0):
     """Start the run and kill it after a random step, in a save when asked; True when somebody died of it."""
-    processes, run, _ = start(spec, WORLD)
+    processes, run, _ = start(spec, WORLD, data_workers=data_workers)
     target = progress(run) + chance.randint(0, STEPS // 3)
     if not wait_for(lambda: progress(run) >= target, processes):
         finish(processes)
@@ -90,6 +91,26 @@ def test_killed_is_undisturbed(moment, seed, undisturbed, bard_home):
     train(spec, WORLD)
     assert same(state_of(run.checkpoint(STEPS)), final) and losses(run) == curve
     assert not list(Path(run.uri).glob(".step-*"))
+
+
+def served():
+    """Processes that the tests' fork server has started and that live."""
+    server = forkserver._forkserver._forkserver_pid
+    return set(Path(f"/proc/{server}/task/{server}/children").read_text().split())
+
+
+@pytest.mark.parametrize(("moment", "seed"), [*trials("all", 1, 4), *trials("worker", 0, 4)])
+def test_killed_with_loaders_is_undisturbed(moment, seed, undisturbed, bard_home):
+    """Batches loaded ahead by processes are lost with the run, come again, and no loader stays behind."""
+    spec, final, curve = undisturbed
+    before = served()
+    assert disturbed_start(spec, moment, random.Random(f"loaders {moment}{seed}"), data_workers=2)
+    deadline = time.monotonic() + 30
+    while served() - before:
+        assert time.monotonic() < deadline, "a loader outlived its rank"
+        time.sleep(0.1)
+    run, _ = train(spec, WORLD, data_workers=2)
+    assert same(state_of(run.checkpoint(STEPS)), final) and losses(run) == curve
 
 
 def test_sigterm_to_one_rank_stops_all_behind_a_checkpoint(undisturbed, bard_home):
