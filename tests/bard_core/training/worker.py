@@ -1,5 +1,6 @@
 """One rank of a stage, in a process forked from one that has done the imports. ``workers.start`` runs this file by runpy and
-gives it the globals ``spec``, ``base``, ``run_uri``, ``settings``, ``rank``, ``world``, ``rendezvous``, ``notes`` and ``data_workers``.
+gives it the globals ``spec``, ``base``, ``run_uri``, ``settings``, ``rank``, ``world``, ``rendezvous``, ``notes`` and
+``data_workers``.
 """
 
 import json
@@ -21,6 +22,7 @@ signal.signal(signal.SIGTERM, signal.SIG_DFL)
 torch.set_num_threads(1)
 spec = StageSpec.model_validate_json(spec)  # noqa: F821
 notes = Path(notes)  # noqa: F821
+os.environ["BARD_TEST_RUN"] = str(notes)  # by which to find the processes that this one starts
 collate = feed.collate
 
 
