@@ -1,17 +1,52 @@
-"""prepare: raw shards to a tokenised dataset."""
+"""prepare: raw shards to a tokenised dataset, in one task with all its cores, or spread over several and merged."""
+
+import json
+
+from flytekit import Deck
 
 from bard_core.config.sections import DataConfig, StorageConfig, TrackingConfig
-from bard_core.data.prepare import prepare as prepare_dataset
+from bard_core.data import card
+from bard_core.data import prepare as preparing
+from bard_core.data.benchmarks import read_looks
 from bard_core.store import artifacts, storage
+from bard_core.store.refs import LooksRef, UnitsRef
 from bard_core.tracking import stage_run
 from tasks.settings import Dataset, artifact_uri, stage_task
 
 
+def dataset_uri(data: DataConfig, storage_config: StorageConfig) -> str:
+    """Where the dataset of a configuration goes; its units go beside it."""
+    return artifact_uri(storage.root_uri(storage_config), "prepare", "dataset", artifacts.digest(data))
+
+
 @stage_task("prepare")
-def prepare(data: DataConfig, storage_config: StorageConfig, tracking: TrackingConfig, parent_run: str) -> Dataset:
-    """Prepare the dataset once for all later stages."""
-    uri = artifact_uri(storage.root_uri(storage_config), "prepare", "dataset", artifacts.digest(data))
+def prepare_units(group: int, of: int, data: DataConfig, storage_config: StorageConfig) -> UnitsRef:
+    """The units of every ``of``-th raw shard, from shard ``group`` on."""
+    with storage.scratch("prepare") as scratch:
+        jobs = preparing.plan_jobs(data, dataset_uri(data, storage_config), scratch)
+        return UnitsRef(group=group, of=of, units=tuple(preparing.make_units(jobs[group::of])))
+
+
+@stage_task("prepare", enable_deck=True)
+def prepare_dataset(
+    data: DataConfig,
+    looks: list[LooksRef],
+    units: list[UnitsRef],
+    storage_config: StorageConfig,
+    tracking: TrackingConfig,
+    parent_run: str,
+) -> Dataset:
+    """The dataset, once for all stages that name it, of the ``units`` that were made; without any, they are made here.
+
+    ``looks``: of benchmarks' images, kept out of training. The data card is the task's Flyte Deck.
+    """
+    uri = dataset_uri(data, storage_config)
     with stage_run(tracking, parent_run, "prepare", "prepare", {"max_tokens": data.max_tokens}) as run:
-        ref = prepare_dataset(data, uri)
-        run.log_metrics({"num_train": ref.num_train, "num_eval": ref.num_eval})
+        ref = preparing.prepare(data, uri, made=units, benchmarks=read_looks(looks))
+        folder = artifacts.fetch(ref, part="card")
+        numbers = card.metrics(json.loads((folder / "card.json").read_text(encoding="utf-8")))
+        run.log_metrics(numbers)
+        run.log_file(folder / "card.html")
+        run.log_dataset("prepared", ref.manifest_sha256, ref.uri, json.dumps(numbers))
+    Deck("Data card", (folder / "card.html").read_text(encoding="utf-8"))
     return ref

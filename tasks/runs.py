@@ -3,7 +3,7 @@
 import json
 
 from bard_core import tracking as mlflow_tracking
-from bard_core.config.file import check_stages
+from bard_core.config.file import check_data, check_stages
 from bard_core.config.sections import (
     DataConfig,
     EvaluationConfig,
@@ -35,6 +35,7 @@ def open_run(
     The pipeline's first task, so it also refuses sections that do not fit each other, and a suite that is not there.
     """
     check_stages(pbm, swd, evaluation.decoding)
+    check_data(data, pbm, swd)
     suite_of(evaluation)
     sections = {"data": data, "source": source, "pbm": pbm, "swd": swd, "evaluation": evaluation}
     params = {section: artifacts.digest(value)[:16] for section, value in sections.items()}

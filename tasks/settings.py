@@ -8,7 +8,7 @@ from flytekit import HashMethod, task
 from flytekit.core import local_cache
 
 from bard_core.store import storage
-from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, ModelRef, ReportRef
+from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, LooksRef, ModelRef, ReportRef
 
 # Flyte's local cache is in the user's home, shared by every checkout; its entries point at artifacts, so it belongs with them.
 local_cache.CACHE_LOCATION = str(storage.home() / "flyte" / "cache")
@@ -20,6 +20,7 @@ Dataset = Annotated[DatasetRef, HashMethod(lambda ref: ref.key)]
 Checkpoint = Annotated[CheckpointRef, HashMethod(lambda ref: ref.key)]
 Model = Annotated[ModelRef, HashMethod(lambda ref: ref.key)]
 Evaluation = Annotated[EvalResult, HashMethod(lambda ref: ref.key)]
+Looks = Annotated[LooksRef, HashMethod(lambda ref: ref.key)]
 Report = Annotated[ReportRef, HashMethod(lambda ref: ref.key)]
 
 

@@ -11,10 +11,10 @@ from bard_core.config.sections import ComputeConfig, DataConfig, NoiseStudy, Sou
 from tasks.consolidate import consolidate
 from tasks.curves import curves
 from tasks.pbm import pbm as merge_blocks
-from tasks.prepare import prepare
 from tasks.resolve import resolve_source
 from tasks.settings import Dataset, Report, image
 from tasks.source import train_source
+from workflows.prepare import prepare
 
 
 @dynamic(container_image=image("train"))
@@ -61,7 +61,7 @@ def bard_noises(
     tracking: TrackingConfig = TrackingConfig(),
 ) -> Report:
     """Returns the report: report.md and curves.png in its folder."""
-    dataset = prepare(data=data, storage_config=storage_config, tracking=tracking, parent_run="")
+    dataset = prepare(data=data, compute=compute, storage_config=storage_config, tracking=tracking, parent_run="")
     return train_each(
         name=name,
         dataset=dataset,

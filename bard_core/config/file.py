@@ -47,6 +47,18 @@ def check_stages(pbm: PBMConfig, swd: SWDConfig, decoding: DecodingConfig) -> No
         )
 
 
+def check_data(data: DataConfig, pbm: PBMConfig, swd: SWDConfig) -> None:
+    """Stages with data of their own train the same model, so its processor is the same.
+
+    Raises:
+        ValueError: naming the key and what is allowed.
+    """
+    stages = {f"pbm.stages of block size {stage.block_size}": stage.data for stage in pbm.stages} | {"swd": swd.data}
+    for where, own in stages.items():
+        if own is not None and own.processor != data.processor:
+            raise ValueError(f"{where}: data.processor is {own.processor!r}; all stages share data.processor, {data.processor!r}")
+
+
 class PipelineConfig(StrictModel):
     """A whole configuration file: the inputs of ``workflows/pipeline.py:bard_pipeline``."""
 
@@ -63,6 +75,7 @@ class PipelineConfig(StrictModel):
     @model_validator(mode="after")
     def _students_are_trained(self) -> "PipelineConfig":
         check_stages(self.pbm, self.swd, self.evaluation.decoding)
+        check_data(self.data, self.pbm, self.swd)
         return self
 
 

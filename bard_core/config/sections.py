@@ -4,13 +4,17 @@ Each top-level section is one input of ``workflows/pipeline.py:bard_pipeline`` a
 a stage is cached by exactly the sections it reads. Units are in the names (``timeout_s``, ``max_pixels``).
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from bard_core.config.sources import RawSource
 from bard_core.config.strict import StrictModel
 from bard_core.diffusion.names import CleanAttention, NoiseName, Reduction
+
+BASES = Path(__file__).resolve().parents[2] / "configs" / "data"
 
 
 def _place(uri: str) -> str:
@@ -79,6 +83,21 @@ class DataConfig(StrictModel):
     max_refused: float = Field(0.05, ge=0.0, le=1.0, description="Share of a source's rows that may be refused before it fails")
     suites: tuple[str, ...] = Field((), description="Evaluation suites whose images must not be trained on")
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_base(cls, values: Any) -> Any:
+        """``base`` names a file of configs/data, or is the path of one; what stands beside it takes precedence."""
+        if not isinstance(values, Mapping) or "base" not in values:
+            return values
+        import yaml
+
+        named = BASES / f"{values['base']}.yaml"
+        path = named if named.is_file() else Path(str(values["base"])).expanduser()
+        if not path.is_file():
+            known = ", ".join(sorted(found.stem for found in BASES.glob("*.yaml")))
+            raise ValueError(f"data.base {values['base']!r} is no file and none of configs/data: {known}")
+        return yaml.safe_load(path.read_text(encoding="utf-8")) | {key: values[key] for key in values if key != "base"}
 
     @model_validator(mode="after")
     def _has_data(self) -> "DataConfig":
@@ -171,6 +190,7 @@ class PBMStage(StrictModel):
 
     block_size: int = Field(ge=1, le=256)
     train: TrainConfig
+    data: DataConfig | None = Field(None, description="What this stage trains on; None: what all share")
 
 
 AR_WEIGHT = Field(
@@ -236,6 +256,7 @@ class SWDConfig(StrictModel):
     block_sizes: tuple[int, ...] = Field((32,), description="Students: block sizes among pbm.stages")
     teacher_block_size: int = Field(4, ge=1, le=256)
     train: TrainConfig
+    data: DataConfig | None = Field(None, description="What students are distilled on; None: what all share")
     noise: NoiseConfig = NoiseConfig(min_t=0.1, max_t=0.5)
     ce_weight: float = Field(1.0, ge=0.0)
     kl_weight: float = Field(0.5, ge=0.0)
@@ -302,6 +323,7 @@ class ComputeConfig(StrictModel):
     num_workers: int | tuple[int, int] = Field(2, description="Ray Train workers; [fewest, most] follows the cluster's size")
     use_gpu: bool = False
     cpus_per_worker: int = Field(1, ge=1)
+    prepare_tasks: int = Field(1, ge=1, description="Tasks that share the raw shards of prepare; each uses all its cores")
     data_workers: int | None = Field(
         None, ge=0, description="Processes a worker that load data ahead; None: all its CPUs but one, so none on a laptop"
     )

@@ -18,7 +18,7 @@ def held_out(dataset: Ref | str, ids: Collection[str] | None = None) -> Iterator
     Only the units that hold such rows are fetched.
     """
     reader = Reader(dataset, "eval")
-    places = range(len(reader))
+    places = list(range(len(reader)))
     if ids is not None:
         import pyarrow as pa
         import pyarrow.compute as pc

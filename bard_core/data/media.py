@@ -76,10 +76,17 @@ def _paths(value: Any) -> Iterator[str]:
             if key in ("image", "video", "path", "images", "videos"):
                 yield from [item] if isinstance(item, str) else _strings(item)
             elif key in ("messages", "content"):
-                yield from _paths(item)
+                yield from _paths(_parsed(item))
     elif isinstance(value, list):
         for item in value:
             yield from _paths(item)
+
+
+def _parsed(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
 
 
 def _strings(value: Any) -> Iterator[str]:

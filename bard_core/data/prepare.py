@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from bard_core.config.sources import RawSource
 from bard_core.data import index
 from bard_core.data.card import build_card, page, summary
 from bard_core.data.download import keep
-from bard_core.data.index import Unit
 from bard_core.data.merge import Merged, merge
 from bard_core.data.rows import count_rows
 from bard_core.data.sampling import sample_limit
@@ -33,7 +31,7 @@ from bard_core.data.tokenize import load_processor
 from bard_core.data.units import units_uri
 from bard_core.lab import world
 from bard_core.store import artifacts, storage
-from bard_core.store.refs import DatasetRef
+from bard_core.store.refs import DatasetRef, UnitRef, UnitsRef
 
 BYTES_PER_PROCESS = 64 * 2**20  # raw bytes below which another process costs more to start than it saves
 LOST_POOLS = 3
@@ -44,12 +42,18 @@ class PrepareError(Exception):
 
 
 def prepare(
-    config: DataConfig, output_uri: str, *, processes: int | None = None, benchmarks: Mapping[str, Any] | None = None
+    config: DataConfig,
+    output_uri: str,
+    *,
+    processes: int | None = None,
+    made: Sequence[UnitsRef] = (),
+    benchmarks: Mapping[str, Any] | None = None,
 ) -> DatasetRef:
     """Prepare a dataset and commit it to ``output_uri`` (a local folder or s3:// prefix), its units beside it.
 
     Args:
         processes: how many work on shards; None: one a core, fewer for little data.
+        made: the units of all shards, where several tasks made them before.
         benchmarks: name -> looks of the images that benchmarks ask about, which are kept out of training.
 
     Raises:
@@ -58,8 +62,20 @@ def prepare(
     """
     with storage.scratch("prepare") as scratch:
         jobs = plan_jobs(config, output_uri, scratch)
-        units = make_units(jobs, processes)
-        return assemble(config, output_uri, jobs, units, scratch, benchmarks)
+        units: Sequence[UnitRef] = make_units(jobs, processes) if not made else _in_order(made, len(jobs))
+        return _assemble(config, output_uri, jobs, units, scratch, benchmarks)
+
+
+def _in_order(made: Sequence[UnitsRef], count: int) -> list[UnitRef]:
+    """Units of several groups in the order of the shards.
+
+    Raises:
+        PrepareError: some lack, because the shards changed since.
+    """
+    placed = {group.group + place * group.of: unit for group in made for place, unit in enumerate(group.units)}
+    if sorted(placed) != list(range(count)):
+        raise PrepareError(f"units of {len(placed)} shards were made, but there are {count} now: prepare again")
+    return [placed[number] for number in range(count)]
 
 
 def plan_jobs(config: DataConfig, output_uri: str, scratch: Path) -> list[Job]:
@@ -105,7 +121,7 @@ def _sources(config: DataConfig, raw_folder: Path) -> list[RawSource]:
     return sources
 
 
-def make_units(jobs: Sequence[Job], processes: int | None = None) -> list[Unit]:
+def make_units(jobs: Sequence[Job], processes: int | None = None) -> list[UnitRef]:
     """The unit of each job, in the jobs' order, under a bar that shows bytes and the time left.
 
     Raises:
@@ -115,7 +131,7 @@ def make_units(jobs: Sequence[Job], processes: int | None = None) -> list[Unit]:
 
     total = sum(job.shard.size for job in jobs)
     processes = processes or min(len(os.sched_getaffinity(0)), 1 + total // BYTES_PER_PROCESS)
-    made: dict[int, Unit] = {}
+    made: dict[int, UnitRef] = {}
     with tqdm(total=total, desc="prepare", unit="B", unit_scale=True) as bar:
         for number, unit in _all(jobs, min(processes, len(jobs))):
             made[number] = unit
@@ -124,7 +140,7 @@ def make_units(jobs: Sequence[Job], processes: int | None = None) -> list[Unit]:
     return [made[number] for number in range(len(jobs))]
 
 
-def _all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[int, Unit]]:
+def _all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[int, UnitRef]]:
     """Units as they are finished. A process that is killed takes the pool with it: another goes on with what lacks."""
     if processes <= 1:
         for number, job in enumerate(jobs):
@@ -152,11 +168,11 @@ def _all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[int, Unit]]:
     )
 
 
-def assemble(
+def _assemble(
     config: DataConfig,
     output_uri: str,
     jobs: Sequence[Job],
-    units: Sequence[Unit],
+    units: Sequence[UnitRef],
     scratch: Path,
     benchmarks: Mapping[str, Any] | None = None,
 ) -> DatasetRef:
@@ -171,7 +187,7 @@ def assemble(
     shards = [job.shard for job in jobs]
     facts, merged = _merged(config, shards, units, units_uri(output_uri), benchmarks)
     index.write(staging / index.FILE, merged.columns)
-    (staging / index.UNITS_FILE).write_text(json.dumps([asdict(unit) for unit in units], indent=1) + "\n", encoding="utf-8")
+    (staging / index.UNITS_FILE).write_text(json.dumps([unit.model_dump() for unit in units], indent=1) + "\n", encoding="utf-8")
     card = build_card(shards, facts, merged)
     print(summary(card))
     _check(card, config)
@@ -185,7 +201,7 @@ def assemble(
 
 
 def _merged(
-    config: DataConfig, shards: Sequence[Shard], units: Sequence[Unit], uri: str, benchmarks: Mapping[str, Any] | None
+    config: DataConfig, shards: Sequence[Shard], units: Sequence[UnitRef], uri: str, benchmarks: Mapping[str, Any] | None
 ) -> tuple[list[dict[str, Any]], Merged]:
     """What each unit says of itself, and the merge of their entries."""
     import pyarrow as pa

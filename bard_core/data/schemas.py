@@ -5,6 +5,7 @@
 The others are public datasets' own: FineVision, LLaVA-OneVision-1.5 and MMFineReason.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,11 +98,17 @@ def _mmfinereason(row: Mapping[str, Any]) -> Draft:
 
 def _messages(row: Mapping[str, Any]) -> Draft:
     """Contents that name their images get a placeholder for each; a row of plain texts keeps the placeholders it has."""
+    said = row["messages"]
+    if isinstance(said, str):  # tables of mixed contents keep them as JSON
+        try:
+            said = json.loads(said)
+        except ValueError as error:
+            raise RowRefused("messages are not JSON", f"{said!r:.80}") from error
     own, own_videos = _listed(row.get("images")), _listed(row.get("videos"))
     found: dict[str, list[Any]] = {"image": [], "video": []}
     turns: list[tuple[str, Any]] = []
     listed = False
-    for message in _listed(row["messages"]):
+    for message in _listed(said):
         if not isinstance(message, dict) or message.get("role") not in SPEAKERS:
             raise RowRefused("unknown speaker", f"expected role: user | assistant | system, got {message!r:.80}")
         role, content = SPEAKERS[message["role"]], message.get("content")

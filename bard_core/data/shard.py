@@ -23,7 +23,7 @@ from typing import Any
 from bard_core.data.card import example
 from bard_core.data.download import brought
 from bard_core.data.images import LOOK_BYTES
-from bard_core.data.index import HASH_BYTES, Unit
+from bard_core.data.index import HASH_BYTES
 from bard_core.data.media import Media
 from bard_core.data.messages import Sample, convert
 from bard_core.data.refusal import RowRefused
@@ -33,6 +33,7 @@ from bard_core.data.sources import Shard
 from bard_core.data.tokenize import SampleTokenizer, Tokenized
 from bard_core.data.units import ROWS
 from bard_core.store import artifacts, storage
+from bard_core.store.refs import UnitRef
 
 CODE = 1  # raise it when the same shard would give other bytes
 ENTRIES, FACTS, QUARANTINE = "entries.arrow", "unit.json", "quarantine.jsonl"
@@ -93,7 +94,7 @@ def entries_schema() -> Any:
     )
 
 
-def make_unit(job: Job) -> Unit:
+def make_unit(job: Job) -> UnitRef:
     """The unit of a shard: the one that is there, or a new one.
 
     Raises:
@@ -112,7 +113,8 @@ def make_unit(job: Job) -> Unit:
                 facts = _write(job, path, media, sha256, staging)
                 (staging / FACTS).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
                 manifest = artifacts.commit_directory(staging, uri, kind="unit", metadata={"rows": facts["kept"]})
-    return Unit(name, manifest.digest, manifest.metadata["rows"], sum(entry.size for entry in manifest.files))
+    size = sum(entry.size for entry in manifest.files)
+    return UnitRef(name=name, manifest_sha256=manifest.digest, rows=manifest.metadata["rows"], bytes=size)
 
 
 def _there(uri: str) -> artifacts.Manifest | None:

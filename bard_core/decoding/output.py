@@ -1,4 +1,4 @@
-"""What decoding yields: events while it runs, then the sequences with honest numbers (DESIGN decision 8).
+"""What decoding yields: events while it runs, then the sequences with honest numbers.
 
 ``real_tokens`` counts tokens up to and including the first end token. ``forwards`` counts every call of the language body
 after the prefill, commits, drafts and verifications included, while the row was active.

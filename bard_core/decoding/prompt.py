@@ -1,7 +1,7 @@
 """A batch of prompts as the Hugging Face processor returns it, made ready for block decoding.
 
 Rows are padded on the left, so that every response starts at the same column; positions follow the model's multimodal rope
-where it has one. The prompt is clean: prefix blocks count from each row's first token (DESIGN decision 2).
+where it has one. The prompt is clean: prefix blocks count from each row's first token.
 
 Shape suffixes: B rows, L prompt length.
 """

@@ -1,4 +1,4 @@
-"""One layout and one mask rule for block-diffusion training and decoding (paper section 3; DESIGN decisions 2 and 3).
+"""One layout and one mask rule for block-diffusion training and decoding (paper section 3).
 
 A row is ``[clean conversation | noisy copies of every assistant turn]``; the prefix and its images are never doubled. Every
 token has (sample, position, block, role). For a query q and a key k of the same sample:

@@ -20,7 +20,7 @@ from bard_core.store.refs import Frozen, Ref
 
 MANIFEST = "manifest.json"
 AGAIN = "run its stage again, past the cache that still knows it (FLYTE_LOCAL_CACHE_OVERWRITE=true make demo)"
-Kind = Literal["dataset", "unit", "teacher", "model", "checkpoint", "benchmark", "evaluation", "report"]
+Kind = Literal["dataset", "unit", "looks", "teacher", "model", "checkpoint", "benchmark", "evaluation", "report"]
 
 
 class ArtifactError(Exception):

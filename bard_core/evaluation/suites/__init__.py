@@ -134,10 +134,9 @@ def prepare_task(benchmark: Benchmark, dataset: Ref | str, workshop: Path) -> Pa
         raise SuiteError(f"{dataset} holds out no sample: prepare it with an evaluation split (data.eval_fraction)")
     for helper in source.glob("*.py"):
         shutil.copyfile(helper, folder / helper.name)
+    files, cache = json.dumps([str(samples)]), json.dumps(str(workshop / "cache"))
     for template in source.glob("*.yaml.in"):
         text = template.read_text(encoding="utf-8")  # a JSON list or string is YAML too
-        text = text.replace("{data_files}", json.dumps([str(samples)])).replace(
-            "{cache_dir}", json.dumps(str(workshop / "cache"))
-        )
+        text = text.replace("{data_files}", files).replace("{cache_dir}", cache)
         (folder / template.name.removesuffix(".in")).write_text(text, encoding="utf-8")
     return folder

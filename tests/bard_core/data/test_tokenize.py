@@ -32,7 +32,8 @@ def sample_of(turns: list[tuple[list[bytes], str, str]], system: str = "") -> Sa
         images += shown
         messages.append({"role": "user", "content": [*items, {"type": "text", "text": question}]})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-    return Sample("id", "source", messages, images, [check_image(data) for data in images])
+    sizes = [(image.height, image.width) for image in map(check_image, images)]
+    return Sample("id", "source", messages, images, sizes)
 
 
 def by_processor(processor: Any, sample: Sample) -> Any:

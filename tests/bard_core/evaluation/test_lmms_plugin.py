@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from lmms_eval.models.registry_v2 import ModelRegistryV2
 from PIL import Image
 
+from bard_core.data.heldout import COLUMNS
+from bard_core.data.reader import Reader
 from bard_core.decoding import GenerationOutput, GenerationStats, RowStats
 from bard_core.evaluation.answers import prompt_digest
 from bard_core.evaluation.lmms_plugin import BardChat, manifest
@@ -25,12 +26,14 @@ LAB = load_suite("lab").benchmarks[0]
 
 @pytest.fixture
 def rows(dataset: DatasetRef) -> list[dict[str, Any]]:
-    return [row for shard in sorted((Path(dataset.uri) / "eval").glob("*.parquet")) for row in pq.read_table(shard).to_pylist()]
+    reader = Reader(dataset, "eval")
+    rows = [reader.row(i, (*COLUMNS, "input_ids", "turns")) for i in range(len(reader))]
+    return [{name: value.as_py() for name, value in row.items()} for row in rows]
 
 
 @pytest.fixture
 def task(dataset: DatasetRef, tmp_path: Path) -> Any:
-    return load_task(LAB, prepare_task(LAB, Path(dataset.uri), tmp_path / "task"))
+    return load_task(LAB, prepare_task(LAB, dataset, tmp_path / "task"))
 
 
 def scored(chat: BardChat, task: Any, folder: Path, limit: int | None = None) -> Scores:

@@ -53,11 +53,11 @@ def test_answers_list_then_derive_with_a_width_fixed_by_the_number_of_cells() ->
 
 
 def test_evaluation_never_repeats_a_training_image_even_in_a_tiny_world() -> None:
-    world = LabWorldConfig(rows=1, columns=1, min_cells=1, max_cells=1, train_images=900, eval_images=50)
+    tiny = LabWorldConfig(rows=1, columns=1, min_cells=1, max_cells=1, train_images=900, eval_images=50)
     train: set[str] = set()
     held_out: set[str] = set()
-    list(world.generate(world, "train", set(), train))
-    assert len(list(world.generate(world, "eval", train, held_out))) == 50
+    list(world.generate(tiny, "train", set(), train))
+    assert len(list(world.generate(tiny, "eval", train, held_out))) == 50
     assert not train & held_out
 
 

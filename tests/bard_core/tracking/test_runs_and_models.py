@@ -161,7 +161,7 @@ def test_threads_share_a_run(config: TrackingConfig) -> None:
 START = """
 import sys
 from bard_core import tracking
-from bard_core.config import TrackingConfig
+from bard_core.config.sections import TrackingConfig
 import mlflow
 print("ready", flush=True)
 sys.stdin.readline()
