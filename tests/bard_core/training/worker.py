@@ -26,9 +26,9 @@ os.environ["BARD_TEST_RUN"] = str(notes)  # by which to find the processes that 
 collate = feed.collate
 
 
-def noted(samples, batch_spec, rows):
+def noted(samples, batch_spec, **rows):
     """Write down which samples this rank takes, and what their noise is."""
-    batch = collate(samples, batch_spec, rows)
+    batch = collate(samples, batch_spec, **rows)
     noise = int((batch.input_ids_BL * torch.arange(batch.input_ids_BL.numel()).view_as(batch.input_ids_BL)).sum())
     with notes.open("a") as file:
         file.write(json.dumps({"samples": [[example.id, epoch] for example, epoch in samples], "noise": noise}) + "\n")

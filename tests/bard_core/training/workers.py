@@ -102,3 +102,9 @@ def same(one, other):
 
 def losses(run):
     return [(record["step"], record["loss"]) for record in read_curve(f"{run.uri}/curve.jsonl")]
+
+
+def parts(run):
+    """Every record's losses apart."""
+    names = ("step", "loss", "ce", "kl", "teacher_entropy", "ar")
+    return [{name: record[name] for name in names if name in record} for record in read_curve(f"{run.uri}/curve.jsonl")]
