@@ -8,6 +8,8 @@ TEST_JOBS ?= 2
 PORT ?= 5000
 INPUTS ?= configs/reevaluate/lab.yaml
 VERSION ?= 0
+PROJECT ?= bard
+DOMAIN ?= development
 BARD_HOME ?= $(ROOT)/.bard
 override BARD_HOME := $(abspath $(BARD_HOME))
 export BARD_HOME
@@ -28,7 +30,7 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION ?= false
 BENCHMARKS := $(basename $(notdir $(wildcard $(ROOT)/benchmarks/[a-z]*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults lint ui reevaluate package lock clean
+.PHONY: help setup demo test test-faults lint ui reevaluate package register remote lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -50,6 +52,9 @@ demo: $(VENV)/.ready ## run the whole pipeline (CONFIG=configs/lab.yaml) and pri
 test-faults: $(VENV)/.ready ## the long fault suite: kill -9 at twenty and more moments, on processes and on Ray; full disks
 	cd $(ROOT) && $(BIN)/pytest -q -m "faults or not faults" tests/bard_core/training/test_kill.py tests/bard_core/training/test_checkpoint.py tests/bard_core/test_tracking_server.py tests/tasks
 
+test-cluster: $(VENV)/.ready ## the packaged pipeline, one process a pod, on an S3 API and an MLflow server; same artifacts as a local run
+	cd $(ROOT) && $(BIN)/pytest -q -m "cluster or not cluster" tests/cluster
+
 test: $(VENV)/.ready ## run all tests, on TEST_JOBS=2 cores
 	cd $(ROOT) && $(BIN)/pytest -q -n $(TEST_JOBS) --dist loadfile
 
@@ -63,12 +68,21 @@ ui: $(VENV)/.ready ## open MLflow on http://127.0.0.1:5000 (or PORT=) with the r
 	@mkdir -p $(BARD_HOME)
 	$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri sqlite:///$(BARD_HOME)/mlflow.db --artifacts-destination $(BARD_HOME)/mlartifacts
 
-reevaluate: $(VENV)/.ready ## judge checkpoints that lack a score, move aliases, fail on a regression (INPUTS=, VERSION=)
-	cd $(ROOT) && $(if $(filter lab%,$(notdir $(INPUTS))),HF_HUB_OFFLINE=1) $(BIN)/pyflyte run workflows/reevaluate.py reevaluate --inputs-file $(INPUTS) --version $(VERSION)
+# What a remote run needs beside its inputs: files that are not Python, the stages' images, and to wait for the end.
+REMOTE_FLAGS = --remote --copy all --wait-execution --project $(PROJECT) --domain $(DOMAIN) $(shell sed -nE 's/^([a-z]+): "?([^"]+)"?$$/--image \1=\2/p' $(ROOT)/containers/images.lock)
+
+reevaluate: $(VENV)/.ready ## judge checkpoints that lack a score, move aliases, fail on a regression (INPUTS=, VERSION=, REMOTE=1)
+	cd $(ROOT) && $(if $(filter lab%,$(notdir $(INPUTS))),HF_HUB_OFFLINE=1) $(BIN)/pyflyte run $(if $(REMOTE),$(REMOTE_FLAGS)) workflows/reevaluate.py reevaluate --inputs-file $(INPUTS) --version $(VERSION)
 	cd $(ROOT) && $(BIN)/python -m bard_core.promotion.reevaluate $(INPUTS)
 
 package: $(VENV)/.ready ## compile the project for a Flyte cluster, offline; refuses when an image is missing
 	cd $(ROOT) && $(BIN)/python deploy/package.py
+
+register: package ## register the package with the Flyte cluster of FLYTE_PLATFORM_URL (PROJECT=, DOMAIN=, VERSION=)
+	cd $(ROOT) && flytectl register files --archive dist/bard-flyte.tgz --project $(PROJECT) --domain $(DOMAIN) --version $(VERSION)
+
+remote: $(VENV)/.ready ## run the pipeline on the Flyte cluster of FLYTE_PLATFORM_URL (CONFIG=)
+	cd $(ROOT) && $(BIN)/pyflyte run $(REMOTE_FLAGS) workflows/pipeline.py bard_pipeline --inputs-file $(CONFIG)
 
 lock: $(VENV)/.ready ## rewrite dev.lock and the stages' locks from what .venv holds
 	cd $(ROOT) && $(BIN)/python containers/lock.py

@@ -22,6 +22,7 @@ from bard_core.lab.processor import build_lab_processor
 from bard_core.models.qwen3_vl import architecture
 from bard_core.models.vlm import decoder_layers, empty_model, vision_tower
 from bard_core.training.head import chunk_rows
+from bard_core.training.optimizer import rates
 from bard_core.training.parallel import OWN_UNIT_PARAMETERS
 from bard_core.training.throughput import PEAK_FLOPS, forward_flops, shape_of
 
@@ -32,6 +33,7 @@ KEPT_BYTES_PER_LOGIT = 10  # bf16 logits, their fp32 copy, and its gradient
 @dataclass(frozen=True)
 class Assumptions:
     """What the configuration does not say. ``tokens_per_sample`` counts clean and noisy tokens; None: a full row.
+    ``train_samples``: of the dataset, for stages whose length is in epochs.
 
     Raises:
         ValueError: a value is out of range, naming it.
@@ -41,12 +43,15 @@ class Assumptions:
     mfu: float = 0.35
     tokens_per_sample: int | None = None
     image_tokens_per_sample: int = 1024
+    train_samples: int | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 < self.mfu <= 1.0:
             raise ValueError(f"mfu is {self.mfu:g}; it must be a share, above 0 and at most 1")
         if self.tokens_per_sample is not None and self.tokens_per_sample < 1:
             raise ValueError(f"tokens_per_sample is {self.tokens_per_sample}; it must be at least 1")
+        if self.train_samples is not None and self.train_samples < 1:
+            raise ValueError(f"train_samples is {self.train_samples}; it must be at least 1")
         if self.image_tokens_per_sample < 0:
             raise ValueError(f"image_tokens_per_sample is {self.image_tokens_per_sample}; it must be at least 0")
 
@@ -235,17 +240,23 @@ def total_flops(model: Any, train: TrainConfig, tokens_per_sample: int, image_to
 
 
 def plan(config: PipelineConfig, assumptions: Assumptions) -> Plan:
-    """The cost of every training stage of a configuration, on ``compute``'s workers, one GPU each."""
+    """The cost of every training stage of a configuration, on ``compute``'s workers, one GPU each.
+
+    Raises:
+        ValueError: a stage's length is in epochs, and ``train_samples`` is not assumed.
+    """
     model = meta_model(config)
     parameters = count(model)
-    workers = config.compute.num_workers
-    gpus = workers[1] if isinstance(workers, tuple) else workers
+    gpus = config.compute.most_workers
     peak = PEAK_FLOPS[assumptions.gpu]
 
     def stage(name: str, train: TrainConfig, parent: str, teacher: str = "") -> Stage:
+        if train.num_epochs and assumptions.train_samples is None:
+            raise ValueError(f"{name} trains for {train.num_epochs:g} epochs: say of how many samples with --train-samples")
+        train = train.in_steps(assumptions.train_samples or 0)
         tokens = assumptions.tokens_per_sample or train.max_tokens_per_row
         flops = total_flops(model, train, tokens, assumptions.image_tokens_per_sample, bool(teacher))
-        trained = parameters.total - (parameters.vision if train.optimizer.vision_lr == 0 else 0)
+        trained = sum(p.numel() for group, lr in rates(model, train.optimizer).values() if lr > 0 for p in group)
         return Stage(
             name=name,
             parent=parent,

@@ -20,6 +20,7 @@ import time
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 VOCABULARY, MASK, END = 151_936, 151_669, 151_645
@@ -78,7 +79,7 @@ def spec_and_examples(shape: dict[str, Any]) -> tuple[Any, list[Any]]:
     for example in examples:
         example.position_ids_CN = torch.arange(length)[None]
     spec = BatchSpec(
-        BLOCK, NoiseConfig(min_t=0.05), MASK, END, 151_643, torch.arange(151_000), sample_mean=True, max_tokens_per_row=32768
+        BLOCK, NoiseConfig(min_t=0.05), MASK, END, 151_643, torch.arange(151_000), "sample_mean", max_tokens_per_row=32768
     )
     return spec, examples
 
@@ -102,7 +103,18 @@ class Ours:
         parts = self.config.accumulation
         batches = [collate([(e, epoch) for e in self.examples[p::parts]], self.spec).to(self.device) for p in range(parts)]
         done = train_step(self.objective, self.optimizer, batches, lambda *_: None, self.config, self.spec, world=1)
-        return done.loss, sum(batch.noisy.index_P.numel() for batch in batches)
+        return done.losses["loss"], sum(batch.noisy.index_P.numel() for batch in batches)
+
+
+def released_mask(prefix: int, response: int) -> Tensor:
+    """The figure's mask of ``[prefix | clean response | noisy response]``, boolean [L, L]; the response is whole blocks long."""
+    first = -(-prefix // BLOCK)  # the response's first block
+    blocks = first + torch.arange(response) // BLOCK
+    block = torch.cat([torch.arange(prefix) // BLOCK, blocks, blocks])
+    noisy = torch.arange(prefix + 2 * response) >= prefix + response
+    query, key = block[:, None], block[None]
+    clean_key, noisy_query = ~noisy[None], noisy[:, None]
+    return torch.where(noisy_query, torch.where(clean_key, key < query, key == query), clean_key & (key <= query))
 
 
 class Released:
@@ -114,8 +126,6 @@ class Released:
 
     def step(self, epoch: int) -> tuple[Tensor, int]:
         from bard_core.data.batches import collate
-        from bard_core.diffusion.layout import training_mask
-        from bard_core.diffusion.losses import weighted_cross_entropy
 
         prefix, response = self.shape["prefix"], self.shape["response"]
         self.optimizer.zero_grad(set_to_none=True)
@@ -123,7 +133,7 @@ class Released:
         for example in self.examples:
             batch = collate([(example, epoch)], self.spec)  # the same noise as ours
             ids = batch.input_ids_BL.to(self.device)
-            mask = training_mask(prefix, response, BLOCK)[None, None].to(self.device)
+            mask = released_mask(prefix, response)[None, None].to(self.device)
             out = self.model.model(
                 input_ids=ids, position_ids=batch.position_ids_CBL[0].to(self.device), attention_mask=mask, use_cache=False
             )
@@ -131,11 +141,14 @@ class Released:
             where = batch.noisy
             supervised += where.index_P.numel()
             at = where.index_P.to(self.device)
-            targets, t = torch.zeros_like(ids), torch.ones_like(ids, dtype=torch.float32)
-            loss_mask, response_mask = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids, dtype=torch.bool)
-            targets[0, at], t[0, at], loss_mask[0, at] = where.target_P.to(self.device), where.t_P.to(self.device), True
-            response_mask[0, prefix + response :] = True
-            loss = weighted_cross_entropy(logits, targets, t, response_mask, loss_mask, num_samples=len(self.examples))
+            targets, t, loss_mask = (
+                torch.zeros_like(ids[0]),
+                torch.ones_like(ids[0], dtype=torch.float32),
+                torch.zeros_like(ids[0]),
+            )
+            targets[at], t[at], loss_mask[at] = where.target_P.to(self.device), where.t_P.to(self.device), 1
+            tokens = F.cross_entropy(logits[0], targets, reduction="none") / t.clamp(min=1e-3)
+            loss = (tokens * loss_mask).sum() / response / len(self.examples)
             loss.backward()
             total += loss.detach()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

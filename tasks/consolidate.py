@@ -8,7 +8,7 @@ from bard_core.training.checkpoints.consolidate import consolidate as write_mode
 from tasks.settings import Checkpoint, Model, artifact_uri, stage_task
 
 
-@stage_task("train")
+@stage_task("train", "consolidate")
 def consolidate(
     checkpoint: Checkpoint,
     clean_attention: str,

@@ -10,7 +10,7 @@ from bard_core.tracking import stage_run
 from tasks.settings import Report, artifact_uri, stage_task
 
 
-@stage_task("evaluate", enable_deck=True)
+@stage_task("evaluate", "report", enable_deck=True)
 def curves(
     name: str,
     labels: list[str],

@@ -17,7 +17,7 @@ def benchmarks_of(evaluation: EvaluationConfig) -> list[Benchmark]:
     return list(suite_of(evaluation).benchmarks)
 
 
-@stage_task("evaluate", cached=False)
+@stage_task("evaluate", "evaluate", cached=False)
 def judge_benchmark(
     benchmark: Benchmark,
     model: Model,
@@ -34,7 +34,7 @@ def judge_benchmark(
         return judging.judge(model, dataset, benchmark, evaluation, uri, storage.join(root, "artifacts", "answers"))
 
 
-@stage_task("evaluate")
+@stage_task("evaluate", "evaluate")
 def finish_evaluation(
     benchmarks: list[BenchmarkRef | None],
     model: Model,

@@ -209,9 +209,9 @@ def _params(spec: StageSpec) -> dict[str, Any]:
     if spec.stage == "source":
         knobs |= spec.model_dump(include={"lab_model"})
     else:
-        knobs |= spec.model_dump(include={"clean_attention", "noise", "ar_weight", "sample_mean"})
+        knobs |= spec.model_dump(include={"clean_attention", "noise", "ar_weight", "reduction", "tail_weight"})
     if spec.swd is not None:  # its other fields stand in the spec itself
-        knobs["swd"] = spec.swd.model_dump(exclude={"train", "noise", "ar_weight", "block_sizes"})
+        knobs["swd"] = spec.swd.model_dump(exclude={"train", "noise", "ar_weight", "reduction", "tail_weight", "block_sizes"})
     starts = {f"{name}_sha256": key for name, key in spec.origin.items() if name != "config" and key != "none"}
     return {"digest": spec.digest, **starts, **_flat(knobs)}
 

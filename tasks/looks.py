@@ -6,7 +6,7 @@ from bard_core.store import storage
 from tasks.settings import Looks, artifact_uri, stage_task
 
 
-@stage_task("evaluate")
+@stage_task("evaluate", "evaluate")
 def see_benchmarks(suite: str, storage_config: StorageConfig) -> Looks:
     """Look at every image that the suite asks about."""
     return see_suite(suite, artifact_uri(storage.root_uri(storage_config), "looks", suite, looks_key(suite)))

@@ -3,11 +3,11 @@
 from bard_core.config.sections import ComputeConfig, PBMMethod, TrackingConfig, TrainConfig
 from bard_core.training.spec import StageSpec
 from tasks.launch import train_on_ray
-from tasks.ray_cluster import TRAINING
-from tasks.settings import Checkpoint, Dataset, Model, stage_task
+from tasks.ray_cluster import ray_task
+from tasks.settings import Checkpoint, Dataset, Model
 
 
-@stage_task("train", task_config=TRAINING)
+@ray_task("train")
 def pbm(
     method: PBMMethod,
     block_size: int,
@@ -28,6 +28,7 @@ def pbm(
         clean_attention=method.clean_attention,
         noise=method.noise,
         ar_weight=method.ar_share,
-        sample_mean=method.reduction == "sample_mean",
+        reduction=method.reduction,
+        tail_weight=method.tail_weight,
     )
     return train_on_ray(spec, compute, tracking, parent_run)

@@ -19,7 +19,7 @@ def dataset_uri(data: DataConfig, storage_config: StorageConfig) -> str:
     return artifact_uri(storage.root_uri(storage_config), "prepare", "dataset", artifacts.digest(data))
 
 
-@stage_task("prepare")
+@stage_task("prepare", "prepare")
 def prepare_units(group: int, of: int, data: DataConfig, storage_config: StorageConfig) -> UnitsRef:
     """The units of every ``of``-th raw shard, from shard ``group`` on."""
     with storage.scratch("prepare") as scratch:
@@ -27,7 +27,7 @@ def prepare_units(group: int, of: int, data: DataConfig, storage_config: Storage
         return UnitsRef(group=group, of=of, units=tuple(preparing.make_units(jobs[group::of])))
 
 
-@stage_task("prepare", enable_deck=True)
+@stage_task("prepare", "prepare", enable_deck=True)
 def prepare_dataset(
     data: DataConfig,
     looks: list[LooksRef],

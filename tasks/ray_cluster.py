@@ -4,54 +4,82 @@ KubeRay submits the job to the head through the dashboard port from another pod,
 Resources stand inside the pod templates: the plugin drops a template beside requests or limits of its own.
 """
 
-from flytekit import PodTemplate
+import math
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
 from flytekitplugins.ray import HeadNodeConfig, RayJobConfig, WorkerNodeConfig
-from kubernetes.client import (
-    V1Container,
-    V1EmptyDirVolumeSource,
-    V1EnvFromSource,
-    V1PodSpec,
-    V1ResourceRequirements,
-    V1SecretEnvSource,
-    V1Toleration,
-    V1Volume,
-    V1VolumeMount,
-)
+from kubernetes.client import V1EnvVar, V1ExecAction, V1Probe
 
-SECRET = "bard-training"  # keys become environment variables of every pod: HF_TOKEN, MLFLOW_TRACKING_TOKEN, ...; may be missing
-GRACE_S = 120  # between SIGTERM and SIGKILL; longer than compute.stop_within_s
+from bard_core.config.sections import ComputeConfig
+from tasks.resources import template
+from tasks.settings import stage_task
+
+WAIT_MARGIN_S = 30  # Ray kills a stopped job's driver this long after it should have stopped by itself
+TIMEOUT = timedelta(days=14)
+
+# Ray's own health checks, asked with what every image has. KubeRay's ask with wget.
+_CHECK = "import sys, urllib.request; sys.exit(b'success' not in urllib.request.urlopen(sys.argv[1], timeout=5).read())"
+_RAYLET = "http://localhost:52365/api/local_raylet_healthz"
 
 
-def _pod(container: str, resources: dict[str, str], shared_memory: str, gpu: bool) -> PodTemplate:
-    """A pod of a node group: its container's resources, /dev/shm for NCCL and data, secrets as environment."""
-    spec = V1PodSpec(
-        containers=[
-            V1Container(
-                name=container,
-                resources=V1ResourceRequirements(requests=resources, limits=resources),
-                env_from=[V1EnvFromSource(secret_ref=V1SecretEnvSource(name=SECRET, optional=True))],
-                volume_mounts=[V1VolumeMount(name="shm", mount_path="/dev/shm")],
+def _probes(url: str) -> dict[str, V1Probe]:
+    ask = V1ExecAction(command=["python", "-c", _CHECK, url])
+    often = {"_exec": ask, "period_seconds": 15, "timeout_seconds": 10}
+    return {
+        "readiness_probe": V1Probe(**often, initial_delay_seconds=10, failure_threshold=20),
+        "liveness_probe": V1Probe(**often, initial_delay_seconds=60, failure_threshold=40),
+    }
+
+
+def _environment(compute: ComputeConfig) -> list[V1EnvVar]:
+    wait = math.ceil(compute.stop_within_s + WAIT_MARGIN_S)
+    return [V1EnvVar(name="RAY_JOB_STOP_WAIT_TIME_S", value=str(wait))]
+
+
+def cluster(compute: ComputeConfig) -> RayJobConfig:
+    """As many nodes as ``compute``'s workers fill: whole GPU nodes, or one pod with the CPUs that all workers need."""
+    node, place, gpu = compute.node, compute.place, compute.use_gpu
+    most, fewest = compute.most_workers, compute.fewest_workers
+    if gpu:
+        a_node = min(node.gpus, most)
+        asked = {"cpu": str(node.cpu), "memory": f"{node.memory_gib}Gi", "ephemeral-storage": f"{node.disk_gib}Gi"}
+        asked["nvidia.com/gpu"] = str(a_node)
+        nodes = [math.ceil(count / a_node) for count in (fewest, most)]
+        shared_memory = node.shared_memory_gib
+    else:
+        cpus = most * compute.cpus_per_worker
+        asked = {"cpu": str(cpus), "memory": f"{4 * most}Gi", "ephemeral-storage": f"{10 + 10 * most}Gi"}
+        nodes, shared_memory = [1, 1], most
+    head = {"cpu": "4", "memory": "16Gi", "ephemeral-storage": "20Gi"} if gpu else {"cpu": "1", "memory": "4Gi"}
+    head |= {"ephemeral-storage": "20Gi"}
+    environment = _environment(compute)
+    return RayJobConfig(
+        head_node_config=HeadNodeConfig(
+            ray_start_params={"dashboard-host": "0.0.0.0", "num-cpus": "0"},
+            pod_template=template("ray-head", head, 2, place, gpu=False, env=environment, **_probes(_RAYLET)),
+        ),
+        worker_node_config=[
+            WorkerNodeConfig(
+                group_name="workers",
+                replicas=nodes[1],
+                min_replicas=nodes[0],
+                max_replicas=nodes[1],
+                pod_template=template("ray-worker", asked, shared_memory, place, gpu, env=environment, **_probes(_RAYLET)),
             )
         ],
-        volumes=[V1Volume(name="shm", empty_dir=V1EmptyDirVolumeSource(medium="Memory", size_limit=shared_memory))],
-        tolerations=[V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")] if gpu else None,
-        termination_grace_period_seconds=GRACE_S,
+        shutdown_after_job_finishes=True,
+        ttl_seconds_after_finished=60,
     )
-    return PodTemplate(pod_spec=spec, primary_container_name=container)
 
 
-TRAINING = RayJobConfig(
-    head_node_config=HeadNodeConfig(
-        ray_start_params={"dashboard-host": "0.0.0.0", "num-cpus": "0"},
-        pod_template=_pod("ray-head", {"cpu": "4", "memory": "16Gi"}, "2Gi", gpu=False),
-    ),
-    worker_node_config=[
-        WorkerNodeConfig(
-            group_name="gpu",
-            replicas=1,
-            pod_template=_pod("ray-worker", {"cpu": "96", "memory": "800Gi", "nvidia.com/gpu": "8"}, "64Gi", gpu=True),
-        )
-    ],
-    shutdown_after_job_finishes=True,
-    ttl_seconds_after_finished=60,
-)
+def training(compute: ComputeConfig | None = None) -> dict[str, Any]:
+    """Keyword arguments of a training task, or of ``with_overrides``: its Ray cluster, and whether it may be interrupted."""
+    compute = compute or ComputeConfig()
+    return {"task_config": cluster(compute), "interruptible": compute.place.spot}
+
+
+def ray_task(stage: str) -> Callable[[Callable[..., Any]], Any]:
+    """A training task: its own pod submits a job to a Ray cluster, whose size a run's ``compute`` sets."""
+    return stage_task(stage, "control", **training())

@@ -13,7 +13,7 @@ from bard_core.tracking import stage_run
 from tasks.settings import stage_task
 
 
-@stage_task("evaluate", cached=False, retries=0)
+@stage_task("evaluate", "control", cached=False, retries=0)
 def plan(
     evaluation: EvaluationConfig, gate: GateConfig, version: int, storage_config: StorageConfig, tracking: TrackingConfig
 ) -> list[Pending]:
@@ -24,7 +24,7 @@ def plan(
     return pending
 
 
-@stage_task("evaluate", cached=False)
+@stage_task("evaluate", "control", cached=False)
 def conclude(
     pending: list[Pending],
     results: list[EvalResult],

@@ -15,7 +15,7 @@ from bard_core.tracking import log_comparison, stage_run
 from tasks.settings import Dataset, Report, artifact_uri, stage_task
 
 
-@stage_task("evaluate", enable_deck=True)
+@stage_task("evaluate", "report", enable_deck=True)
 def report(
     name: str,
     results: list[EvalResult],

@@ -8,7 +8,7 @@ from bard_core.tracking import log_model, stage_run
 from tasks.settings import Dataset, Model, artifact_uri, stage_task
 
 
-@stage_task("train")
+@stage_task("train", "resolve")
 def resolve_source(
     source: SourceConfig, dataset: Dataset, storage_config: StorageConfig, tracking: TrackingConfig, parent_run: str
 ) -> Model:

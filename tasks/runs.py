@@ -19,7 +19,7 @@ from bard_core.store import artifacts, storage
 from tasks.settings import Report, stage_task
 
 
-@stage_task("prepare", ignored=())
+@stage_task("prepare", "control", ignored=())
 def open_run(
     name: str,
     data: DataConfig,
@@ -42,7 +42,7 @@ def open_run(
     return mlflow_tracking.open_pipeline(tracking, name, params)
 
 
-@stage_task("evaluate", cached=False, retries=0)
+@stage_task("evaluate", "control", cached=False, retries=0)
 def close_run(report: Report, tracking: TrackingConfig, storage_config: StorageConfig, parent_run: str) -> str:
     """End the parent run and print the table, where the report is, and how to open MLflow."""
     folder = artifacts.fetch(report)

@@ -3,11 +3,11 @@
 from bard_core.config.sections import ComputeConfig, SourceConfig, TrackingConfig
 from bard_core.training.spec import StageSpec
 from tasks.launch import train_on_ray
-from tasks.ray_cluster import TRAINING
-from tasks.settings import Checkpoint, Dataset, stage_task
+from tasks.ray_cluster import ray_task
+from tasks.settings import Checkpoint, Dataset
 
 
-@stage_task("train", task_config=TRAINING)
+@ray_task("train")
 def train_source(
     source: SourceConfig, dataset: Dataset, compute: ComputeConfig, tracking: TrackingConfig, parent_run: str
 ) -> Checkpoint:

@@ -4,11 +4,11 @@ from bard_core.config.sections import ComputeConfig, SWDConfig, TrackingConfig, 
 from bard_core.diffusion.names import CleanAttention
 from bard_core.training.spec import StageSpec
 from tasks.launch import train_on_ray
-from tasks.ray_cluster import TRAINING
-from tasks.settings import Checkpoint, Dataset, Model, stage_task
+from tasks.ray_cluster import ray_task
+from tasks.settings import Checkpoint, Dataset, Model
 
 
-@stage_task("train", task_config=TRAINING)
+@ray_task("train")
 def swd(
     config: SWDConfig,
     clean_attention: str,
@@ -30,6 +30,8 @@ def swd(
         clean_attention=attention,
         noise=config.noise,
         ar_weight=ar_share(config.ar_weight, attention),
+        reduction=config.reduction,
+        tail_weight=config.tail_weight,
         swd=config,
         teacher=teacher,
     )

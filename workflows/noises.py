@@ -5,19 +5,21 @@
 The data and source stages are those of ``workflows/pipeline.py``, found in the cache when their sections are the same.
 """
 
-from flytekit import dynamic, workflow
+from flytekit import workflow
 
 from bard_core.config.sections import ComputeConfig, DataConfig, NoiseStudy, SourceConfig, StorageConfig, TrackingConfig
 from tasks.consolidate import consolidate
 from tasks.curves import curves
 from tasks.pbm import pbm as merge_blocks
+from tasks.ray_cluster import training
 from tasks.resolve import resolve_source
-from tasks.settings import Dataset, Report, image
+from tasks.resources import pod
+from tasks.settings import Dataset, Report, stage_dynamic
 from tasks.source import train_source
 from workflows.prepare import prepare
 
 
-@dynamic(container_image=image("train"))
+@stage_dynamic("train")
 def train_each(
     name: str,
     dataset: Dataset,
@@ -30,11 +32,12 @@ def train_each(
     """The source, then one training a noise, then their curves."""
     run = {"tracking": tracking, "parent_run": ""}
     place = {"storage_config": storage_config, **run}
+    on_ray = training(compute)
     if source.train is not None:
-        trained = train_source(source=source, dataset=dataset, compute=compute, **run)
-        base = consolidate(checkpoint=trained, clean_attention="causal", **place)
+        trained = train_source(source=source, dataset=dataset, compute=compute, **run).with_overrides(**on_ray)
+        base = consolidate(checkpoint=trained, clean_attention="causal", **place).with_overrides(**pod("consolidate", compute))
     else:
-        base = resolve_source(source=source, dataset=dataset, **place)
+        base = resolve_source(source=source, dataset=dataset, **place).with_overrides(**pod("resolve", compute))
     checkpoints = [
         merge_blocks(
             method=study.method.model_copy(update={"noise": noise}),
@@ -44,7 +47,7 @@ def train_each(
             parent=base,
             compute=compute,
             **run,
-        )
+        ).with_overrides(**on_ray)
         for noise in study.noises
     ]
     return curves(name=name, labels=[noise.name for noise in study.noises], checkpoints=checkpoints, **place)

@@ -6,7 +6,7 @@ Every argument is a section of the YAML file. A stage runs again only when a sec
 has changed.
 """
 
-from flytekit import dynamic, workflow
+from flytekit import workflow
 
 from bard_core.config.sections import (
     ComputeConfig,
@@ -20,17 +20,19 @@ from bard_core.config.sections import (
 )
 from tasks.consolidate import consolidate
 from tasks.pbm import pbm as merge_blocks
+from tasks.ray_cluster import training
 from tasks.report import report
 from tasks.resolve import resolve_source
+from tasks.resources import pod
 from tasks.runs import close_run, open_run
-from tasks.settings import Dataset, Evaluation, image
+from tasks.settings import Dataset, Evaluation, stage_dynamic
 from tasks.source import train_source
 from tasks.swd import swd as distil
 from workflows.evaluate import evaluate
 from workflows.prepare import prepare
 
 
-@dynamic(container_image=image("train"))
+@stage_dynamic("train")
 def convert(
     dataset: Dataset,
     source: SourceConfig,
@@ -45,12 +47,14 @@ def convert(
     """Source, then PBM stage by stage, then SWD students; every model is judged as soon as it exists."""
     run = {"tracking": tracking, "parent_run": parent_run}
     place = {"storage_config": storage_config, **run}
+    on_ray, small = training(compute), pod("consolidate", compute)
+    judge = {"dataset": dataset, "evaluation": evaluation, "compute": compute, **place}
     if source.train is not None:
-        trained = train_source(source=source, dataset=dataset, compute=compute, **run)
-        base = consolidate(checkpoint=trained, clean_attention="causal", **place)
+        trained = train_source(source=source, dataset=dataset, compute=compute, **run).with_overrides(**on_ray)
+        base = consolidate(checkpoint=trained, clean_attention="causal", **place).with_overrides(**small)
     else:
-        base = resolve_source(source=source, dataset=dataset, **place)
-    results = [evaluate(model=base, source=base, dataset=dataset, evaluation=evaluation, **place)]
+        base = resolve_source(source=source, dataset=dataset, **place).with_overrides(**pod("resolve", compute))
+    results = [evaluate(model=base, source=base, **judge)]
     models = {1: base}
     latest = base
     for stage in pbm.stages:
@@ -63,10 +67,10 @@ def convert(
             parent=latest,
             compute=compute,
             **run,
-        )
-        latest = consolidate(checkpoint=checkpoint, clean_attention=pbm.clean_attention, **place)
+        ).with_overrides(**on_ray)
+        latest = consolidate(checkpoint=checkpoint, clean_attention=pbm.clean_attention, **place).with_overrides(**small)
         models[stage.block_size] = latest
-        results.append(evaluate(model=latest, source=base, dataset=dataset, evaluation=evaluation, **place))
+        results.append(evaluate(model=latest, source=base, **judge))
     distilled_on = prepare(data=swd.data, compute=compute, **place) if swd.data and swd.block_sizes else dataset
     for block_size in swd.block_sizes:
         checkpoint = distil(
@@ -77,9 +81,9 @@ def convert(
             teacher=models[swd.teacher_block_size],
             compute=compute,
             **run,
-        )
-        student = consolidate(checkpoint=checkpoint, clean_attention=pbm.clean_attention, **place)
-        results.append(evaluate(model=student, source=base, dataset=dataset, evaluation=evaluation, **place))
+        ).with_overrides(**on_ray)
+        student = consolidate(checkpoint=checkpoint, clean_attention=pbm.clean_attention, **place).with_overrides(**small)
+        results.append(evaluate(model=student, source=base, **judge))
     return results
 
 

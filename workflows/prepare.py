@@ -2,16 +2,16 @@
 
 from functools import partial
 
-from flytekit import dynamic, map_task
+from flytekit import map_task
 
 from bard_core.config.sections import ComputeConfig, DataConfig, StorageConfig, TrackingConfig
 from bard_core.store.refs import UnitsRef
 from tasks.looks import see_benchmarks
 from tasks.prepare import prepare_dataset, prepare_units
-from tasks.settings import Dataset, image
+from tasks.settings import Dataset, stage_dynamic
 
 
-@dynamic(container_image=image("prepare"))
+@stage_dynamic("prepare")
 def prepare(
     data: DataConfig, compute: ComputeConfig, storage_config: StorageConfig, tracking: TrackingConfig, parent_run: str
 ) -> Dataset:

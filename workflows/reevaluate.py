@@ -5,19 +5,23 @@
 Starting it twice at once judges once; starting it again judges nothing.
 """
 
-from flytekit import dynamic, workflow
+from flytekit import workflow
 
-from bard_core.config.sections import EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections import ComputeConfig, EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
 from bard_core.promotion.reevaluate import Pending
 from bard_core.store.refs import EvalResult
 from tasks.reevaluate import conclude, plan
-from tasks.settings import image
+from tasks.settings import stage_dynamic
 from workflows.evaluate import evaluate
 
 
-@dynamic(container_image=image("evaluate"))
+@stage_dynamic("evaluate")
 def judge_pending(
-    pending: list[Pending], evaluation: EvaluationConfig, storage_config: StorageConfig, tracking: TrackingConfig
+    pending: list[Pending],
+    evaluation: EvaluationConfig,
+    compute: ComputeConfig,
+    storage_config: StorageConfig,
+    tracking: TrackingConfig,
 ) -> list[EvalResult]:
     """One evaluation a claimed version."""
     return [
@@ -28,6 +32,7 @@ def judge_pending(
             evaluation=evaluation,
             storage_config=storage_config,
             tracking=tracking,
+            compute=compute,
             parent_run="",
             claim=item.claim,
         )
@@ -40,12 +45,15 @@ def reevaluate(
     evaluation: EvaluationConfig,
     gate: GateConfig = GateConfig(),
     version: int = 0,
+    compute: ComputeConfig = ComputeConfig(),
     storage_config: StorageConfig = StorageConfig(),
     tracking: TrackingConfig = TrackingConfig(),
 ) -> str:
     """``version`` 0: everything registered. Returns the comparison as Markdown."""
     pending = plan(evaluation=evaluation, gate=gate, version=version, storage_config=storage_config, tracking=tracking)
-    results = judge_pending(pending=pending, evaluation=evaluation, storage_config=storage_config, tracking=tracking)
+    results = judge_pending(
+        pending=pending, evaluation=evaluation, compute=compute, storage_config=storage_config, tracking=tracking
+    )
     return conclude(
         pending=pending,
         results=results,

@@ -29,10 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb.add_argument("--tokens-per-sample", type=int, help="mean tokens, noisy copies included (default: a full row)")
     image = given.image_tokens_per_sample
     verb.add_argument("--image-tokens-per-sample", type=int, default=image, help=f"how many of them are image ({image})")
+    verb.add_argument("--train-samples", type=int, help="samples of the dataset, where a stage's length is in num_epochs")
     verb.add_argument("--json", action="store_true", help="the same numbers for machines")
     options = parser.parse_args(arguments)
     try:
-        assumptions = Assumptions(options.gpu, options.mfu, options.tokens_per_sample, options.image_tokens_per_sample)
+        names = ("gpu", "mfu", "tokens_per_sample", "image_tokens_per_sample", "train_samples")
+        assumptions = Assumptions(**{name: getattr(options, name) for name in names})
     except ValueError as error:
         verb.error(str(error))
     try:

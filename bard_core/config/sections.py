@@ -4,6 +4,7 @@ Each top-level section is one input of ``workflows/pipeline.py:bard_pipeline`` a
 a stage is cached by exactly the sections it reads. Units are in the names (``timeout_s``, ``max_pixels``).
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -117,17 +118,26 @@ class OptimizerConfig(StrictModel):
     lr: float = Field(2e-5, gt=0.0, le=1.0)
     vision_lr: float = Field(2e-6, ge=0.0, le=1.0, description="0 freezes the vision tower (its features are computed once)")
     merger_lr: float | None = Field(None, ge=0.0, le=1.0, description="Vision-language merger; None: lr, 0: frozen")
-    weight_decay: float = Field(0.0, ge=0.0, le=1.0)
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="Not on norms, biases and embeddings")
+    freeze_language: bool = Field(False, description="Train the vision side alone: decoder, embeddings and head stay as they are")
+    freeze_embeddings: bool = Field(False, description="Token embeddings, and a head tied to them, stay as they are")
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     warmup_steps: int = Field(100, ge=0)
     min_lr_ratio: float = Field(0.0, ge=0.0, le=1.0, description="Floor of the cosine, as a share of lr")
     max_grad_norm: float = Field(1.0, gt=0.0)
 
+    @model_validator(mode="after")
+    def _something_trains(self) -> "OptimizerConfig":
+        if self.freeze_language and self.vision_lr == 0 and self.merger_lr == 0:
+            raise ValueError("freeze_language with vision_lr 0 and merger_lr 0 leaves nothing to train")
+        return self
+
 
 class TrainConfig(StrictModel):
     """One run of the training loop."""
 
-    steps: int = Field(ge=1, description="Optimizer steps")
+    steps: int = Field(0, ge=0, description="Optimizer steps; or give num_epochs")
+    num_epochs: float = Field(0.0, ge=0.0, description="Passes over the training samples, in place of steps; 0.5: half of one")
     batch_size: int = Field(256, ge=1, description="Samples a step over all workers")
     accumulation: int = Field(1, ge=1, description="Micro-batches a step")
     max_tokens_per_row: int = Field(8192, ge=64, description="Packed row length, noisy copies included")
@@ -138,13 +148,25 @@ class TrainConfig(StrictModel):
     log_every: int = Field(10, ge=1)
     seed: int = Field(0, ge=0)
 
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainConfig":
+        if (self.steps > 0) == (self.num_epochs > 0):
+            raise ValueError(f"give either steps or num_epochs, got steps {self.steps} and num_epochs {self.num_epochs:g}")
+        return self
+
+    def in_steps(self, num_train: int) -> "TrainConfig":
+        """The same run with its length in steps; the last step of an epoch may reach into the next."""
+        if self.steps:
+            return self
+        return self.model_copy(update={"steps": math.ceil(self.num_epochs * num_train / self.batch_size), "num_epochs": 0.0})
+
 
 class NoiseConfig(StrictModel):
     """How response blocks are corrupted (paper section 3; schedules in ``diffusion.noise``)."""
 
     name: NoiseName = "mask"
-    min_t: float = Field(0.05, ge=0.0, le=1.0)
-    max_t: float = Field(1.0, ge=0.0, le=1.0)
+    min_t: float = Field(0.001, ge=0.0, le=1.0, description="Least noise level of a block: for mask, the share that is masked")
+    max_t: float = Field(1.0, ge=0.0, le=1.0, description="Greatest noise level of a block")
     complementary: bool = Field(False, description="Train on a mask and its complement against one prefix")
 
     @model_validator(mode="after")
@@ -196,6 +218,7 @@ class PBMStage(StrictModel):
 AR_WEIGHT = Field(
     None, ge=0.0, le=1.0, description="Share of the AR loss on a causal clean stream; None: a half, and none with 'block'"
 )
+TAIL_WEIGHT = "Weight of the end tokens that fill an answer's last block; they count in full where a mean is divided"
 
 
 def ar_share(ar_weight: float | None, clean_attention: CleanAttention) -> float:
@@ -210,7 +233,12 @@ class PBMMethod(StrictModel):
     noise: NoiseConfig = NoiseConfig()
     clean_attention: CleanAttention = "block"
     ar_weight: float | None = AR_WEIGHT
-    reduction: Reduction = "token_mean"
+    reduction: Reduction = Field(
+        "token_mean",
+        description="token_mean: over all supervised tokens of a batch. sample_mean (the paper's): over samples, each divided by "
+        "its answers' length in whole blocks, complementary copies together",
+    )
+    tail_weight: float = Field(0.5, ge=0.0, le=1.0, description=TAIL_WEIGHT)
 
     @model_validator(mode="after")
     def _causal_for_ar(self) -> "PBMMethod":
@@ -259,14 +287,29 @@ class SWDConfig(StrictModel):
     data: DataConfig | None = Field(None, description="What students are distilled on; None: what all share")
     noise: NoiseConfig = NoiseConfig(min_t=0.1, max_t=0.5)
     ce_weight: float = Field(1.0, ge=0.0)
-    kl_weight: float = Field(0.5, ge=0.0)
+    ce_weighting: Literal["none", "inverse_t"] = Field(
+        "none", description="none: plain cross entropy, as released. inverse_t: the denoising loss of pbm, for mask noise CE / t"
+    )
+    kl_weight: float = Field(0.5, ge=0.0, description="Of the KL, taken where the teacher has a block")
     ar_weight: float | None = AR_WEIGHT
+    reduction: Reduction = Field(
+        "sample_mean",
+        description="sample_mean (as released): the mean of the samples' own means over supervised tokens. token_mean: the "
+        "mean over all supervised tokens of a batch",
+    )
+    tail_weight: float = Field(1.0, ge=0.0, le=1.0, description=f"{TAIL_WEIGHT}; the release halves them in pbm only")
     top_k: int = Field(16, ge=1)
     direction: Literal["forward", "reverse"] = "forward"
     temperature: float = Field(1.0, gt=0.0)
     targets: Literal["online", "offline"] = Field(
         "online", description="Ask the teacher in every step, or once for all runs on the same data, noise and teacher"
     )
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> "SWDConfig":
+        if self.ce_weight == self.kl_weight == 0:
+            raise ValueError("swd.ce_weight and swd.kl_weight are both 0: there is nothing to distil")
+        return self
 
 
 class DecodingConfig(StrictModel):
@@ -317,8 +360,41 @@ class GateConfig(StrictModel):
     min_speed_gain: float = Field(0.0, ge=0.0, description="Share by which the speed-up must exceed the champion's")
 
 
+PodStage = Literal["control", "prepare", "resolve", "consolidate", "evaluate", "report"]
+
+
+class PodConfig(StrictModel):
+    """What the pod of one task asks for, and gets no more of."""
+
+    cpu: int = Field(2, ge=1)
+    memory_gib: int = Field(4, ge=1)
+    disk_gib: int = Field(10, ge=1, description="Ephemeral storage: the container's own writable files")
+    shared_memory_gib: int = Field(1, ge=1, description="/dev/shm, part of the memory")
+    gpus: int = Field(0, ge=0)
+    timeout_h: float = Field(24.0, gt=0.0, description="The task is ended after this long")
+
+
+class NodeConfig(StrictModel):
+    """One training node: its pod takes the whole of it. Without GPUs, one pod takes what all workers need."""
+
+    gpus: int = Field(8, ge=1, description="GPUs a node, one worker each")
+    cpu: int = Field(96, ge=1)
+    memory_gib: int = Field(800, ge=1)
+    disk_gib: int = Field(500, ge=1)
+    shared_memory_gib: int = Field(64, ge=1)
+
+
+class PlaceConfig(StrictModel):
+    """Where the pods may stand."""
+
+    selector: dict[str, str] = Field({}, description="Labels that a training or GPU node must have")
+    tolerations: tuple[str, ...] = Field(("nvidia.com/gpu",), description="Taints, by key, that GPU pods tolerate")
+    spot: bool = Field(False, description="Training may run on nodes that are taken away; it goes on from a checkpoint")
+    queue: str = Field("", description="Kueue's local queue; empty: none")
+
+
 class ComputeConfig(StrictModel):
-    """Where training runs. Not part of any cache key: the same step on other hardware is the same step."""
+    """Where stages run. Not part of any cache key: the same step on other hardware is the same step."""
 
     num_workers: int | tuple[int, int] = Field(2, description="Ray Train workers; [fewest, most] follows the cluster's size")
     use_gpu: bool = False
@@ -331,6 +407,17 @@ class ComputeConfig(StrictModel):
     max_failures: int = Field(2, ge=0, description="Worker failures a stage survives; nodes taken away are not counted")
     stop_within_s: float = Field(90.0, gt=0.0, description="After SIGTERM, the longest wait for a last checkpoint")
     checkpoints: CheckpointConfig = CheckpointConfig()
+    node: NodeConfig = Field(NodeConfig(), description="A training node of the cluster")
+    pods: dict[PodStage, PodConfig] = Field({}, description="What the pods of the other stages ask for, in place of the defaults")
+    place: PlaceConfig = PlaceConfig()
+
+    @property
+    def most_workers(self) -> int:
+        return self.num_workers[1] if isinstance(self.num_workers, tuple) else self.num_workers
+
+    @property
+    def fewest_workers(self) -> int:
+        return self.num_workers[0] if isinstance(self.num_workers, tuple) else self.num_workers
 
     @property
     def loaders(self) -> int:

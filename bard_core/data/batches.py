@@ -8,7 +8,7 @@ tokens, R noisy tokens.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from bard_core.config.sections import NoiseConfig
 from bard_core.data.bins import Rows, lay_rows
 from bard_core.data.examples import Example
 from bard_core.diffusion.layout import CLEAN, NOISY, PADDING, SampleLayout, TokenTable, sample_layout
-from bard_core.diffusion.noise import complement, corrupt, generator_for
+from bard_core.diffusion.names import Reduction
+from bard_core.diffusion.noise import Corruption, complement, corrupt, generator_for
 
 UNTAUGHT = -1  # the teacher's block of a noisy token that it has no block for
 
@@ -26,7 +27,8 @@ UNTAUGHT = -1  # the teacher's block of a noisy token that it has no block for
 class Supervision:
     """Where a stream is supervised: flat indices into [B x L], targets, what stood there, noise level, weight; all [P].
 
-    ``weight_P`` is 1 (token mean) or 1 / response length (sample mean); ``sample_P`` indexes ``Batch.sample_ids``.
+    The loss is the sum of ``weight_P`` x token loss, divided by the supervised positions (token mean) or by the samples (sample
+    mean) of the global batch; see :func:`_weights`. ``sample_P`` indexes ``Batch.sample_ids``.
     """
 
     index_P: Tensor
@@ -81,7 +83,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """What a stage asks of its batches. ``block_size`` None: no noisy stream (autoregressive training)."""
+    """What a stage asks of its batches. ``block_size`` None: no noisy stream (autoregressive training).
+
+    ``tail_weight``: of the tokens between an answer's end and the end of its last block. ``sample_length``: what a sample mean
+    divides a noisy stream by: all of its tokens, tails included ("padded", for losses weighted by 1/t: paper eq. 4), or those
+    with a loss ("supervised", for distillation's plain mean).
+    """
 
     block_size: int | None
     noise: NoiseConfig
@@ -89,7 +96,9 @@ class BatchSpec:
     end_token_id: int
     pad_token_id: int
     replacements_W: Tensor
-    sample_mean: bool = False
+    reduction: Reduction = "token_mean"
+    sample_length: Literal["padded", "supervised"] = "padded"
+    tail_weight: float = 0.5
     teacher_block_size: int | None = None
     seed: int = 0
     max_tokens_per_row: int = 8192
@@ -100,26 +109,19 @@ class BatchSpec:
         return 0 if self.block_size is None else 2 if self.noise.complementary else 1
 
 
-def replacement_tokens(vocabulary_size: int, special_ids: Sequence[int]) -> Tensor:
-    """Ids that random noise may draw, ascending: the vocabulary without special and image tokens [W].
-
-    Raises:
-        ValueError: fewer than two are left, so that noise could not change a token.
-    """
-    allowed = torch.ones(vocabulary_size, dtype=torch.bool)
-    allowed[[i for i in special_ids if i < vocabulary_size]] = False
-    replacements = allowed.nonzero().squeeze(-1)
-    if len(replacements) < 2:
-        raise ValueError(f"of {vocabulary_size} tokens only {len(replacements)} may be drawn as noise; check the special tokens")
-    return replacements
-
-
-def collate(examples: Sequence[tuple[Example, int]], spec: BatchSpec, rows: Rows | None = None) -> Batch:
+def collate(
+    examples: Sequence[tuple[Example, int]],
+    spec: BatchSpec,
+    corruptions: Sequence[Corruption] | None = None,
+    rows: Rows | None = None,
+) -> Batch:
     """Lay out, corrupt and pack (example, epoch) pairs into one batch.
 
-    ``rows``: the examples of each row, by number; None: as ``data.bins`` lays them.
+    ``corruptions``: each sample's noise, where it is known already; None: drawn as ``spec.noise`` says. ``rows``: the examples of
+    each row, by number; None: as ``data.bins`` lays them.
     """
-    pieces = [_assemble(example, epoch, spec) for example, epoch in examples]
+    known = [None] * len(examples) if corruptions is None else corruptions
+    pieces = [_assemble(example, epoch, spec, noise) for (example, epoch), noise in zip(examples, known, strict=True)]
     sizes = [piece.ids.numel() for piece in pieces]
     rows = lay_rows(sizes, spec.max_tokens_per_row) if rows is None else rows
     length = max(sum(sizes[i] for i in row) for row in rows)
@@ -170,46 +172,32 @@ class _Piece:
     teacher_knows: Tensor
 
 
-def _assemble(example: Example, epoch: int, spec: BatchSpec) -> _Piece:
+def _assemble(example: Example, epoch: int, spec: BatchSpec, known: Corruption | None) -> _Piece:
     """One sample: clean tokens, then the noisy copies of its turns, with supervision indices relative to the sample."""
     ids_N, clean_len = example.input_ids_N, example.input_ids_N.numel()
     positions_CN = example.position_ids_CN
     if positions_CN is None:
         raise ValueError(f"{example.id}: positions were not computed; call attach_positions(examples, model) first")
     layout = sample_layout(clean_len, example.turns, spec.block_size or clean_len)
-    copies = spec.copies
     target_R = ids_N[layout.source_R.clamp(max=clean_len - 1)].where(~layout.tail_R, torch.tensor(spec.end_token_id))
-    response_len = sum(end - start for start, end in example.turns)
-    weight = 1.0 / max(response_len, 1) if spec.sample_mean else 1.0
-    noisy_streams, supervisions = [], []
-    if copies:
-        noise = spec.noise
-        first = corrupt(
-            target_R,
-            layout.block_R,
-            name=noise.name,
-            min_t=noise.min_t,
-            max_t=noise.max_t,
-            mask_token_id=spec.mask_token_id,
-            replacements_W=spec.replacements_W,
-            generator=generator_for(spec.seed, example.id, epoch),
-        )
-        streams = [first, complement(first, target_R, spec.mask_token_id)][:copies]
-        for number, corruption in enumerate(streams):
-            start = clean_len + number * target_R.numel()
-            where = corruption.loss_mask_R.nonzero().squeeze(-1)
-            supervisions.append(
-                _supervision(start + where, target_R[where], corruption.noisy_R[where], corruption.t_R[where], weight)
-            )
-            noisy_streams.append(corruption.noisy_R)
+    streams = [] if spec.block_size is None else _noisy_streams(example, epoch, spec, known, target_R, layout.block_R)
+    copies, counted = len(streams), spec.sample_length == "supervised"
+    length = sum(int(noise.loss_mask_R.sum()) if counted else target_R.numel() for noise in streams)
+    weight_R = _weights(spec, layout.tail_R, length)
+    supervisions = []
+    for number, noise in enumerate(streams):
+        start = clean_len + number * target_R.numel()
+        at = noise.loss_mask_R.nonzero().squeeze(-1)
+        supervisions.append(_supervision(start + at, target_R[at], noise.noisy_R[at], noise.t_R[at], weight_R[at]))
     noisy = _join(supervisions, [0] * len(supervisions))
     taught = torch.cat([torch.arange(start, end) for start, end in example.turns]) if example.turns else torch.empty(0).long()
+    weight = _weights(spec, torch.zeros_like(taught, dtype=torch.bool), taught.numel())
     clean = _supervision(taught - 1, ids_N[taught], ids_N[taught], torch.ones(taught.shape), weight)
     noisy_positions = _positions_of(layout, example.turns, positions_CN).repeat(1, copies)
     teacher = sample_layout(clean_len, example.turns, spec.teacher_block_size) if spec.teacher_block_size else None
     taught_R = _teacher_blocks(layout, teacher)
     return _Piece(
-        ids=torch.cat([ids_N, *noisy_streams]),
+        ids=torch.cat([ids_N, *(noise.noisy_R for noise in streams)]),
         positions=torch.cat([positions_CN, noisy_positions], dim=1),
         table=_table(layout, copies, teacher, taught_R),
         noisy=noisy,
@@ -218,8 +206,45 @@ def _assemble(example: Example, epoch: int, spec: BatchSpec) -> _Piece:
     )
 
 
-def _supervision(index: Tensor, target: Tensor, noisy: Tensor, t: Tensor, weight: float) -> Supervision:
-    return Supervision(index, target, noisy, t, torch.full(t.shape, weight), torch.zeros_like(index))
+def _noisy_streams(
+    example: Example, epoch: int, spec: BatchSpec, known: Corruption | None, target_R: Tensor, block_R: Tensor
+) -> list[Corruption]:
+    """The noisy stream of a sample and its complement, if masks are all there is to it.
+
+    Raises:
+        ValueError: a known corruption is of another length.
+    """
+    noise = spec.noise
+    if known is not None and known.noisy_R.shape != target_R.shape:
+        raise ValueError(
+            f"{example.id}: its corruption has {known.noisy_R.numel()} tokens, its turns in whole blocks of {spec.block_size} "
+            f"have {target_R.numel()}"
+        )
+    first = known or corrupt(
+        target_R,
+        block_R,
+        name=noise.name,
+        min_t=noise.min_t,
+        max_t=noise.max_t,
+        mask_token_id=spec.mask_token_id,
+        replacements_W=spec.replacements_W,
+        generator=generator_for(spec.seed, example.id, epoch),
+    )
+    return [first, complement(first, target_R, spec.mask_token_id)] if noise.complementary else [first]
+
+
+def _weights(spec: BatchSpec, tail: Tensor, length: int) -> Tensor:
+    """Weights of a stream's tokens: 1, or ``tail_weight`` in a tail; in a sample mean divided by the sample's ``length``.
+
+    ``length`` counts both complementary copies, which so share one sample's weight. The clean stream has no tails; there it is
+    the number of answer tokens.
+    """
+    weight = torch.ones(tail.shape).masked_fill(tail, spec.tail_weight)
+    return weight / max(length, 1) if spec.reduction == "sample_mean" else weight
+
+
+def _supervision(index: Tensor, target: Tensor, noisy: Tensor, t: Tensor, weight: Tensor) -> Supervision:
+    return Supervision(index, target, noisy, t, weight, torch.zeros_like(index))
 
 
 def _join(parts: Sequence[Supervision], offsets: Sequence[int]) -> Supervision:

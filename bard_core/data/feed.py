@@ -77,7 +77,7 @@ class MicroBatches(Dataset[Batch]):
         chosen = [at for row in rows for at in row]
         examples = [(self.walk.read(picks[at][0]), picks[at][1]) for at in chosen]
         numbers = iter(range(len(chosen)))
-        batch = collate(examples, self.spec, [[next(numbers) for _ in row] for row in rows])
+        batch = collate(examples, self.spec, rows=[[next(numbers) for _ in row] for row in rows])
         decoded = None
         if self.image_processor is not None and batch.images:
             decoded = decode(self.image_processor, batch.images, batch.grid_thw)
@@ -109,7 +109,7 @@ def steps(batches: MicroBatches, first: int, last: int, workers: int, pin: bool)
         sampler=range(first * parts, last * parts),
         num_workers=workers,
         pin_memory=pin,
-        multiprocessing_context=_context() if workers else None,
+        multiprocessing_context=_context(batches) if workers else None,
         worker_init_fn=_start_worker if workers else None,
         generator=torch.Generator(),  # else the loader would draw from the one that training draws from
     )
@@ -120,10 +120,11 @@ def steps(batches: MicroBatches, first: int, last: int, workers: int, pin: bool)
             yield [next(loaded) for _ in range(parts)]
 
 
-def _context() -> Any:
-    """Processes from a server that knows neither our GPU nor our sockets, with the imports done."""
+def _context(batches: MicroBatches) -> Any:
+    """Processes from a server that knows neither our GPU nor our sockets, and has done the imports."""
+    modeling = type(batches.walk.positions.config).__module__.replace("configuration_", "modeling_")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bard_core.data.feed", "bard_core.models.vlm"])
+    context.set_forkserver_preload(["__main__", __name__, modeling, type(batches.image_processor).__module__])
     return context
 
 

@@ -107,11 +107,6 @@ def _fill_blocks(block_N: Tensor, start: int, end: int, first_block: int, block_
     return first_block + -(-(end - start) // block_size)
 
 
-def prefix_blocks(length: int, block_size: int) -> Tensor:
-    """Blocks of a prompt's tokens [length]: counted from position 0, the last may be short."""
-    return torch.arange(length) // block_size
-
-
 def clean_to_clean(query: TokenTable, key: TokenTable, clean_attention: CleanAttention) -> Tensor:
     """Sub-rule: the clean stream on itself."""
     if clean_attention == "causal":
@@ -143,36 +138,3 @@ def visible(query: TokenTable, key: TokenTable, clean_attention: CleanAttention)
 def attention_mask(query: TokenTable, key: TokenTable, clean_attention: CleanAttention = "block") -> Tensor:
     """The rule evaluated densely: boolean [..., Lq, Lk]."""
     return visible(query[..., :, None], key[..., None, :], clean_attention)
-
-
-def training_mask(
-    prefix_len: int,
-    response_len: int,
-    block_size: int,
-    total_len: int | None = None,
-    clean_attention: CleanAttention = "block",
-) -> Tensor:
-    """The paper's mask for one turn, ``[prefix | clean response | noisy response]`` (figure 2).
-
-    Returns:
-        Boolean [L, L] with L = ``total_len`` or prefix + 2 x response; rows and columns past that are all False.
-
-    Raises:
-        ValueError: ``total_len`` is too short, or a length is negative.
-    """
-    used = prefix_len + 2 * response_len
-    size = used if total_len is None else total_len
-    if min(prefix_len, response_len) < 0 or size < used:
-        raise ValueError(f"prefix {prefix_len} + 2 x response {response_len} needs total_len >= {used}, got {total_len}")
-    clean_len = prefix_len + response_len
-    layout = sample_layout(clean_len, [(prefix_len, clean_len)] if response_len else [], block_size)
-    mask = torch.zeros(size, size, dtype=torch.bool)
-    noisy = ~layout.tail_R
-    table = TokenTable(
-        sample=torch.zeros(used, dtype=torch.long),
-        position=torch.cat([torch.arange(clean_len), layout.source_R[noisy]]),
-        block=torch.cat([layout.clean_block_N, layout.block_R[noisy]]),
-        role=torch.cat([torch.full((clean_len,), CLEAN), torch.full((response_len,), NOISY)]),
-    )
-    mask[:used, :used] = attention_mask(table, table, clean_attention)
-    return mask

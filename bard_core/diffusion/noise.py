@@ -15,6 +15,7 @@ all that follows, is known without waiting for a GPU.
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +39,20 @@ def generator_for(seed: int, sample_id: str, epoch: int) -> torch.Generator:
     """A CPU generator that depends on (seed, sample id, epoch) alone."""
     key = hashlib.blake2b(f"{seed}\0{sample_id}\0{epoch}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
+
+
+def replacement_tokens(vocabulary_size: int, special_ids: Sequence[int]) -> Tensor:
+    """Ids that random noise may draw, ascending: the vocabulary without special and image tokens [W].
+
+    Raises:
+        ValueError: fewer than two are left, so that noise could not change a token.
+    """
+    allowed = torch.ones(vocabulary_size, dtype=torch.bool)
+    allowed[[i for i in special_ids if i < vocabulary_size]] = False
+    replacements = allowed.nonzero().squeeze(-1)
+    if len(replacements) < 2:
+        raise ValueError(f"of {vocabulary_size} tokens only {len(replacements)} may be drawn as noise; check the special tokens")
+    return replacements
 
 
 def stratified_t(num_blocks: int, min_t: float, max_t: float, generator: torch.Generator) -> Tensor:

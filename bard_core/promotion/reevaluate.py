@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bard_core.config.file import read_yaml
-from bard_core.config.sections import EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections import ComputeConfig, EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
 from bard_core.config.strict import StrictModel
 from bard_core.evaluation.compare import ComparisonError, Paired, load_samples, paired
 from bard_core.evaluation.evaluate import protocol_digest
@@ -39,6 +39,7 @@ class Request(StrictModel):
     evaluation: EvaluationConfig
     gate: GateConfig = GateConfig()
     version: int = 0
+    compute: ComputeConfig = ComputeConfig()
     storage_config: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()
 

@@ -20,7 +20,7 @@ from bard_core.training.checkpoints.writer import Run, Writer, latest_complete, 
 from bard_core.training.curve import Record
 from bard_core.training.images import ImageEncoder
 from bard_core.training.interrupts import Interrupts, Stopped, Wish
-from bard_core.training.objectives import Objective
+from bard_core.training.objectives import CLEAN_PARTS, Objective
 from bard_core.training.optimizer import build_optimizer, schedule, set_rates
 from bard_core.training.parallel import mixed_precision
 from bard_core.training.ranks import rank_and_world, sum_over_ranks
@@ -38,7 +38,7 @@ class _Window:
     ``before`` are losses of steps ahead of the checkpoint that a run resumed from, so that the curve is the undisturbed one.
     """
 
-    before: list[float] = field(default_factory=list)
+    before: list[dict[str, float]] = field(default_factory=list)
     steps: list["Step"] = field(default_factory=list)
     samples: list[list[str]] = field(default_factory=list)
     waited_s: float = 0.0
@@ -46,10 +46,10 @@ class _Window:
 
 
 class Step(NamedTuple):
-    """One optimizer step over all ranks, on the device: loss, supervised and all tokens, gradient norm; this rank's samples'
-    shares of the loss."""
+    """One optimizer step over all ranks, on the device: the loss ("loss") and its parts by name, supervised and all tokens,
+    gradient norm; this rank's samples' shares of the loss."""
 
-    loss: Tensor
+    losses: dict[str, Tensor]
     supervised: Tensor
     tokens: Tensor
     norm: Tensor
@@ -70,9 +70,10 @@ def train(
     """Train to ``config.steps`` from the newest complete checkpoint of the run, and return the final checkpoint's uri.
 
     ``on_record`` receives, on rank 0, every ``config.log_every`` steps, {step, loss, lr, grad_norm, supervised_tokens_per_s,
-    data_wait, peak_memory_gib} and, on known GPUs, mfu; with {train_s, checkpoint_blocked_s, checkpoint_write_s}: seconds
-    since this start of the run began to train, how many of them it waited for checkpoints, and what the last one took behind it.
-    ``data_wait`` is the share of the time that rank 0 waited for its batches, which ``data_workers`` processes load ahead.
+    data_wait, peak_memory_gib}, the loss's parts by name (see ``training.objectives``) and, on known GPUs, mfu; with
+    {train_s, checkpoint_blocked_s, checkpoint_write_s}: seconds since this start of the run began to train, how many of them it
+    waited for checkpoints, and what the last one took behind it. ``data_wait`` is the share of the time that rank 0 waited for
+    its batches, which ``data_workers`` processes load ahead.
 
     Raises:
         TrainingDiverged: the loss is not finite.
@@ -134,7 +135,8 @@ def train_step(
 ) -> Step:
     """One optimizer step over micro-batches.
 
-    Each stream's loss is divided by its weight in the *global* batch, so neither ranks nor micro-batches change it.
+    Each stream's loss is divided by its weight in the *global* batch (samples, or supervised positions of that stream), so
+    neither ranks nor micro-batches change it.
     """
     device = batches[0].input_ids_BL.device
     clean_count = sum(batch.clean.index_P.numel() for batch in batches)
@@ -142,31 +144,36 @@ def train_step(
     supervised, clean = (torch.full((), float(number), device=device) for number in (count, clean_count))
     tokens = torch.stack([(batch.table_BL.role != PADDING).sum() for batch in batches]).sum().float()
     supervised, clean, tokens = sum_over_ranks(torch.stack([supervised, clean, tokens])).unbind()
-    if spec.sample_mean:
+    if spec.reduction == "sample_mean":
         weight = clean_weight = torch.full((), float(config.batch_size), device=device)
     else:
         weight, clean_weight = supervised.clamp(min=1), clean.clamp(min=1)
     optimizer.zero_grad(set_to_none=True)
-    total, samples = torch.zeros((), device=device), []
+    names = list(objective.shares)
+    sums, samples = torch.zeros(1 + len(names), device=device), []
+    divisors = torch.stack([torch.ones_like(weight), *(clean_weight if name in CLEAN_PARTS else weight for name in names)])
     for batch in batches:
         with mixed_precision(config.precision, device):
             loss = objective(batch, encoder(batch.images, batch.grid_thw, batch.patches))
-        mean = loss.total / weight if loss.causal is None else loss.total / weight + loss.causal / clean_weight
+        streams = ((loss.noisy, weight), (loss.clean, clean_weight))
+        mean = torch.stack([stream / divisor for stream, divisor in streams if stream is not None]).sum()
         (mean * world).backward()  # FSDP averages gradients over ranks; the sum over ranks needs the factor back
-        total = total + mean.detach().float()
+        sums += torch.stack([mean.detach(), *(loss.parts[name] for name in names)]).float() / divisors
         samples.append(loss.samples_S)
     norm = torch.nn.utils.clip_grad_norm_(
         [p for p in objective.parameters() if p.grad is not None], config.optimizer.max_grad_norm
     )
     optimizer.step()
     full_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    return Step(sum_over_ranks(total), supervised, tokens, full_norm, torch.cat(samples))
+    losses = dict(zip(["loss", *names], sum_over_ranks(sums).unbind(), strict=True))
+    return Step(losses, supervised, tokens, full_norm, torch.cat(samples))
 
 
-def _losses(window: _Window, step: int) -> list[float]:
+def _losses(window: _Window, step: int) -> list[dict[str, float]]:
     """The window's losses on the host, tested: neither a log line nor a checkpoint hides a diverged run."""
-    losses: list[float] = torch.stack([done.loss for done in window.steps]).tolist() if window.steps else []
-    for back, loss in enumerate(reversed(losses)):
+    table = torch.stack([torch.stack([*done.losses.values()]) for done in window.steps]).tolist() if window.steps else []
+    losses = [dict(zip(done.losses, row, strict=True)) for done, row in zip(window.steps, table, strict=True)]
+    for back, loss in enumerate(row["loss"] for row in reversed(losses)):
         if not math.isfinite(loss):
             shares = window.steps[-1 - back].samples_S.tolist()
             guilty = [name for name, share in zip(window.samples[-1 - back], shares, strict=True) if not math.isfinite(share)]
@@ -181,12 +188,13 @@ def _read(window: _Window, step: int, objective: Objective, optimizer: torch.opt
     """Bring the window's tensors to the host."""
     losses = _losses(window, step)
     seconds = time.perf_counter() - window.started
-    supervised, tokens = (float(torch.stack(counts).sum()) for counts in zip(*(s[1:3] for s in window.steps), strict=True))
+    supervised = float(torch.stack([done.supervised for done in window.steps]).sum())
+    tokens = float(torch.stack([done.tokens for done in window.steps]).sum())
     model = objective.model
     mfu = utilisation(step_flops(shape_of(model), tokens, supervised) / seconds, device, rank_and_world()[1])
     return {
         "step": step,
-        "loss": sum(losses) / len(losses),
+        **{name: sum(row[name] for row in losses) / len(losses) for name in losses[0]},
         "lr": optimizer.param_groups[0]["lr"],
         "grad_norm": float(window.steps[-1].norm),
         "supervised_tokens_per_s": supervised / seconds,

@@ -3,6 +3,9 @@
 Logits exist only where there is loss: hidden states of supervised positions are gathered before the head, and head and loss
 run in chunks (see ``training.head``).
 
+The loss is a weighted sum of parts, by which it is also logged: ``ce`` (the denoising loss of the noisy stream), ``kl`` and
+``teacher_entropy`` (distillation; forward, their difference is the KL divergence), ``ar`` (next token, clean stream).
+
 Shape suffixes: B rows, L row length, P supervised positions, D hidden size, V vocabulary, K teacher's top tokens.
 """
 
@@ -10,12 +13,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bard_core.config.sections import SWDConfig
 from bard_core.data.batches import Batch, Supervision
-from bard_core.diffusion.losses import MIN_T, generalized_kl_tokens, topk_distillation_tokens
+from bard_core.diffusion.losses import (
+    cross_entropy_tokens,
+    denoising_tokens,
+    teacher_entropy_tokens,
+    topk_distillation_tokens,
+)
 from bard_core.diffusion.names import CleanAttention, NoiseName
 from bard_core.models.attention import ImageFeatures, Patches, hidden_states, training_attention
 from bard_core.models.vlm import vision_parameters
@@ -23,14 +30,17 @@ from bard_core.training.head import head_loss
 from bard_core.training.teacher import Teacher
 
 Images = ImageFeatures | Patches | None
+Parts = dict[str, Tensor]
+CLEAN_PARTS = {"ar"}  # every other part is of the noisy stream
 
 
 class Loss(NamedTuple):
-    """Sums of weighted token losses: ``total`` of the supervised stream, ``causal`` of the clean stream beside it (or None); the
-    step divides each by that stream's weight in the global batch. Each sample's own sum [S], detached."""
+    """Weighted sums over a batch's noisy and clean stream (None: not in this loss). The step divides each by its stream's weight
+    in the global batch. Detached: the sum of each part, before its share of the loss; each sample's own loss [S]."""
 
-    total: Tensor
-    causal: Tensor | None
+    noisy: Tensor | None
+    clean: Tensor | None
+    parts: Parts
     samples_S: Tensor
 
 
@@ -39,26 +49,18 @@ def gather(hidden_BLD: Tensor, where: Supervision) -> Tensor:
     return hidden_BLD.flatten(0, 1)[where.index_P]
 
 
-def shares(batch: Batch) -> Tensor:
-    """Room for every sample's own loss [S]."""
-    return torch.zeros(len(batch.sample_ids), device=batch.input_ids_BL.device)
-
-
-def denoising_loss(noise: NoiseName, logits_PV: Tensor, targets_P: Tensor, noisy_P: Tensor, t_P: Tensor) -> Tensor:
-    """Token losses [P] of a noise: 1/t-weighted CE for mask, generalized KL for uniform, CE for edit and mix."""
-    if noise == "uniform":
-        return generalized_kl_tokens(logits_PV, targets_P, noisy_P, 1 - t_P)
-    ce_P = F.cross_entropy(logits_PV.float(), targets_P, reduction="none")
-    return ce_P / t_P.clamp(min=MIN_T) if noise == "mask" else ce_P
-
-
 class Objective(nn.Module):
-    """A model to train and how. ``forward`` takes a batch and its image features and returns a :class:`Loss`."""
+    """A model to train and how. ``forward`` takes a batch and its image features and returns a :class:`Loss`.
 
-    def __init__(self, model: Any, clean_attention: CleanAttention) -> None:
+    Args:
+        shares: how much of each part the loss takes, by name; 0: the part is only logged.
+    """
+
+    def __init__(self, model: Any, clean_attention: CleanAttention, shares: dict[str, float]) -> None:
         super().__init__()
         self.model = model
         self.clean_attention: CleanAttention = clean_attention
+        self.shares = shares
 
     def body(self, batch: Batch, images: Images) -> Tensor:
         mask = training_attention(batch.table_BL, self.clean_attention)
@@ -67,15 +69,41 @@ class Objective(nn.Module):
         idle = [p for p in vision_parameters(self.model) if p.requires_grad] if images is None else []
         return hidden_BLD + 0.0 * sum(p.sum() for p in idle) if idle else hidden_BLD
 
-    def head_loss(
-        self, hidden_BLD: Tensor, where: Supervision, samples_S: Tensor, loss: Callable[..., Tensor], *more_P: Tensor
+    def losses(self, batch: Batch, images: Images, noisy_tokens: Callable[..., Parts] | None, *more_P: Tensor) -> Loss:
+        """The loss of both streams from one forward.
+
+        ``noisy_tokens(logits, target, noisy, t, *more)`` gives token losses of the noisy stream by part; None: it has no share.
+        """
+        hidden_BLD = self.body(batch, images)
+        device = hidden_BLD.device
+        parts = {name: torch.zeros((), device=device) for name in self.shares}
+        samples_S = torch.zeros(len(batch.sample_ids), device=device)
+        noisy = clean = None
+        if noisy_tokens is not None:
+            noisy = self._stream(hidden_BLD, batch.noisy, noisy_tokens, parts, samples_S, *more_P)
+        if "ar" in self.shares:
+            clean = self._stream(hidden_BLD, batch.clean, _next_token, parts, samples_S)
+        return Loss(noisy, clean, parts, samples_S)
+
+    def _stream(
+        self,
+        hidden_BLD: Tensor,
+        where: Supervision,
+        tokens: Callable[..., Parts],
+        parts: Parts,
+        samples_S: Tensor,
+        *more_P: Tensor,
     ) -> Tensor:
-        """Weighted sum of ``loss(logits, target, noisy, t, *more)`` over the supervised positions; each sample's is added up."""
+        """Weighted sum of a stream's token losses, a scalar to differentiate; ``parts`` and ``samples_S`` are added to."""
 
         def weighted(logits_PV: Tensor, sample: Tensor, weight: Tensor, *rest: Tensor) -> Tensor:
-            losses_P = loss(logits_PV, *rest) * weight
-            samples_S.index_add_(0, sample, losses_P.detach())
-            return losses_P.sum()
+            loss_P = torch.zeros_like(weight)
+            for name, tokens_P in tokens(logits_PV, *rest).items():
+                weighted_P = tokens_P * weight
+                parts[name] += weighted_P.detach().sum()
+                loss_P = loss_P + self.shares[name] * weighted_P
+            samples_S.index_add_(0, sample, loss_P.detach())
+            return loss_P.sum()
 
         head = self.model.get_output_embeddings()
         supervision = (where.sample_P, where.weight_P, where.target_P, where.noisy_P, where.t_P)
@@ -86,53 +114,38 @@ class Autoregressive(Objective):
     """Next-token prediction on the assistant turns, through the same layout with no noisy stream."""
 
     def __init__(self, model: Any) -> None:
-        super().__init__(model, "causal")
+        super().__init__(model, "causal", {"ar": 1.0})
 
     def forward(self, batch: Batch, images: Images) -> Loss:
-        samples_S = shares(batch)
-        total = self.head_loss(self.body(batch, images), batch.clean, samples_S, _next_token_loss)
-        return Loss(total, None, samples_S)
+        return self.losses(batch, images, None)
 
 
-class BlockDiffusion(Objective):
-    """A loss on the noisy stream, and beside it with ``ar_weight`` the next-token loss on a causal clean stream."""
-
-    def __init__(self, model: Any, clean_attention: CleanAttention, ar_weight: float) -> None:
-        super().__init__(model, clean_attention)
-        self.ar_weight = ar_weight
-
-    def weigh(self, batch: Batch, images: Images, noisy_loss: Callable[..., Tensor], *more_P: Tensor) -> Loss:
-        """(1 - ar_weight) x the noisy stream's loss + ar_weight x the clean stream's, both from one forward."""
-        hidden_BLD = self.body(batch, images)
-        samples_S = shares(batch)
-        noisy = self.head_loss(hidden_BLD, batch.noisy, samples_S, noisy_loss, *more_P)
-        if not self.ar_weight:
-            return Loss(noisy, None, samples_S)
-        causal = self.head_loss(hidden_BLD, batch.clean, samples_S, _next_token_loss)
-        return Loss((1 - self.ar_weight) * noisy, self.ar_weight * causal, samples_S)
-
-
-class ProgressiveBlockMerging(BlockDiffusion):
-    """Denoise the blocks of the noisy stream (paper eq. 4)."""
+class ProgressiveBlockMerging(Objective):
+    """Denoise the noisy stream's blocks (paper eq. 4); with ``ar_weight``, beside next-token prediction on a causal clean one."""
 
     def __init__(self, model: Any, clean_attention: CleanAttention, noise: NoiseName, ar_weight: float) -> None:
-        super().__init__(model, clean_attention, ar_weight)
+        super().__init__(model, clean_attention, _beside_ar({"ce": 1.0}, ar_weight))
         self.noise: NoiseName = noise
 
     def forward(self, batch: Batch, images: Images) -> Loss:
-        def denoise(logits: Tensor, target: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-            return denoising_loss(self.noise, logits, target, noisy, t)
+        def denoise(logits: Tensor, target: Tensor, noisy: Tensor, t: Tensor) -> Parts:
+            return {"ce": denoising_tokens(self.noise, logits, target, noisy, t)}
 
-        return self.weigh(batch, images, denoise)
+        return self.losses(batch, images, denoise)
 
 
-class StageWiseDistillation(BlockDiffusion):
-    """Large-block student, frozen small-block teacher, one noise under both masks: CE + weighted top-k KL (paper eq. 6)."""
+class StageWiseDistillation(Objective):
+    """Large-block student, frozen small-block teacher, one noise under both masks: CE + weighted top-k KL (paper eq. 6).
+
+    The KL is taken where the teacher has a block. It has none past its own last block of a turn, where the student's longer
+    one still has a tail.
+    """
 
     def __init__(
         self, model: Any, clean_attention: CleanAttention, teacher: Teacher, config: SWDConfig, ar_weight: float
     ) -> None:
-        super().__init__(model, clean_attention, ar_weight)
+        shares = {"ce": config.ce_weight, "kl": config.kl_weight, "teacher_entropy": 0.0}
+        super().__init__(model, clean_attention, _beside_ar(shares, ar_weight))
         self.config = config
         self.teacher = teacher  # no module: it is neither sharded, optimised nor saved
 
@@ -143,13 +156,23 @@ class StageWiseDistillation(BlockDiffusion):
 
         def distil(
             logits: Tensor, target: Tensor, noisy: Tensor, t: Tensor, indices: Tensor, teacher: Tensor, known: Tensor
-        ) -> Tensor:
-            ce = denoising_loss(config.noise.name, logits, target, noisy, t)
+        ) -> Parts:
+            if config.ce_weighting == "none":
+                ce = cross_entropy_tokens(logits, target)
+            else:
+                ce = denoising_tokens(config.noise.name, logits, target, noisy, t)
             kl = topk_distillation_tokens(logits, indices, teacher, config.direction, config.temperature)
-            return config.ce_weight * ce + config.kl_weight * kl * known
+            return {"ce": ce, "kl": kl * known, "teacher_entropy": teacher_entropy_tokens(teacher, config.temperature) * known}
 
-        return self.weigh(batch, images, distil, indices_PK, logits_PK, known_P)
+        return self.losses(batch, images, distil, indices_PK, logits_PK, known_P)
 
 
-def _next_token_loss(logits: Tensor, target: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float(), target, reduction="none")
+def _beside_ar(shares: dict[str, float], ar_weight: float) -> dict[str, float]:
+    """(1 - ar_weight) x the noisy stream's parts + ar_weight x the clean stream's; without a weight no clean stream at all."""
+    if not ar_weight:
+        return shares
+    return {**{name: (1 - ar_weight) * share for name, share in shares.items()}, "ar": ar_weight}
+
+
+def _next_token(logits: Tensor, target: Tensor, noisy: Tensor, t: Tensor) -> Parts:
+    return {"ar": cross_entropy_tokens(logits, target)}

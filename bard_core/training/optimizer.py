@@ -1,4 +1,4 @@
-"""AdamW with a learning rate of its own for vision tower, merger and language model; cosine with warm-up and floor."""
+"""AdamW with a learning rate of its own for each part of the model, decay on matrices alone; cosine with warm-up and floor."""
 
 import math
 from typing import Any
@@ -11,19 +11,39 @@ from bard_core.models.vlm import merger_parameters, vision_tower
 
 
 def rates(model: Any, config: OptimizerConfig) -> dict[str, tuple[list[nn.Parameter], float]]:
-    """Parameters and peak learning rate of each group; parameters of a group with rate 0 lose their gradient."""
+    """Parameters and peak learning rate of each part; parameters of a part with rate 0 lose their gradient.
+
+    A head tied to the token embeddings belongs to them, any other to the language model.
+    """
     merger_lr = config.lr if config.merger_lr is None else config.merger_lr
     tower = vision_tower(model)
     merger = merger_parameters(model)
     merger_ids = {id(p) for p in merger}
     vision = [p for p in tower.parameters() if id(p) not in merger_ids] if tower else []
-    seen = merger_ids | {id(p) for p in vision}
+    embeddings = list(model.get_input_embeddings().parameters())
+    seen = merger_ids | {id(p) for p in [*vision, *embeddings]}
     language = [p for p in model.parameters() if id(p) not in seen]
-    return {"language": (language, config.lr), "merger": (merger, merger_lr), "vision": (vision, config.vision_lr)}
+    language_lr = 0.0 if config.freeze_language else config.lr
+    return {
+        "language": (language, language_lr),
+        "embeddings": (embeddings, 0.0 if config.freeze_embeddings else language_lr),
+        "merger": (merger, merger_lr),
+        "vision": (vision, config.vision_lr),
+    }
+
+
+def undecayed(model: Any) -> set[int]:
+    """Ids of parameters that weight decay leaves alone: vectors (norms, biases) and embeddings of tokens and positions."""
+    return {
+        id(parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim < 2 or isinstance(module, nn.Embedding) or "embed" in name or "token" in name
+    }
 
 
 def freeze(model: Any, config: OptimizerConfig) -> bool:
-    """Take the gradient from groups whose rate is 0; returns whether the whole vision side is frozen. Call before sharding."""
+    """Take the gradient from parts whose rate is 0; returns whether the whole vision side is frozen. Call before sharding."""
     groups = rates(model, config)
     for parameters, lr in groups.values():
         for parameter in parameters:
@@ -32,13 +52,21 @@ def freeze(model: Any, config: OptimizerConfig) -> bool:
 
 
 def build_optimizer(model: Any, config: OptimizerConfig) -> torch.optim.AdamW:
-    """One AdamW over the groups that train; each group keeps its peak rate under "peak_lr"."""
-    groups = [
-        {"params": parameters, "peak_lr": lr, "lr": lr}
-        for parameters, lr in rates(model, config).values()
-        if lr > 0 and parameters
-    ]
-    return torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+    """One AdamW over the parts that train, each in two groups, with and without decay; a group keeps its peak rate as "peak_lr".
+
+    Raises:
+        ValueError: nothing trains.
+    """
+    spared = undecayed(model)
+    groups = []
+    for parameters, lr in rates(model, config).values():
+        for spare, decay in ((False, config.weight_decay), (True, 0.0)):
+            mine = [p for p in parameters if (id(p) in spared) == spare]
+            if lr > 0 and mine:
+                groups.append({"params": mine, "peak_lr": lr, "lr": lr, "weight_decay": decay})
+    if not groups:
+        raise ValueError("every part of the model is frozen: raise vision_lr or merger_lr, or set freeze_language: false")
+    return torch.optim.AdamW(groups, betas=config.betas, fused=True)
 
 
 def schedule(step: int, steps: int, config: OptimizerConfig) -> float:

@@ -2,9 +2,11 @@
 
 from typing import Literal
 
+from pydantic import ValidationInfo, field_validator
+
 from bard_core.config.sections import CheckpointConfig, LabModelConfig, NoiseConfig, SWDConfig, TrainConfig
 from bard_core.config.strict import StrictModel
-from bard_core.diffusion.names import CleanAttention
+from bard_core.diffusion.names import CleanAttention, Reduction
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import CheckpointRef, DatasetRef, ModelRef
 from bard_core.training.checkpoints import retention
@@ -24,9 +26,22 @@ class StageSpec(StrictModel):
     clean_attention: CleanAttention = "block"
     noise: NoiseConfig = NoiseConfig()
     ar_weight: float = 0.0
-    sample_mean: bool = False
+    reduction: Reduction = "token_mean"
+    tail_weight: float = 0.5
     swd: SWDConfig | None = None
     teacher: ModelRef | None = None
+
+    @field_validator("train")
+    @classmethod
+    def _in_steps(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
+        """Epochs become steps of this dataset: the run is the same however its length was said."""
+        dataset = info.data.get("dataset")
+        return train.in_steps(dataset.num_train) if dataset else train
+
+    @field_validator("swd")
+    @classmethod
+    def _same_length(cls, swd: SWDConfig | None, info: ValidationInfo) -> SWDConfig | None:
+        return swd.model_copy(update={"train": info.data["train"]}) if swd and "train" in info.data else swd
 
     @property
     def origin(self) -> dict[str, str]:

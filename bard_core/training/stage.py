@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from bard_core.data.batches import BatchSpec, replacement_tokens
+from bard_core.data.batches import BatchSpec
 from bard_core.data.examples import Positions
 from bard_core.data.feed import MicroBatches, Walk
 from bard_core.data.reader import Reader
 from bard_core.data.units import CACHE_BYTES
 from bard_core.diffusion.names import MASK_TOKEN
+from bard_core.diffusion.noise import replacement_tokens
 from bard_core.lab.model import build_lab_model
 from bard_core.models import BardSettings, bard_settings, load, record_settings
 from bard_core.models.vlm import reserved_ids, same_vision
@@ -103,7 +104,9 @@ def run_stage(
         end_token_id=int(tokenizer.eos_token_id),
         pad_token_id=int(tokenizer.pad_token_id),
         replacements_W=replacement_tokens(len(tokenizer), [*reserved_ids(model, tokenizer), mask_id]),
-        sample_mean=spec.sample_mean,
+        reduction=spec.reduction,
+        sample_length="supervised" if spec.stage == "swd" else "padded",
+        tail_weight=spec.tail_weight,
         teacher_block_size=spec.teacher.block_size if spec.teacher else None,
         seed=spec.train.seed,
         max_tokens_per_row=spec.train.max_tokens_per_row,

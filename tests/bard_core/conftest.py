@@ -2,13 +2,16 @@
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from bard_core.config.sections import EvaluationConfig, TrackingConfig
+from bard_core.diffusion.layout import CLEAN, NOISY, TokenTable, attention_mask, sample_layout
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.evaluation.suites import suite_digest, suite_of
 from bard_core.store import artifacts
@@ -103,3 +106,28 @@ class Judge:
 @pytest.fixture
 def judge(tmp_path: Path) -> Judge:
     return Judge(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def training_mask() -> Callable[..., Tensor]:
+    """``training_mask(prefix, response, block_size, total=None)``: the mask of ``[prefix | clean response | noisy response]``.
+
+    Boolean [total, total] as in the paper's figure 2, with no tail; rows and columns past the tokens are all False.
+    """
+
+    def mask(prefix: int, response: int, block_size: int, total: int | None = None) -> Tensor:
+        clean = prefix + response
+        layout = sample_layout(clean, [(prefix, clean)] if response else [], block_size)
+        noisy = ~layout.tail_R
+        table = TokenTable(
+            sample=torch.zeros(clean + response, dtype=torch.long),
+            position=torch.cat([torch.arange(clean), layout.source_R[noisy]]),
+            block=torch.cat([layout.clean_block_N, layout.block_R[noisy]]),
+            role=torch.tensor([CLEAN] * clean + [NOISY] * response),
+        )
+        used = clean + response
+        whole = torch.zeros(total or used, total or used, dtype=torch.bool)
+        whole[:used, :used] = attention_mask(table, table)
+        return whole
+
+    return mask

@@ -41,6 +41,26 @@ def test_the_lab_is_planned_as_it_is_built(tmp_path):
     assert found.stages[0].name == "source" and found.stages[0].checkpoint == 12 * found.parameters.total
 
 
+def test_epochs_need_a_number_of_samples_and_frozen_parts_no_state(capsys, tmp_path):
+    text = (
+        (CONFIGS / "lab.yaml")
+        .read_text()
+        .replace("    steps: 700\n    batch_size: 16", "    num_epochs: 2\n    batch_size: 16", 1)
+    )
+    (tmp_path / "epochs.yaml").write_text(text)
+    assert main.main(["plan", str(tmp_path / "epochs.yaml")]) == 2
+    assert "source trains for 2 epochs: say of how many samples with --train-samples" in capsys.readouterr().err
+    assert main.main(["plan", str(tmp_path / "epochs.yaml"), "--json", "--train-samples", "1001"]) == 0
+    source, pbm = json.loads(capsys.readouterr().out)["stages"][:2]
+    assert source["steps"] == 126  # 2002 samples in batches of 16
+    total = source["checkpoint"] // 12
+    assert pbm["checkpoint"] < 12 * total  # the vision side is frozen there
+    (tmp_path / "frozen.yaml").write_text(text.replace("lr: 2.0e-3", "freeze_embeddings: true\n      lr: 2.0e-3", 1))
+    assert main.main(["plan", str(tmp_path / "frozen.yaml"), "--json", "--train-samples", "1001"]) == 0
+    frozen = json.loads(capsys.readouterr().out)
+    assert frozen["stages"][0]["checkpoint"] == 12 * total - 8 * frozen["parameters"]["embeddings"]
+
+
 def test_activations_are_what_autograd_keeps():
     """The meta run against a real forward of one layer, whose eager attention also keeps its scores."""
     config = architecture("Qwen/Qwen3-VL-2B-Instruct")
@@ -107,6 +127,7 @@ def test_the_command(capsys, tmp_path):
         ("--mfu", "35", "mfu is 35"),
         ("--tokens-per-sample", "0", "tokens_per_sample is 0"),
         ("--image-tokens-per-sample", "-1", "image_tokens_per_sample is -1"),
+        ("--train-samples", "0", "train_samples is 0"),
     ],
 )
 def test_the_command_refuses_what_cannot_be(capsys, flag, value, words):

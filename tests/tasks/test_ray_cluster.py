@@ -4,7 +4,7 @@ from flytekit.configuration import Image, ImageConfig, SerializationSettings
 
 from bard_core.config.sections import ComputeConfig
 from tasks.pbm import pbm
-from tasks.ray_cluster import GRACE_S, SECRET
+from tasks.resources import GRACE_S, SECRET
 
 
 def test_node_groups_arrive_with_their_templates():
@@ -16,8 +16,8 @@ def test_node_groups_arrive_with_their_templates():
     (worker,) = sent["rayCluster"]["workerGroupSpec"]
     gpu = worker["k8sPod"]["podSpec"]
     assert head["containers"][0]["name"] == "ray-head" and gpu["containers"][0]["name"] == "ray-worker"
-    assert gpu["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
-    assert gpu["tolerations"][0]["key"] == "nvidia.com/gpu" and "tolerations" not in head
+    assert gpu["containers"][0]["resources"]["limits"]["cpu"] == "2"
+    assert "tolerations" not in gpu and "tolerations" not in head
     for pod in (head, gpu):
         assert pod["volumes"][0]["emptyDir"]["medium"] == "Memory"
         assert pod["containers"][0]["envFrom"][0]["secretRef"] == {"name": SECRET, "optional": True}

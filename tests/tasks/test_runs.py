@@ -44,6 +44,7 @@ def test_mlflow_compares_trainings_by_every_knob():
     place = {"dataset": dataset, "parent": parent, "teacher": parent, "block_size": 8}
     shown = launch._params(StageSpec(stage="swd", train=train, swd=swd, ar_weight=0.5, **place))
     assert (shown["swd.kl_weight"], shown["ar_weight"], shown["noise.name"], shown["train.steps"]) == (0.25, 0.5, "mask", 1)
+    assert (shown["swd.ce_weighting"], shown["reduction"], shown["tail_weight"]) == ("none", "token_mean", 0.5)
     assert shown["teacher_sha256"] == "e" * 64 and "swd.train.steps" not in shown
     source = launch._params(StageSpec(stage="source", dataset=dataset, train=train, lab_model=LabModelConfig()))
     assert source["lab_model.layers"] == 4 and "noise.name" not in source

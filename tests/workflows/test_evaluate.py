@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bard_core import tracking
-from bard_core.config.sections import DecodingConfig, EvaluationConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections import ComputeConfig, DecodingConfig, EvaluationConfig, StorageConfig, TrackingConfig
 from workflows.evaluate import evaluate
 
 SUITE = """
@@ -26,8 +26,8 @@ def test_a_failing_benchmark_leaves_the_others_and_the_result_partial(
     suite.write_text(SUITE)
     config = EvaluationConfig(suite=str(suite), max_samples=2, speed_samples=2, decoding=DecodingConfig(max_new_tokens=4))
     source = make_model(tmp_path / "source", 1)
-    place: dict[str, Any] = {"storage_config": StorageConfig(), "tracking": TrackingConfig(), "parent_run": ""}
-    result = evaluate(model=source, source=source, dataset=lab_dataset, evaluation=config, **place)
+    place: dict[str, Any] = {"storage_config": StorageConfig(), "tracking": TrackingConfig(), "compute": ComputeConfig()}
+    result = evaluate(model=source, source=source, dataset=lab_dataset, evaluation=config, parent_run="", **place)
     assert (result.missing, [score.name for score in result.benchmarks]) == (("broken",), ["lab"])
     assert not result.complete and result.num_samples == 2
     (version,) = tracking.versions(TrackingConfig())

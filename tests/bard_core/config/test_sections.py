@@ -54,6 +54,19 @@ def test_the_pipelines_scores_count_when_checkpoints_are_judged_again(size):
         assert (evaluation.suite, evaluation.decoding) == (first.suite, first.decoding)
 
 
+@pytest.mark.parametrize("size", ["2b", "4b", "8b"])
+def test_the_papers_recipe(size):
+    """As released: t from 0.001, half-weight tails and sample means in pbm; plain CE + KL / 2, one rate, sample means in swd."""
+    values = read(ROOT / "configs" / f"bard_{size}.yaml")
+    pbm, swd = sections.PBMConfig.model_validate(values["pbm"]), sections.SWDConfig.model_validate(values["swd"])
+    assert (pbm.noise.min_t, pbm.tail_weight, pbm.reduction) == (0.001, 0.5, "sample_mean")
+    decay = {"2b": 0.0, "4b": 0.0, "8b": 0.01}[size]
+    assert {stage.train.optimizer.weight_decay for stage in pbm.stages} == {decay}
+    assert (swd.ce_weighting, swd.ce_weight, swd.kl_weight, swd.reduction, swd.tail_weight) == ("none", 1, 0.5, "sample_mean", 1)
+    optimizer = swd.train.optimizer
+    assert (optimizer.lr, optimizer.vision_lr, optimizer.merger_lr, optimizer.weight_decay) == (6e-6, 6e-6, None, 0.0)
+
+
 def test_the_noise_study_finds_its_data_and_source_in_the_cache_of_the_demo():
     lab, study = read(ROOT / "configs" / "lab.yaml"), read(ROOT / "configs" / "lab_noises.yaml")
     assert (study["data"], study["source"]) == (lab["data"], lab["source"])
@@ -87,6 +100,11 @@ def test_a_reevaluation_is_complete_and_its_suite_exists(path):
         ("pbm", {"ar_weight": 0.5}, "causal"),
         ("data", {"lab": None}, "sources"),
         ("data", {"processor": "some/model", "min_pixels": 5000, "max_pixels": 4000}, "min_pixels 5000 is above"),
+        ("source", {"train": {"batch_size": 4}}, "give either steps or num_epochs, got steps 0 and num_epochs 0"),
+        ("source", {"train": {"steps": 4, "num_epochs": 1}}, "got steps 4 and num_epochs 1"),
+        ("pbm", {"tail_weight": 1.5}, "less than or equal to 1"),
+        ("swd", {"ce_weighting": "t"}, "'none' or 'inverse_t'"),
+        ("swd", {"ce_weight": 0, "kl_weight": 0}, "nothing to distil"),
         ("source", {"train": {"steps": 1, "optimizer": {"betas": [0.9, 1.0]}}}, "less than 1"),
     ],
 )

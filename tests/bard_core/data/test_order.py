@@ -1,6 +1,7 @@
 """The walk: each sample as often as its weight says, in an order that follows from (seed, place) and reads near by."""
 
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_an_epoch_has_every_place_once_and_any_piece_is_the_same(units, seed, wi
     assert [pick for place in range(2 * len(order)) for pick in again.picks(place, place + 1)] == whole
     ahead = again.units_ahead(0)
     starts = [next(ahead) for _ in range(-(-len(order) // window) + 1)]
-    for (start, wanted), (end, _) in zip(starts, starts[1:], strict=False):
+    for (start, wanted), (end, _) in pairwise(starts):
         assert {int(unit_S[sample]) for sample, _ in whole[start:end]} == set(wanted)
 
 

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from bard_core.diffusion.layout import training_mask
-from bard_core.diffusion.losses import generalized_kl, topk_distillation, weighted_cross_entropy
+from bard_core.diffusion.losses import denoising_tokens, topk_distillation_tokens
 
 
-def test_masks(golden_dir):
+def test_masks(golden_dir, training_mask):
     cases = np.load(golden_dir / "masks.npz")
     assert cases.files
     for name in cases.files:
@@ -26,17 +25,27 @@ def losses(golden_dir):
     return inputs, json.loads((golden_dir / "losses.json").read_text())
 
 
-@pytest.mark.parametrize("reduction", ["sample_mean", "token_mean"])
-def test_weighted_cross_entropy(losses, reduction):
+def token_losses(x, noise, t):
+    """Token losses [B, L] of padded rows, zero where there is none."""
+    flat = denoising_tokens(noise, x["logits"].flatten(0, 1), x["labels"].flatten(), x["x_t"].flatten(), t.flatten())
+    return flat.view_as(t) * x["loss_mask"]
+
+
+def sample_mean(tokens_BL, x):
+    return float((tokens_BL.sum(-1) / x["response_mask"].sum(-1)).mean())
+
+
+def test_weighted_cross_entropy(losses):
     x, expected = losses
-    loss = weighted_cross_entropy(x["logits"], x["labels"], x["t"], x["response_mask"], x["loss_mask"], reduction)
-    assert float(loss) == pytest.approx(expected[f"weighted_ce_{reduction}"], abs=1e-5)
+    tokens_BL = token_losses(x, "mask", x["t"])
+    assert sample_mean(tokens_BL, x) == pytest.approx(expected["weighted_ce_sample_mean"], abs=1e-5)
+    assert float(tokens_BL.sum() / x["loss_mask"].sum()) == pytest.approx(expected["weighted_ce_token_mean"], abs=1e-5)
 
 
 def test_generalized_kl(losses):
     x, expected = losses
-    loss = generalized_kl(x["logits"], x["labels"], x["x_t"], x["t"], x["response_mask"], x["loss_mask"])
-    assert float(loss) == pytest.approx(expected["generalized_kl_sample_mean_t_clamped_0_9"], abs=1e-5)
+    tokens_BL = token_losses(x, "uniform", 1 - x["t"])  # its t is the flow's time, ours the noise level
+    assert sample_mean(tokens_BL, x) == pytest.approx(expected["generalized_kl_sample_mean_t_clamped_0_9"], abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -45,5 +54,6 @@ def test_generalized_kl(losses):
 )
 def test_topk_distillation(losses, key, direction, temperature):
     x, expected = losses
-    loss = topk_distillation(x["student_logits"], x["teacher_topk_indices"], x["teacher_topk_logits"], direction, temperature)
+    top = x["teacher_topk_indices"], x["teacher_topk_logits"]
+    loss = topk_distillation_tokens(x["student_logits"], *top, direction, temperature).mean()
     assert float(loss) == pytest.approx(expected["topk_kd"][key], abs=1e-5)

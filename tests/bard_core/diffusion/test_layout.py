@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bard_core.diffusion.layout import CLEAN, NOISY, TokenTable, attention_mask, sample_layout, training_mask
+from bard_core.diffusion.layout import CLEAN, NOISY, TokenTable, attention_mask, sample_layout
 
 
 @st.composite
@@ -60,7 +60,7 @@ def test_rule_token_by_token(case, clean_attention):
             assert bool(mask[q, k]) == seen
 
 
-def test_samples_of_a_row_do_not_see_each_other():
+def test_samples_of_a_row_do_not_see_each_other(training_mask):
     one = training_mask(3, 4, 2)
     size = one.shape[0]
     layout = sample_layout(7, [(3, 7)], 2)

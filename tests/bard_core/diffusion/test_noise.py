@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bard_core.diffusion.noise import complement, corrupt, generator_for, mix_probabilities, stratified_t
+from bard_core.diffusion.noise import complement, corrupt, generator_for, mix_probabilities, replacement_tokens, stratified_t
 
 MASK, WORDS = 999, torch.arange(10, 500)
 
@@ -119,8 +119,6 @@ def test_bounds_hold_for_every_number_of_blocks():
 
 
 def test_special_tokens_are_never_among_the_replacements():
-    from bard_core.data.batches import replacement_tokens
-
     assert replacement_tokens(6, [0, 4, 99]).tolist() == [1, 2, 3, 5]
     with pytest.raises(ValueError, match="may be drawn"):
         replacement_tokens(3, [0, 1])

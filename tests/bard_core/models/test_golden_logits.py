@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from bard_core.diffusion.layout import training_mask
 from bard_core.models import load
 from bard_core.models.attention import encode_images, hidden_states
 
@@ -12,7 +11,7 @@ from bard_core.models.attention import encode_images, hidden_states
 @pytest.mark.parametrize("prompt", ["text", "image"])
 @pytest.mark.parametrize("block_size", [4, 8])
 @torch.no_grad()
-def test_training_layout_logits(golden_dir, prompt, block_size):
+def test_training_layout_logits(golden_dir, training_mask, prompt, block_size):
     io = np.load(golden_dir / "model_io.npz")
     case = {name: torch.from_numpy(io[name]) for name in io.files}
     model = load(golden_dir / "model", block_size=block_size, mask_token_id=510)

@@ -1,5 +1,6 @@
 """Stages in one process, and a consolidated model anyone can load."""
 
+import math
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from bard_core.models import bard_settings, load
 from bard_core.store import artifacts
 from bard_core.training.checkpoints import writer
 from bard_core.training.checkpoints.consolidate import consolidate
+from bard_core.training.curve import read_curve
 from bard_core.training.spec import StageSpec, checkpoint_ref, run_of
 from bard_core.training.stage import prepare_base, run_stage
 
@@ -83,6 +85,26 @@ def test_consolidation_is_deterministic_and_shards(trained, tmp_path):
     whole, split = load(one), load(many, dtype=torch.bfloat16)
     reference = whole.state_dict()
     assert all(torch.equal(reference[name].bfloat16(), tensor) for name, tensor in split.state_dict().items())
+
+
+def test_epochs_are_steps_of_the_dataset(tiny_dataset, source_model, bard_home):
+    """A run, its name and its curve are those of the same run told in steps; its last step reaches into the next epoch."""
+    batch = 10
+    steps = math.ceil(1.5 * tiny_dataset.num_train / batch)
+    for stage in ("source", "pbm", "swd"):
+        by_epochs, by_steps = (
+            stage_specs(tiny_dataset, source_model, batch_size=batch, **length)[stage]
+            for length in ({"steps": 0, "num_epochs": 1.5}, {"steps": steps})
+        )
+        assert by_epochs.train.steps == steps > 1 and by_epochs.train.num_epochs == 0
+        assert by_epochs.digest == by_steps.digest
+    run = run_of(by_epochs)
+    final = run_stage(by_epochs, prepare_base(by_epochs, run), run)
+    records = read_curve(f"{run.uri}/curve.jsonl")
+    assert final == run.checkpoint(steps) and records[-1]["step"] == steps
+    for record in records:  # the loss apart
+        assert record["loss"] == pytest.approx(record["ce"] + 0.5 * record["kl"], rel=1e-5)
+        assert 0 < record["teacher_entropy"] <= record["kl"] * 1.0001 and "ar" not in record
 
 
 def test_spec_digest_names_what_matters(tiny_dataset):

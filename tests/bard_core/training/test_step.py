@@ -33,7 +33,7 @@ def examples_for(model, count=4):
     return examples
 
 
-def step_of(parts=1, precision="float32", prepare=None, autoregressive=False, sample_mean=False, **objective):
+def step_of(parts=1, precision="float32", prepare=None, autoregressive=False, reduction="token_mean", **objective):
     """One step from the same start: its result, the gradients it took and the objective."""
     model = tiny_model()
     examples = examples_for(model)
@@ -42,7 +42,7 @@ def step_of(parts=1, precision="float32", prepare=None, autoregressive=False, sa
     made = Autoregressive(model) if autoregressive else ProgressiveBlockMerging(model, noise="mask", **objective)
     config = TrainConfig(steps=1, batch_size=4, accumulation=parts, precision=precision, optimizer=OptimizerConfig(lr=1e-3))
     spec = BatchSpec(
-        None if autoregressive else 4, NoiseConfig(), MASK, EOS, 0, torch.arange(1, 490), sample_mean, max_tokens_per_row=400
+        None if autoregressive else 4, NoiseConfig(), MASK, EOS, 0, torch.arange(1, 490), reduction, max_tokens_per_row=400
     )
     batches = [collate([(example, 0) for example in examples[part::parts]], spec) for part in range(parts)]
     made.train()
@@ -50,18 +50,22 @@ def step_of(parts=1, precision="float32", prepare=None, autoregressive=False, sa
     return done, torch.cat([p.grad.flatten() for p in model.parameters()]), made
 
 
+def loss_of(done):
+    return float(done.losses["loss"])
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"clean_attention": "block", "ar_weight": 0.0},
         {"clean_attention": "causal", "ar_weight": 0.5},
-        {"clean_attention": "causal", "ar_weight": 0.5, "sample_mean": True},
+        {"clean_attention": "causal", "ar_weight": 0.5, "reduction": "sample_mean"},
         {"autoregressive": True},
     ],
 )
 def test_micro_batches_do_not_change_a_step(options):
     (whole, whole_grad, _), (split, split_grad, _) = step_of(1, **options), step_of(2, **options)
-    assert float(split.loss) == pytest.approx(float(whole.loss), rel=1e-5)
+    assert loss_of(split) == pytest.approx(loss_of(whole), rel=1e-5)
     assert float(split.supervised) == float(whole.supervised) and float(split.tokens) == float(whole.tokens)
     assert torch.allclose(whole_grad, split_grad, atol=1e-5)
 
@@ -69,24 +73,26 @@ def test_micro_batches_do_not_change_a_step(options):
 def test_half_diffusion_half_autoregressive():
     """With a causal clean stream the loss is the mean of the two streams' own token means."""
     options = {"clean_attention": "causal"}
-    mixed = step_of(ar_weight=PBMMethod(clean_attention="causal").ar_share, **options)[0].loss
-    diffusion, causal = step_of(ar_weight=0.0, **options)[0].loss, step_of(autoregressive=True)[0].loss
-    assert float(mixed) == pytest.approx((float(diffusion) + float(causal)) / 2, rel=1e-5)
+    mixed = step_of(ar_weight=PBMMethod(clean_attention="causal").ar_share, **options)[0]
+    diffusion, causal = step_of(ar_weight=0.0, **options)[0], step_of(autoregressive=True)[0]
+    assert loss_of(mixed) == pytest.approx((loss_of(diffusion) + loss_of(causal)) / 2, rel=1e-5)
+    apart = {name: float(loss) for name, loss in mixed.losses.items() if name != "loss"}
+    assert apart == pytest.approx({"ce": loss_of(diffusion), "ar": loss_of(causal)}, rel=1e-5)
     assert PBMMethod().ar_share == 0 and PBMMethod(clean_attention="causal", ar_weight=0.0).ar_share == 0
 
 
 def test_activation_checkpointing_changes_nothing():
     options = {"clean_attention": "block", "ar_weight": 0.0}
     (plain, plain_grad, _), (less, less_grad, _) = step_of(**options), step_of(prepare=use_activation_checkpointing, **options)
-    assert float(plain.loss) == float(less.loss) and torch.allclose(plain_grad, less_grad, atol=1e-6)
+    assert loss_of(plain) == loss_of(less) and torch.allclose(plain_grad, less_grad, atol=1e-6)
 
 
 def test_bf16_keeps_loss_and_gradients_in_fp32():
     options = {"clean_attention": "block", "ar_weight": 0.0}
     (exact, exact_grad, _), (mixed, mixed_grad, _) = step_of(**options), step_of(precision="bfloat16", **options)
-    assert mixed.loss.dtype == mixed_grad.dtype == torch.float32
-    assert float(mixed.loss) != float(exact.loss)
-    assert float(mixed.loss) == pytest.approx(float(exact.loss), rel=0.02)
+    assert mixed.losses["loss"].dtype == mixed_grad.dtype == torch.float32
+    assert loss_of(mixed) != loss_of(exact)
+    assert loss_of(mixed) == pytest.approx(loss_of(exact), rel=0.02)
     assert torch.cosine_similarity(exact_grad, mixed_grad, dim=0) > 0.99
 
 
@@ -112,7 +118,7 @@ def test_a_record_says_what_a_step_cost():
     record = _read(
         _Window(steps=[done], samples=[["s0"]]), 1, objective, build_optimizer(objective.model, OptimizerConfig()), CPU
     )
-    assert record["step"] == 1 and record["loss"] == float(done.loss) and record["supervised_tokens_per_s"] > 0
+    assert record["step"] == 1 and record["loss"] == record["ce"] == loss_of(done) and record["supervised_tokens_per_s"] > 0
     assert 0.05 < record["peak_memory_gib"] < 64 and "mfu" not in record
     assert 0 < shape_of(objective.model).decoder < sum(p.numel() for p in objective.model.parameters())
     assert step_flops(Shape(decoder=7, head=10, attention=5), tokens=3, supervised=2) == 6 * (3 * 7 + 20)

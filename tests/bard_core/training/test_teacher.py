@@ -9,6 +9,7 @@ from bard_core.config.sections import NoiseConfig, SWDConfig
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.examples import Example, attach_positions
 from bard_core.diffusion.layout import attention_mask
+from bard_core.models.attention import dense_mask, hidden_states
 from bard_core.store import artifacts
 from bard_core.training import teacher as module
 from bard_core.training.objectives import Autoregressive, StageWiseDistillation
@@ -57,7 +58,7 @@ def test_stored_answers_are_the_teachers(walk, tmp_path):
         assert torch.equal(here, indices) and torch.allclose(now, logits, atol=1e-5)
         config = SWDConfig(train=tiny_train())
         losses = [
-            float(StageWiseDistillation(model, "block", teach, config, 0.0)(batch, None).total) for teach in (online, stored)
+            float(StageWiseDistillation(model, "block", teach, config, 0.0)(batch, None).noisy) for teach in (online, stored)
         ]
         assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
@@ -68,9 +69,42 @@ def test_a_student_keeps_its_autoregressive_mode(walk):
     model, config = tiny_model(), SWDConfig(train=tiny_train())
     batch = collate([(example, 0) for example in walked.examples[:3]], spec)
     mixed, alone = (StageWiseDistillation(model, "causal", teacher, config, share)(batch, None) for share in (0.5, 0.0))
-    next_token = Autoregressive(model)(batch, None).total
-    assert alone.causal is None and float(mixed.total) == pytest.approx(float(alone.total) / 2, rel=1e-6)
-    assert float(mixed.causal) == pytest.approx(float(next_token) / 2, rel=1e-6)
+    next_token = Autoregressive(model)(batch, None).clean
+    assert alone.clean is None and float(mixed.noisy) == pytest.approx(float(alone.noisy) / 2, rel=1e-6)
+    assert float(mixed.clean) == pytest.approx(float(next_token) / 2, rel=1e-6)
+    assert set(alone.parts) == {"ce", "kl", "teacher_entropy"} and set(mixed.parts) == {*alone.parts, "ar"}
+    for name, part in alone.parts.items():  # parts are told before their shares
+        assert float(mixed.parts[name]) == pytest.approx(float(part), rel=1e-6)
+
+
+@pytest.mark.parametrize("weighting", ["none", "inverse_t"])
+def test_the_parts_of_distillation(walk, weighting):
+    """Cross entropy plain or over t, KL and the teacher's entropy where the teacher has a block: added up from whole logits."""
+    teacher, examples, spec = walk
+    model = tiny_model()
+    config = SWDConfig(train=tiny_train(), ce_weighting=weighting, kl_weight=0.25, ce_weight=2.0)
+    batch = collate([(example, 0) for example in examples[:3]], replace(spec, tail_weight=1.0))
+    loss = StageWiseDistillation(model, "block", teacher, config, 0.0)(batch, None)
+    known, where = batch.teacher_knows_P, batch.noisy
+    assert known is not None and 0 < int(known.sum()) < len(known)
+    with torch.no_grad():
+        mask = dense_mask(batch.table_BL, "block")
+        hidden = hidden_states(model, batch.input_ids_BL, batch.position_ids_CBL, mask, None)
+        log_q = model.lm_head(hidden).flatten(0, 1)[where.index_P].log_softmax(-1)
+        ce = -log_q.gather(1, where.target_P[:, None]).squeeze(1) / (1 if weighting == "none" else where.t_P)
+        indices, logits = teacher(batch)
+        p = logits.softmax(-1)
+        kl = -(p * log_q.gather(1, indices)).sum(-1)[known].sum()
+        entropy = -(p * p.log()).sum(-1)[known].sum()
+    found = {name: float(part) for name, part in loss.parts.items()}
+    assert found == pytest.approx({"ce": float(ce.sum()), "kl": float(kl), "teacher_entropy": float(entropy)}, rel=1e-4)
+    assert float(loss.noisy) == pytest.approx(2 * found["ce"] + 0.25 * found["kl"], rel=1e-5)
+    assert found["kl"] > found["teacher_entropy"]
+
+
+def test_the_release_is_the_default():
+    config = SWDConfig(train=tiny_train())
+    assert (config.ce_weighting, config.reduction, config.ce_weight, config.kl_weight) == ("none", "sample_mean", 1.0, 0.5)
 
 
 def test_the_teacher_is_asked_once(walk, tmp_path):
