@@ -5,8 +5,8 @@
 
 The released way of a FineVision row: decode every image, write it as an optimised JPEG of quality 95, keep the texts as dicts,
 dump them as indented JSON; it checks nothing and tokenises nothing. Ours: check every byte, see how each image looks (or not:
-``bytes``), tokenise, write the unit, and merge. Both are timed by the processor time they used. Also: the same over processes, and
-the peak memory of preparing and of merging at growing numbers of rows, each in a process of its own.
+``bytes``), tokenise, write the unit, and merge. Both are timed by the processor time they used. Also: the same over processes,
+and the peak memory of preparing and of merging at growing numbers of rows, each in a process of its own.
 """
 
 import argparse

@@ -8,6 +8,7 @@ from bard_core.config.sections import ComputeConfig, DataConfig, StorageConfig, 
 from bard_core.store.refs import UnitsRef
 from tasks.looks import see_benchmarks
 from tasks.prepare import prepare_dataset, prepare_units
+from tasks.resources import pod
 from tasks.settings import Dataset, stage_dynamic
 
 
@@ -16,12 +17,16 @@ def prepare(
     data: DataConfig, compute: ComputeConfig, storage_config: StorageConfig, tracking: TrackingConfig, parent_run: str
 ) -> Dataset:
     """The dataset that ``data`` describes."""
-    looks = [see_benchmarks(suite=suite, storage_config=storage_config) for suite in data.suites]
+    size = pod("prepare", compute)
+    looks = [
+        see_benchmarks(suite=suite, storage_config=storage_config).with_overrides(**pod("evaluate", compute))
+        for suite in data.suites
+    ]
     units: list[UnitsRef] = []
     if compute.prepare_tasks > 1:
         count = compute.prepare_tasks
         spread = map_task(partial(prepare_units, of=count, data=data, storage_config=storage_config))
-        units = spread(group=list(range(count)))
+        units = spread(group=list(range(count))).with_overrides(**size)
     return prepare_dataset(
         data=data, looks=looks, units=units, storage_config=storage_config, tracking=tracking, parent_run=parent_run
-    )
+    ).with_overrides(**size)

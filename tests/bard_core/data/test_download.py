@@ -7,7 +7,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -24,7 +24,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
     """Passes everything on to a server; ``faults`` may spoil an answer, each once, the first first."""
 
     target = ""
-    faults: list[Fault] = []
+    faults: ClassVar[list[Fault]] = []
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
@@ -131,7 +131,7 @@ def test_credentials_that_ran_out_are_said_at_once(faulty_s3: tuple[str, list[Fa
     root, faults = faulty_s3
     shard = list_shards(source(f"{root}/raw"))[0]
     faults += [lambda proxy: proxy.fail(400, "ExpiredToken")] * 100
-    with pytest.raises(SourceError, match="ExpiredToken.*check the credentials"), brought(shard):
+    with pytest.raises(SourceError, match=r"ExpiredToken.*check the credentials"), brought(shard):
         pass
     assert len(faults) == 99
 
@@ -140,8 +140,8 @@ def test_a_download_goes_on_where_it_was_stopped(faulty_s3: tuple[str, list[Faul
     root, faults = faulty_s3
     shards = list_shards(source(f"{root}/raw"))
     never = [lambda proxy: proxy.fail(403, "AccessDenied")]
-    faults += [lambda proxy: proxy.path.endswith("b.parquet") and never[0](proxy) or proxy.pass_on()] * 2
-    with pytest.raises(SourceError, match="b.parquet"):
+    faults += [lambda proxy: (proxy.path.endswith("b.parquet") and never[0](proxy)) or proxy.pass_on()] * 2
+    with pytest.raises(SourceError, match=r"b\.parquet"):
         download(source(f"{root}/raw"))
     stamp = cached(shards[0]).stat().st_mtime_ns
     faults.clear()
@@ -159,7 +159,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     """The hub's API for one dataset of one file, ``o/open``; ``o/gated`` wants a token."""
 
     spoiled = 0
-    asked: list[str] = []
+    asked: ClassVar[list[str]] = []
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
@@ -237,7 +237,7 @@ def test_unknown_revisions_and_gated_datasets_say_what_to_do(
 ) -> None:
     with pytest.raises(SourceError, match=r"(?s)at revision v2 .*check name and revision"):
         list_shards(source("hf://datasets/o/open", revision="v2"))
-    with pytest.raises(SourceError, match="(?s)accept the dataset's terms on its page, and set HF_TOKEN"):
+    with pytest.raises(SourceError, match=r"(?s)accept the dataset's terms on its page, and set HF_TOKEN"):
         list_shards(source("hf://datasets/o/gated", revision="v1"))
     monkeypatch.setenv("HF_TOKEN", "secret")
     assert list_shards(source("hf://datasets/o/gated", revision="v1"))[0].name == "sub/a"
