@@ -30,7 +30,7 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION ?= false
 BENCHMARKS := $(basename $(notdir $(wildcard $(ROOT)/benchmarks/[a-z]*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults lint ui reevaluate package register remote lock clean
+.PHONY: help setup demo test test-faults lint ui reevaluate package register remote versions lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -83,6 +83,9 @@ register: package ## register the package with the Flyte cluster of FLYTE_PLATFO
 
 remote: $(VENV)/.ready ## run the pipeline on the Flyte cluster of FLYTE_PLATFORM_URL (CONFIG=)
 	cd $(ROOT) && $(BIN)/pyflyte run $(REMOTE_FLAGS) workflows/pipeline.py bard_pipeline --inputs-file $(CONFIG)
+
+versions: $(VENV)/.ready ## rewrite bard_core/config/fingerprints.json after a change of code, and say which stages' versions must rise
+	cd $(ROOT) && $(BIN)/python -m bard_core.config.fingerprints
 
 lock: $(VENV)/.ready ## rewrite dev.lock and the stages' locks from what .venv holds
 	cd $(ROOT) && $(BIN)/python containers/lock.py

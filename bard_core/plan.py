@@ -20,6 +20,7 @@ from bard_core.config.sections import TrainConfig
 from bard_core.lab.model import build_lab_model
 from bard_core.lab.processor import build_lab_processor
 from bard_core.models.qwen3_vl import architecture
+from bard_core.models.released import read_config
 from bard_core.models.vlm import decoder_layers, empty_model, vision_tower
 from bard_core.training.head import chunk_rows
 from bard_core.training.optimizer import rates
@@ -107,8 +108,6 @@ def meta_model(config: PipelineConfig) -> Any:
     Raises:
         OSError: the model is neither a public Qwen3-VL nor a folder, and no hub is to be reached (from transformers).
     """
-    from transformers import AutoConfig
-
     if config.data.lab is not None and config.source.model == "lab":
         world = config.data.lab
         with torch.device("meta"):
@@ -116,7 +115,7 @@ def meta_model(config: PipelineConfig) -> Any:
                 config.source.lab_model, build_lab_processor(), world.cell_px * max(world.rows, world.columns), 0
             )
     known = architecture(config.source.model)
-    hf_config = known if known is not None else AutoConfig.from_pretrained(config.source.model, revision=config.source.revision)
+    hf_config = known if known is not None else read_config(config.source.model, config.source.revision)
     return empty_model(hf_config)
 
 
@@ -267,7 +266,7 @@ def plan(config: PipelineConfig, assumptions: Assumptions) -> Plan:
             gpu_hours=train.steps * flops / (peak * assumptions.mfu) / 3600,
             memory=memory(model, train, gpus, tokens, parameters.total if teacher else 0),
             checkpoint=4 * parameters.total + 8 * trained,
-            model=4 * parameters.total,
+            model=(2 if train.precision == "bfloat16" else 4) * parameters.total,
         )
 
     stages, parent = [], "source"

@@ -1,8 +1,9 @@
 """The implementation style of the paper's released decoder, written anew as the benchmark's second opponent.
 
-S + 1 forwards a block (S denoising steps and a commit), keys and values concatenated anew in every layer and step, a dense
-all-true mask, for which SDPA needs the key-value heads repeated, and logits of the whole prompt. What to accept is decided by the
-engine's own policies, so both give the same ids; the commit's logits, which nobody reads, are left out in its favour.
+S + 1 forwards a block (S denoising steps and a commit; no commit of the block in which an answer ends), keys and values
+concatenated anew in every layer and step, a dense all-true mask, for which SDPA needs the key-value heads repeated, and logits of
+the whole prompt. What to accept is decided by the engine's own policies, so both give the same ids; the commit's logits, which
+nobody reads, are left out in its favour.
 """
 
 import time
@@ -55,14 +56,16 @@ def released(model: Any, inputs: Mapping[str, Any], options: Options) -> Generat
             proposal = propose(logits, settings.mask_token_id, with_entropy=settings.strategy == "entropy")
             tokens = torch.where(policy(proposal, masked, step), proposal.tokens, tokens)
             step += 1
-        if settings.clean_attention == "causal":
-            mask[..., -n:] = mask[..., -n:].tril()  # the committed block is clean
-        model.base_model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache)
-        forwards += step + 1
+        forwards += step
         done.append(tokens)
-        ids = tokens.tolist()
+        ended = any(token in eos for row in tokens.tolist() for token in row)
+        if not ended:
+            if settings.clean_attention == "causal":
+                mask[..., -n:] = mask[..., -n:].tril()  # the committed block is clean
+            model.base_model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache)
+            forwards += 1
         first = first or time.perf_counter() - started
-        if any(token in eos for row in ids for token in row):
+        if ended:
             break
     sequences = torch.cat(done, 1)
     kept = [len(settings.ending.cut([], row)[0]) for row in sequences.tolist()]

@@ -1,8 +1,9 @@
 """Decoding several ways, in turn, in one run: Hugging Face ``generate``, the released decoder's style, and our engine.
 
-    make bench-decode                         # both parts
+    make bench-decode                         # all parts
     python benchmarks/decode.py --part forced # random weights of a true shape: the engine free of a model's quality
     python benchmarks/decode.py --part lab    # the lab models of $BARD_HOME: accuracy against speed over policies and thresholds
+    python benchmarks/decode.py --part short  # trained weights, short answers (--models: a folder like tests/golden/training)
 
 The engine runs as it is and, in the forced part, compiled (``compiled=True``) too.
 
@@ -16,18 +17,21 @@ import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
 from _lab import sweep_lab
 from _machine import write
 from _released import released
+from _short import measure_short
 
 from bard_core.decoding import generate, generate_autoregressive
 from bard_core.decoding.settings import Options
 from bard_core.evaluation.speed import Decode, Timing, take_turns
 
 MASK, PAD = 5, 0
+TRAINED = Path(__file__).resolve().parent.parent / "tests" / "golden" / "training"
 ENGINES = {"engine": False, "compiled": True}
 
 
@@ -175,8 +179,9 @@ def forced(repeats: int, count: int | None, clock: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("all", "forced", "lab"), default="all")
+    parser.add_argument("--part", choices=("all", "forced", "lab", "short"), default="all")
     parser.add_argument("--repeats", type=int, default=3, help="timed rounds over the prompts")
+    parser.add_argument("--models", type=Path, default=TRAINED, help="models and cases of the short part")
     parser.add_argument("--cases", type=int, help="only the first so many cases of the forced part")
     parser.add_argument(
         "--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time, where others share the cores"
@@ -187,6 +192,8 @@ def main() -> None:
         time.perf_counter = time.process_time
     if arguments.part in ("all", "forced"):
         forced(arguments.repeats, arguments.cases, arguments.clock)
+    if arguments.part in ("all", "short"):
+        write("decode_short", {"clock": "cpu", "cases": measure_short(arguments.models, 10 * arguments.repeats)})
     if arguments.part in ("all", "lab") and (found := sweep_lab()) is not None:
         write("decode_lab", {"clock": arguments.clock, **found})
 

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("prepare", "train", "evaluate")
+STAGES = ("prepare", "train", "evaluate", "tracking")
 BUILD = ("setuptools",)  # builds Bard itself in the images and in .venv
 DEV_HEAD = "# Exact versions of the developer environment; install with: pip install -r requirements/dev.lock"
 STAGE_HEAD = "# Exact versions and hashes of the {stage} stage (Linux x86-64, Python 3.11). Written by containers/lock.py."

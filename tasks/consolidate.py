@@ -5,10 +5,11 @@ from bard_core.store import artifacts, storage
 from bard_core.store.refs import ModelRef
 from bard_core.tracking import log_model, stage_run
 from bard_core.training.checkpoints.consolidate import consolidate as write_model
+from bard_core.training.curve import lasting
 from tasks.settings import Checkpoint, Model, artifact_uri, stage_task
 
 
-@stage_task("train", "consolidate")
+@stage_task("train", "consolidate", code="consolidate")
 def consolidate(
     checkpoint: Checkpoint,
     clean_attention: str,
@@ -16,35 +17,38 @@ def consolidate(
     tracking: TrackingConfig,
     parent_run: str,
 ) -> Model:
-    """Write the Hugging Face folder of a checkpoint and log it to MLflow as one LoggedModel."""
+    """Write a checkpoint's Hugging Face folder, in the precision of its training, unless it stands there; log it to MLflow."""
+    import torch
+
     name = "source" if checkpoint.stage == "source" else f"{checkpoint.stage}-b{checkpoint.block_size}"
-    uri = artifact_uri(storage.root_uri(storage_config), "models", name, checkpoint.key)
-    with (
-        stage_run(tracking, parent_run, "consolidate", f"consolidate {name}", {"step": checkpoint.step}) as run,
-        storage.scratch("model") as scratch,
-    ):
-        staging = scratch / "model"
-        write_model(
-            artifacts.fetch(checkpoint),
-            staging,
-            artifacts.fetch(checkpoint.base_uri),
-            bard={"block_size": checkpoint.block_size, "clean_attention": clean_attention},
-        )
-        (staging / "training_curve.jsonl").write_bytes(storage.read_bytes(checkpoint.curve_uri))
-        manifest = artifacts.commit_directory(
-            staging,
-            uri,
-            kind="model",
-            step=checkpoint.step,
-            config_digest=artifacts.read_manifest(checkpoint.uri).config_digest,
-            parent_digest=checkpoint.parent_sha256,
-        )
+    uri = artifact_uri(storage_config, "models", name, "consolidate", checkpoint.key, clean_attention)
+    with stage_run(tracking, parent_run, "consolidate", f"consolidate {name}", {"step": checkpoint.step}) as run:
+        if (manifest := artifacts.standing(uri)) is None:
+            with storage.scratch("model") as scratch:
+                staging = scratch / "model"
+                write_model(
+                    artifacts.fetch(checkpoint),
+                    staging,
+                    artifacts.fetch(checkpoint.base_uri),
+                    dtype=torch.bfloat16 if checkpoint.precision == "bfloat16" else None,
+                    bard={"block_size": checkpoint.block_size, "clean_attention": clean_attention},
+                )
+                (staging / "training_curve.jsonl").write_bytes(lasting(storage.read_bytes(checkpoint.curve_uri)))
+                manifest = artifacts.commit_directory(
+                    staging,
+                    uri,
+                    kind="model",
+                    step=checkpoint.step,
+                    config_digest=artifacts.read_manifest(checkpoint.uri).config_digest,
+                    parent_digest=checkpoint.parent_sha256,
+                )
         ref = ModelRef(
             uri=uri,
             manifest_sha256=manifest.digest,
             stage=checkpoint.stage,
             block_size=checkpoint.block_size,
             parent_sha256=checkpoint.parent_sha256,
-            curve_uri=storage.join(uri, "training_curve.jsonl"),
+            curve_uri=checkpoint.curve_uri,
         )
-        return ref.model_copy(update={"mlflow_model_id": log_model(tracking, run.run_id, ref)})
+        log_model(tracking, run.run_id, ref)
+    return ref

@@ -1,11 +1,13 @@
 """evaluate: judge one model by one suite, a benchmark a task; then bring the scores together, time it and register it."""
 
+import time
+
 from bard_core.config.sections import EvaluationConfig, StorageConfig, TrackingConfig
 from bard_core.evaluation import benchmark as judging
 from bard_core.evaluation import evaluate as judge
 from bard_core.evaluation.evaluate import protocol_digest
-from bard_core.evaluation.suites import Benchmark, benchmark_digest, suite_of
-from bard_core.store import artifacts, claims, storage
+from bard_core.evaluation.suites import Benchmark, suite_of
+from bard_core.store import claims, storage
 from bard_core.store.claims import Claim
 from bard_core.store.refs import BenchmarkRef
 from bard_core.tracking import log_evaluation, register, stage_run
@@ -17,7 +19,7 @@ def benchmarks_of(evaluation: EvaluationConfig) -> list[Benchmark]:
     return list(suite_of(evaluation).benchmarks)
 
 
-@stage_task("evaluate", "evaluate", cached=False)
+@stage_task("evaluate", "evaluate")
 def judge_benchmark(
     benchmark: Benchmark,
     model: Model,
@@ -27,14 +29,14 @@ def judge_benchmark(
     claim: Claim | None,
 ) -> BenchmarkRef:
     """One benchmark's score. Not in Flyte's cache, which would keep a failed one too; what was judged is found in storage."""
-    root = storage.root_uri(storage_config)
-    key = artifacts.digest([model.key, benchmark_digest(benchmark, dataset.key), evaluation.decoding, evaluation.batch_size])
-    uri = artifact_uri(root, "benchmarks", f"{model.name}-{benchmark.name}", key)
+    key = judging.judged_key(model, dataset, benchmark, evaluation)
+    uri = artifact_uri(storage_config, "benchmarks", f"{model.name}-{benchmark.name}", "evaluate", key)
+    answers = storage.join(storage.root_uri(storage_config), "artifacts", "answers")
     with claims.kept(claim):
-        return judging.judge(model, dataset, benchmark, evaluation, uri, storage.join(root, "artifacts", "answers"))
+        return judging.judge(model, dataset, benchmark, evaluation, uri, answers)
 
 
-@stage_task("evaluate", "evaluate")
+@stage_task("evaluate", "evaluate", code="evaluate")
 def finish_evaluation(
     benchmarks: list[BenchmarkRef | None],
     model: Model,
@@ -48,8 +50,9 @@ def finish_evaluation(
 ) -> Evaluation:
     """Accuracy, tokens per forward and speed of ``model``; ``source`` is the baseline of speed. Then the registry knows it."""
     judged = [ref for ref in benchmarks if ref is not None]
-    key = artifacts.digest([model.key, source.key, dataset.key, evaluation, [ref.key for ref in judged]])
-    uri = artifact_uri(storage.root_uri(storage_config), "evaluate", model.name, key)
+    decides = (model.key, source.key, dataset.key, evaluation, [ref.key for ref in judged])
+    uri = artifact_uri(storage_config, "evaluate", model.name, "evaluate", *decides)
+    started = time.perf_counter()
     params = {"suite": evaluation.suite, **evaluation.decoding.model_dump()}
     with claims.kept(claim), stage_run(tracking, parent_run or None, "evaluate", f"evaluate {model.name}", params) as run:
         result = judge(model, source, dataset, evaluation, uri, judged)
@@ -59,5 +62,5 @@ def finish_evaluation(
     numbers = f"{accuracy:.1f} ± {error:.1f} %, TPF {result.tokens_per_forward:.2f}, {result.tokens_per_s:.0f} tok/s"
     numbers += f", {result.speedup:.2f}x AR"
     partial = f"; NO SCORE for {', '.join(result.missing)}" if result.missing else ""
-    print(f"evaluated {model.name}: {numbers} ({result.seconds:.0f} s){partial}", flush=True)
+    print(f"evaluated {model.name}: {numbers} ({time.perf_counter() - started:.0f} s){partial}", flush=True)
     return result

@@ -78,14 +78,14 @@ def train_on_ray(spec: StageSpec, compute: ComputeConfig, tracking: TrackingConf
         SystemExit: with code 75 when SIGTERM stopped it behind a checkpoint.
     """
     where = run_of(spec, compute.checkpoints)
-    if (final := _finished(spec, where)) is None:
+    if (final := _finished(spec, where, where.settings.verify_sha256)) is None:
         _join_ray()
     base = prepare_base(spec, where)
     with stage_run(tracking, parent_run, spec.stage, spec.name, _params(spec)) as run:
         with _followed(spec, where, run), _stoppable(where, compute.stop_within_s) as asked:
             if final is None:
                 _fit(spec, base, compute)
-                final = _finished(spec, where)
+                final = _finished(spec, where, False)
         if asked.is_set():  # a stage that ended all the same is found finished by the next start
             raise SystemExit(EXIT_STOPPED)
         _log_curve(where, run)
@@ -104,9 +104,9 @@ def _join_ray() -> None:
         ray.init(include_dashboard=False)
 
 
-def _finished(spec: StageSpec, where: Run) -> str | None:
-    """The run's last checkpoint, once it is there. Whoever reads it hashes it."""
-    newest = latest_complete(where, hashes=False)
+def _finished(spec: StageSpec, where: Run, hashes: bool) -> str | None:
+    """The run's last checkpoint, once it is there and whole; a damaged one is set aside, and its steps are taken again."""
+    newest = latest_complete(where, hashes)
     return newest if newest and artifacts.read_manifest(newest).step == spec.train.steps else None
 
 
@@ -212,8 +212,8 @@ def _params(spec: StageSpec) -> dict[str, Any]:
         knobs |= spec.model_dump(include={"clean_attention", "noise", "ar_weight", "reduction", "tail_weight"})
     if spec.swd is not None:  # its other fields stand in the spec itself
         knobs["swd"] = spec.swd.model_dump(exclude={"train", "noise", "ar_weight", "reduction", "tail_weight", "block_sizes"})
-    starts = {f"{name}_sha256": key for name, key in spec.origin.items() if name != "config" and key != "none"}
-    return {"digest": spec.digest, **starts, **_flat(knobs)}
+    starts = {f"{name}_sha256": key for name, key in spec.origin.items() if name not in ("code", "config") and key != "none"}
+    return {"digest": spec.digest, "code": spec.origin["code"], **starts, **_flat(knobs)}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

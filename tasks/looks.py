@@ -2,11 +2,10 @@
 
 from bard_core.config.sections import StorageConfig
 from bard_core.evaluation.looks import looks_key, see_suite
-from bard_core.store import storage
 from tasks.settings import Looks, artifact_uri, stage_task
 
 
-@stage_task("evaluate", "evaluate")
+@stage_task("evaluate", "evaluate", code="evaluate")
 def see_benchmarks(suite: str, storage_config: StorageConfig) -> Looks:
     """Look at every image that the suite asks about."""
-    return see_suite(suite, artifact_uri(storage.root_uri(storage_config), "looks", suite, looks_key(suite)))
+    return see_suite(suite, artifact_uri(storage_config, "looks", suite, "evaluate", looks_key(suite)))

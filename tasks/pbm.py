@@ -7,7 +7,7 @@ from tasks.ray_cluster import ray_task
 from tasks.settings import Checkpoint, Dataset, Model
 
 
-@ray_task("train")
+@ray_task("train", "pbm")
 def pbm(
     method: PBMMethod,
     block_size: int,

@@ -5,31 +5,35 @@ import json
 from flytekit import Deck
 
 from bard_core.config.sections import DataConfig, StorageConfig, TrackingConfig
-from bard_core.data import card
+from bard_core.data import card, inputs
 from bard_core.data import prepare as preparing
 from bard_core.data.benchmarks import read_looks
+from bard_core.data.inputs import RawInputs
 from bard_core.store import artifacts, storage
-from bard_core.store.refs import LooksRef, UnitsRef
+from bard_core.store.refs import DatasetRef, LooksRef, UnitsRef
 from bard_core.tracking import stage_run
 from tasks.settings import Dataset, artifact_uri, stage_task
 
 
-def dataset_uri(data: DataConfig, storage_config: StorageConfig) -> str:
-    """Where the dataset of a configuration goes; its units go beside it."""
-    return artifact_uri(storage.root_uri(storage_config), "prepare", "dataset", artifacts.digest(data))
+@stage_task("prepare", "control")
+def raw_inputs(data: DataConfig) -> RawInputs:
+    """What the raw data is now. Not cached: changed data at an old path is what it is to notice."""
+    return inputs.raw_inputs(data)
 
 
-@stage_task("prepare", "prepare")
-def prepare_units(group: int, of: int, data: DataConfig, storage_config: StorageConfig) -> UnitsRef:
+@stage_task("prepare", "prepare", code="prepare")
+def prepare_units(group: int, of: int, data: DataConfig, raw: RawInputs, storage_config: StorageConfig) -> UnitsRef:
     """The units of every ``of``-th raw shard, from shard ``group`` on."""
+    uri = artifact_uri(storage_config, "prepare", "dataset", "prepare", data, raw)
     with storage.scratch("prepare") as scratch:
-        jobs = preparing.plan_jobs(data, dataset_uri(data, storage_config), scratch)
+        jobs = preparing.plan_jobs(inputs.pinned(data, raw), uri, scratch)
         return UnitsRef(group=group, of=of, units=tuple(preparing.make_units(jobs[group::of])))
 
 
-@stage_task("prepare", "prepare", enable_deck=True)
+@stage_task("prepare", "prepare", code="prepare", enable_deck=True)
 def prepare_dataset(
     data: DataConfig,
+    raw: RawInputs,
     looks: list[LooksRef],
     units: list[UnitsRef],
     storage_config: StorageConfig,
@@ -40,9 +44,12 @@ def prepare_dataset(
 
     ``looks``: of benchmarks' images, kept out of training. The data card is the task's Flyte Deck.
     """
-    uri = dataset_uri(data, storage_config)
+    uri = artifact_uri(storage_config, "prepare", "dataset", "prepare", data, raw, [ref.key for ref in looks])
     with stage_run(tracking, parent_run, "prepare", "prepare", {"max_tokens": data.max_tokens}) as run:
-        ref = preparing.prepare(data, uri, made=units, benchmarks=read_looks(looks))
+        if (manifest := artifacts.standing(uri)) is not None:
+            ref = DatasetRef(uri=uri, manifest_sha256=manifest.digest, **manifest.metadata)
+        else:
+            ref = preparing.prepare(inputs.pinned(data, raw), uri, made=units, benchmarks=read_looks(looks))
         folder = artifacts.fetch(ref, part="card")
         numbers = card.metrics(json.loads((folder / "card.json").read_text(encoding="utf-8")))
         run.log_metrics(numbers)

@@ -13,6 +13,7 @@ from flytekitplugins.ray import HeadNodeConfig, RayJobConfig, WorkerNodeConfig
 from kubernetes.client import V1EnvVar, V1ExecAction, V1Probe
 
 from bard_core.config.sections import ComputeConfig
+from bard_core.config.versions import Code
 from tasks.resources import template
 from tasks.settings import stage_task
 
@@ -80,6 +81,6 @@ def training(compute: ComputeConfig | None = None) -> dict[str, Any]:
     return {"task_config": cluster(compute), "interruptible": compute.place.spot}
 
 
-def ray_task(stage: str) -> Callable[[Callable[..., Any]], Any]:
+def ray_task(stage: str, code: Code) -> Callable[[Callable[..., Any]], Any]:
     """A training task: its own pod submits a job to a Ray cluster, whose size a run's ``compute`` sets."""
-    return stage_task(stage, "control", **training())
+    return stage_task(stage, "control", code=code, **training())

@@ -4,8 +4,10 @@ import tempfile
 from pathlib import Path
 
 from bard_core.config.sections import EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
+from bard_core.promotion import comparison
 from bard_core.promotion import reevaluate as rejudging
-from bard_core.promotion.reevaluate import Pending, Request
+from bard_core.promotion.reevaluate import Pending
+from bard_core.promotion.request import Request
 from bard_core.report import leaderboard
 from bard_core.store import claims
 from bard_core.store.refs import EvalResult
@@ -13,7 +15,7 @@ from bard_core.tracking import stage_run
 from tasks.settings import stage_task
 
 
-@stage_task("evaluate", "control", cached=False, retries=0)
+@stage_task("evaluate", "control", retries=0)
 def plan(
     evaluation: EvaluationConfig, gate: GateConfig, version: int, storage_config: StorageConfig, tracking: TrackingConfig
 ) -> list[Pending]:
@@ -24,7 +26,7 @@ def plan(
     return pending
 
 
-@stage_task("evaluate", "control", cached=False)
+@stage_task("evaluate", "control")
 def conclude(
     pending: list[Pending],
     results: list[EvalResult],
@@ -39,11 +41,11 @@ def conclude(
     for item in pending:
         claims.release(item.claim)
     said = rejudging.conclude(request)
-    lines = rejudging.comparison(request)
-    text = rejudging.markdown(lines)
+    lines = comparison.comparison(request)
+    text = comparison.markdown(lines, comparison.left_out(request))
     if said or results:
         with tempfile.TemporaryDirectory() as scratch, stage_run(tracking, None, "reevaluate", "reevaluate", {}) as run:
-            for name, body in (("comparison.md", text), ("comparison.json", rejudging.facts(lines))):
+            for name, body in (("comparison.md", text), ("comparison.json", comparison.facts(lines))):
                 (Path(scratch) / name).write_text(body, encoding="utf-8")
                 run.log_file(Path(scratch) / name)
             for path in leaderboard.write(tracking, Path(scratch)):

@@ -9,13 +9,13 @@ from bard_core.config.sections import StorageConfig, TrackingConfig
 from bard_core.evaluation import tradeoff
 from bard_core.report import build as reporting
 from bard_core.report import leaderboard
-from bard_core.store import artifacts, storage
+from bard_core.store import artifacts
 from bard_core.store.refs import EvalResult
 from bard_core.tracking import log_comparison, stage_run
 from tasks.settings import Dataset, Report, artifact_uri, stage_task
 
 
-@stage_task("evaluate", "report", enable_deck=True)
+@stage_task("evaluate", "report", code="report", enable_deck=True)
 def report(
     name: str,
     results: list[EvalResult],
@@ -25,8 +25,7 @@ def report(
     parent_run: str,
 ) -> Report:
     """Write report.json, report.md and report.html; the page is also the task's Flyte Deck."""
-    key = artifacts.digest([result.key for result in results])
-    uri = artifact_uri(storage.root_uri(storage_config), "report", name, key)
+    uri = artifact_uri(storage_config, "report", name, "report", dataset.key, [result.key for result in results])
     with stage_run(tracking, parent_run, "report", "report", {}) as run:
         ref = reporting.build(results, dataset, uri, f"Bard: {name}")
         folder = artifacts.fetch(ref)

@@ -7,19 +7,25 @@ from bard_core.config.file import check_data, check_stages
 from bard_core.config.sections import (
     DataConfig,
     EvaluationConfig,
+    GateConfig,
     PBMConfig,
     SourceConfig,
     StorageConfig,
     SWDConfig,
     TrackingConfig,
 )
+from bard_core.evaluation import tradeoff
+from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.evaluation.suites import suite_of
+from bard_core.promotion import reevaluate as rejudging
+from bard_core.promotion.request import Request
 from bard_core.report.views import console_table
 from bard_core.store import artifacts, storage
-from tasks.settings import Report, stage_task
+from bard_core.store.refs import EvalResult
+from tasks.settings import Dataset, Report, stage_task
 
 
-@stage_task("prepare", "control", ignored=())
+@stage_task("prepare", "control")
 def open_run(
     name: str,
     data: DataConfig,
@@ -30,7 +36,7 @@ def open_run(
     storage_config: StorageConfig,
     tracking: TrackingConfig,
 ) -> str:
-    """The parent run of exactly this configuration: made once, found again by every later start.
+    """The parent run of exactly this configuration: made once, found again by every later start. Not cached: its id is MLflow's.
 
     The pipeline's first task, so it also refuses sections that do not fit each other, and a suite that is not there.
     """
@@ -42,9 +48,23 @@ def open_run(
     return mlflow_tracking.open_pipeline(tracking, name, params)
 
 
-@stage_task("evaluate", "control", cached=False, retries=0)
-def close_run(report: Report, tracking: TrackingConfig, storage_config: StorageConfig, parent_run: str) -> str:
-    """End the parent run and print the table, where the report is, and how to open MLflow."""
+@stage_task("evaluate", "control", retries=0)
+def close_run(
+    report: Report,
+    results: list[EvalResult],
+    dataset: Dataset,
+    evaluation: EvaluationConfig,
+    gate: GateConfig,
+    tracking: TrackingConfig,
+    storage_config: StorageConfig,
+    parent_run: str,
+) -> str:
+    """See that MLflow has every result; print the table and where things are; gate the models and name the champion."""
+    if repaired := mlflow_tracking.complete(tracking, parent_run, results, dataset, protocol_digest(evaluation, dataset)):
+        with mlflow_tracking.stage_run(tracking, parent_run, "report", "comparison", {}) as run:
+            for result, numbers in tradeoff.headline(results):
+                mlflow_tracking.log_comparison(tracking, run, result, numbers)
+        print("MLflow lacked, and has again: " + "; ".join(repaired), flush=True)
     folder = artifacts.fetch(report)
     body = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     best = {f"{row['model']}.{key}": row[key] for row in body["rows"] for key in ("accuracy", "tokens_per_forward", "speedup")}
@@ -58,6 +78,10 @@ def close_run(report: Report, tracking: TrackingConfig, storage_config: StorageC
         _where_mlflow_is(mlflow_tracking.tracking_uri(tracking)),
     )
     print("\n".join(lines), flush=True)
+    request = Request(evaluation=evaluation, gate=gate, storage_config=storage_config, tracking=tracking)
+    models = {row["model_sha256"] for row in body["rows"]}
+    rejudging.conclude(request, models, parent_run)
+    print(f"\n{rejudging.standing(request, models)}", flush=True)
     return report.markdown
 
 

@@ -1,21 +1,20 @@
-"""What all tasks share: where the local cache lives, which image a stage runs in, and refs that carry their content hash."""
+"""What all tasks share: the local cache, which image a stage runs in, and refs that carry their content hash."""
 
 from collections.abc import Callable
 from inspect import signature
 from typing import Annotated, Any
 
 from flytekit import HashMethod, dynamic, task
-from flytekit.core import local_cache
 
-from bard_core.config.sections import PodStage
-from bard_core.store import storage
+from bard_core.config.sections import PodStage, StorageConfig
+from bard_core.config.versions import VERSIONS, Code
+from bard_core.store import artifacts, storage
 from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, LooksRef, ModelRef, ReportRef
+from tasks import cache
 from tasks.resources import ENVIRONMENT, pod
 
-# Flyte's local cache is in the user's home, shared by every checkout; its entries point at artifacts, so it belongs with them.
-local_cache.CACHE_LOCATION = str(storage.home() / "flyte" / "cache")
+cache.use()
 
-CACHE_VERSION = "5"  # raise it when a stage's code changes what it computes
 NOT_IN_KEYS = ("compute", "tracking", "parent_run", "claim")  # inputs that say where and for whom, not what
 
 Dataset = Annotated[DatasetRef, HashMethod(lambda ref: ref.key)]
@@ -31,17 +30,17 @@ def image(stage: str) -> str:
     return f"{{{{.image.{stage}.fqn}}}}:{{{{.image.{stage}.version}}}}"
 
 
-def stage_task(
-    stage: str, size: PodStage, *, cached: bool = True, ignored: tuple[str, ...] = NOT_IN_KEYS, **special: Any
-) -> Callable[[Callable[..., Any]], Any]:
+def stage_task(stage: str, size: PodStage, *, code: Code | None = None, **special: Any) -> Callable[[Callable[..., Any]], Any]:
     """``@task`` with what all tasks share: the stage's image, the pod's size, retries, and a cache.
 
-    The cache is keyed by all inputs but those ``ignored``.
+    The cache is keyed by the version of ``code`` and by all inputs but :data:`NOT_IN_KEYS`; None: not cached.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        left_out = tuple(name for name in ignored if name in signature(function).parameters)
-        caching = {"cache": True, "cache_version": CACHE_VERSION, "cache_ignore_input_vars": left_out} if cached else {}
+        caching: dict[str, Any] = {}
+        if code is not None:
+            left_out = tuple(name for name in NOT_IN_KEYS if name in signature(function).parameters)
+            caching = {"cache": True, "cache_version": str(VERSIONS[code]), "cache_ignore_input_vars": left_out}
         return task(**{**_shared(stage, size), "retries": 2, **caching, **special})(function)
 
     return decorate
@@ -56,6 +55,7 @@ def _shared(stage: str, size: PodStage) -> dict[str, Any]:
     return {"container_image": image(stage), "environment": ENVIRONMENT, **pod(size)}
 
 
-def artifact_uri(root: str, stage: str, name: str, key: str) -> str:
-    """``<root>/artifacts/<stage>/<name>-<first 16 of the inputs' digest>``."""
-    return storage.join(root, "artifacts", stage, f"{name}-{key[:16]}")
+def artifact_uri(storage_config: StorageConfig, folder: str, name: str, code: Code, *inputs: Any) -> str:
+    """``<root>/artifacts/<folder>/<name>-<16 digits>``, of the stage's version and all inputs that decide what is in it."""
+    key = artifacts.digest([code, VERSIONS[code], *inputs])
+    return storage.join(storage.root_uri(storage_config), "artifacts", folder, f"{name}-{key[:16]}")

@@ -7,7 +7,7 @@ from tasks.ray_cluster import ray_task
 from tasks.settings import Checkpoint, Dataset
 
 
-@ray_task("train")
+@ray_task("train", "source")
 def train_source(
     source: SourceConfig, dataset: Dataset, compute: ComputeConfig, tracking: TrackingConfig, parent_run: str
 ) -> Checkpoint:

@@ -8,7 +8,7 @@ from tasks.ray_cluster import ray_task
 from tasks.settings import Checkpoint, Dataset, Model
 
 
-@ray_task("train")
+@ray_task("train", "swd")
 def swd(
     config: SWDConfig,
     clean_attention: str,

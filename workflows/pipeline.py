@@ -12,6 +12,7 @@ from bard_core.config.sections import (
     ComputeConfig,
     DataConfig,
     EvaluationConfig,
+    GateConfig,
     PBMConfig,
     SourceConfig,
     StorageConfig,
@@ -22,7 +23,7 @@ from tasks.consolidate import consolidate
 from tasks.pbm import pbm as merge_blocks
 from tasks.ray_cluster import training
 from tasks.report import report
-from tasks.resolve import resolve_source
+from tasks.resolve import resolve_source, source_inputs
 from tasks.resources import pod
 from tasks.runs import close_run, open_run
 from tasks.settings import Dataset, Evaluation, stage_dynamic
@@ -53,7 +54,8 @@ def convert(
         trained = train_source(source=source, dataset=dataset, compute=compute, **run).with_overrides(**on_ray)
         base = consolidate(checkpoint=trained, clean_attention="causal", **place).with_overrides(**small)
     else:
-        base = resolve_source(source=source, dataset=dataset, **place).with_overrides(**pod("resolve", compute))
+        found = source_inputs(source=source)
+        base = resolve_source(source=source, found=found, dataset=dataset, **place).with_overrides(**pod("resolve", compute))
     results = [evaluate(model=base, source=base, **judge)]
     models = {1: base}
     latest = base
@@ -95,6 +97,7 @@ def bard_pipeline(
     pbm: PBMConfig,
     swd: SWDConfig,
     evaluation: EvaluationConfig,
+    gate: GateConfig = GateConfig(),
     compute: ComputeConfig = ComputeConfig(),
     storage_config: StorageConfig = StorageConfig(),
     tracking: TrackingConfig = TrackingConfig(),
@@ -125,4 +128,13 @@ def bard_pipeline(
     finished = report(
         name=name, results=results, dataset=dataset, storage_config=storage_config, tracking=tracking, parent_run=parent_run
     )
-    return close_run(report=finished, tracking=tracking, storage_config=storage_config, parent_run=parent_run)
+    return close_run(
+        report=finished,
+        results=results,
+        dataset=dataset,
+        evaluation=evaluation,
+        gate=gate,
+        tracking=tracking,
+        storage_config=storage_config,
+        parent_run=parent_run,
+    )

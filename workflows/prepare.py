@@ -7,7 +7,7 @@ from flytekit import map_task
 from bard_core.config.sections import ComputeConfig, DataConfig, StorageConfig, TrackingConfig
 from bard_core.store.refs import UnitsRef
 from tasks.looks import see_benchmarks
-from tasks.prepare import prepare_dataset, prepare_units
+from tasks.prepare import prepare_dataset, prepare_units, raw_inputs
 from tasks.resources import pod
 from tasks.settings import Dataset, stage_dynamic
 
@@ -22,11 +22,12 @@ def prepare(
         see_benchmarks(suite=suite, storage_config=storage_config).with_overrides(**pod("evaluate", compute))
         for suite in data.suites
     ]
+    raw = raw_inputs(data=data)
     units: list[UnitsRef] = []
     if compute.prepare_tasks > 1:
         count = compute.prepare_tasks
-        spread = map_task(partial(prepare_units, of=count, data=data, storage_config=storage_config))
+        spread = map_task(partial(prepare_units, of=count, data=data, raw=raw, storage_config=storage_config))
         units = spread(group=list(range(count))).with_overrides(**size)
     return prepare_dataset(
-        data=data, looks=looks, units=units, storage_config=storage_config, tracking=tracking, parent_run=parent_run
+        data=data, raw=raw, looks=looks, units=units, storage_config=storage_config, tracking=tracking, parent_run=parent_run
     ).with_overrides(**size)

@@ -10,6 +10,7 @@ from bard_core.config.sections import (
     DataConfig,
     DecodingConfig,
     EvaluationConfig,
+    GateConfig,
     PBMConfig,
     SourceConfig,
     StorageConfig,
@@ -68,6 +69,7 @@ class PipelineConfig(StrictModel):
     pbm: PBMConfig
     swd: SWDConfig
     evaluation: EvaluationConfig
+    gate: GateConfig = GateConfig()
     compute: ComputeConfig = ComputeConfig()
     storage_config: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()

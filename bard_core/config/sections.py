@@ -76,6 +76,10 @@ class DataConfig(StrictModel):
     lab: LabWorldConfig | None = Field(None, description="Generate the lab world's raw shards and read those")
     sources: tuple[RawSource, ...] = Field((), description="Raw shards to read; the lab adds its own three")
     processor: str = Field("lab", description="'lab' (built in code) or a hub id / folder of a Hugging Face processor")
+    system_prompt: str | None = Field(
+        None, description="System turn of samples that bring none, recorded with every model; None: none, '': an empty one"
+    )
+    processor_revision: str | None = Field(None, description="Of a hub processor: branch, tag or commit; None: main as it is now")
     max_tokens: int = Field(8192, ge=16, description="Samples longer than this are cut at a turn boundary or refused")
     max_answer_tokens: int | None = Field(None, ge=1, description="Likewise for one answer; None: max_tokens alone bounds it")
     min_pixels: int = Field(256 * 256, ge=256)
@@ -196,7 +200,7 @@ class SourceConfig(StrictModel):
     """source: the autoregressive model everything starts from: trained in the lab, or resolved from a hub or S3."""
 
     model: str = Field("lab", min_length=1, description="'lab' (train from scratch) or a hub id, folder or s3:// URI")
-    revision: str | None = Field(None, description="Hub revision (commit) to pin")
+    revision: str | None = Field(None, description="Of a hub model: branch, tag or commit; None: main as it is now")
     lab_model: LabModelConfig = LabModelConfig()
     train: TrainConfig | None = Field(None, description="Required for the lab model; None for a pretrained one")
 
@@ -355,9 +359,9 @@ class GateConfig(StrictModel):
     """promote: what a challenger must show to become the champion."""
 
     accuracy_margin: float = Field(
-        0.02, ge=0.0, le=1.0, description="Loss of accuracy against the champion that is accepted, a share; 95 % sure"
+        0.02, ge=0.0, le=1.0, description="Loss of accuracy against champion and source that is accepted, a share; 95 % sure"
     )
-    min_speed_gain: float = Field(0.0, ge=0.0, description="Share by which the speed-up must exceed the champion's")
+    min_speed_gain: float = Field(0.0, ge=0.0, description="Share by which the speed-up must exceed the champion's; 95 % sure")
 
 
 PodStage = Literal["control", "prepare", "resolve", "consolidate", "evaluate", "report"]

@@ -74,8 +74,8 @@ def _whole_turns(turns: list[tuple[str, Any]], source: RawSource) -> tuple[list[
     for role, text in turns:
         if not isinstance(text, str):
             raise RowRefused("text missing", f"{role} turn holds {type(text).__name__}")
-        if not text.replace(IMAGE_PLACEHOLDER, "").strip():
-            raise RowRefused({"user": "empty question", "assistant": "empty answer"}.get(role, "empty system turn"))
+        if role != "system" and not text.replace(IMAGE_PLACEHOLDER, "").strip():
+            raise RowRefused("empty question" if role == "user" else "empty answer")
         if not _is_unicode(text):
             raise RowRefused("text is not Unicode", f"{text!r:.80}")
     roles = [role for role, _ in turns]

@@ -103,6 +103,7 @@ def plan_jobs(config: DataConfig, output_uri: str, scratch: Path) -> list[Job]:
                 max_tokens=config.max_tokens,
                 max_answer_tokens=config.max_answer_tokens,
                 seed=config.seed,
+                system_prompt=config.system_prompt,
                 drawn=limit,
             )
             for shard in shards
@@ -193,11 +194,11 @@ def _assemble(
     _check(card, config)
     (staging / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     (staging / "card.html").write_text(page(card), encoding="utf-8")
-    counts = {"num_train": card["samples"]["train"], "num_eval": card["samples"]["eval"]}
+    facts_of = {"num_train": card["samples"]["train"], "num_eval": card["samples"]["eval"], "system_prompt": config.system_prompt}
     manifest = artifacts.commit_directory(
-        staging, output_uri, kind="dataset", config_digest=artifacts.digest(_placeless(config)), metadata=counts
+        staging, output_uri, kind="dataset", config_digest=artifacts.digest(_placeless(config)), metadata=facts_of
     )
-    return DatasetRef(uri=output_uri, manifest_sha256=manifest.digest, **counts)
+    return DatasetRef(uri=output_uri, manifest_sha256=manifest.digest, **facts_of)
 
 
 def _merged(

@@ -14,13 +14,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from bard_core.config.versions import VERSIONS
 from bard_core.data.card import example
+from bard_core.data.conversation import with_system_turn
 from bard_core.data.download import brought
 from bard_core.data.images import LOOK_BYTES
 from bard_core.data.index import HASH_BYTES
@@ -35,7 +37,6 @@ from bard_core.data.units import ROWS
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import UnitRef
 
-CODE = 1  # raise it when the same shard would give other bytes
 ENTRIES, FACTS, QUARANTINE = "entries.arrow", "unit.json", "quarantine.jsonl"
 BATCH_ROWS, BATCH_BYTES = 32, 16 * 2**20
 # What of a source decides a unit's bytes; the rest decides which shards are read, or is the merge's.
@@ -53,6 +54,7 @@ class Job:
     max_tokens: int
     max_answer_tokens: int | None
     seed: int
+    system_prompt: str | None = None
     drawn: float | None = None
 
 
@@ -145,10 +147,11 @@ def _key(job: Job, sha256: str, media: str) -> str:
     source = job.shard.source.model_dump()
     return artifacts.digest(
         {
-            "code": CODE,
+            "code": VERSIONS["prepare"],
             "shard": [job.shard.name, sha256, media],
             "source": {name: source[name] for name in READING},
             "processor": job.processor_digest,
+            "system_prompt": job.system_prompt,
             "limits": [job.max_tokens, job.max_answer_tokens],
             "drawn": [job.seed, job.drawn] if job.drawn is not None else None,
         }
@@ -242,7 +245,8 @@ def _converted(name: str, row: dict[str, Any] | RowRefused, job: Job, media: Med
     try:
         if isinstance(row, RowRefused):
             raise row
-        return convert(row, job.shard.source, name, media.read)
+        sample = convert(row, job.shard.source, name, media.read)
+        return replace(sample, messages=with_system_turn(sample.messages, job.system_prompt))
     except RowRefused as refusal:
         return Refused(name, refusal.reason, _safe(refusal.detail))
     except Exception as error:  # noqa: BLE001 - a column may hold anything; one strange row is no reason to lose the others

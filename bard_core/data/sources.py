@@ -50,7 +50,7 @@ def list_shards(source: RawSource) -> list[Shard]:
     Raises:
         SourceError: the place does not exist, cannot be reached, or holds no shard.
     """
-    base, pattern = _base(source.uri)
+    base, pattern = base_of(source.uri)
     try:
         files, commit = _list_hub(source, base) if base.startswith(HUB) else (list(_list(base)), None)
     except SourceError:
@@ -76,7 +76,7 @@ def list_shards(source: RawSource) -> list[Shard]:
     )
 
 
-def _base(uri: str) -> tuple[str, re.Pattern[str] | None]:
+def base_of(uri: str) -> tuple[str, re.Pattern[str] | None]:
     """The longest folder before the first wildcard, and what the path below it must match; None: everything."""
     first = re.search(r"[*?\[{]", uri)
     if first is None:

@@ -9,7 +9,6 @@ not fit is refused. Both are counted by the caller. What cannot fit by its lengt
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +17,8 @@ from bard_core.data.messages import Sample
 from bard_core.data.refusal import RowRefused
 from bard_core.diffusion.names import MASK_TOKEN
 from bard_core.lab.processor import TOKEN_PX, build_lab_processor
+from bard_core.models.turns import find_turns, turn_markers
+from bard_core.models.vlm import known_mask_token
 
 MAX_CHARACTERS_PER_TOKEN = 64  # text that must be more tokens than allowed, however it is tokenised in practice
 
@@ -60,7 +61,7 @@ def load_processor(config: DataConfig) -> Any:
     from transformers import AutoProcessor
 
     auto: Any = AutoProcessor
-    processor = auto.from_pretrained(config.processor)
+    processor = auto.from_pretrained(config.processor, revision=config.processor_revision or "main")
     image_processor: Any = getattr(processor, "image_processor", None)
     if not hasattr(image_processor, "merge_size") or not hasattr(image_processor, "patch_size"):
         raise ValueError(
@@ -68,7 +69,7 @@ def load_processor(config: DataConfig) -> Any:
             "style image processors (patch_size, merge_size): name a Qwen2-VL, Qwen2.5-VL or Qwen3-VL processor"
         )
     image_processor.size = {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels}
-    if MASK_TOKEN not in processor.tokenizer.get_vocab():
+    if known_mask_token(processor.tokenizer) is None:
         processor.tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
     return processor
 
@@ -83,12 +84,6 @@ def image_grid(image_processor: Any, height: int, width: int) -> tuple[int, int,
     return 1, resized[0] // patch, resized[1] // patch
 
 
-def _common_start(first: str, second: str) -> str:
-    """The longest text that both begin with."""
-    same = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
-    return first[:same]
-
-
 class SampleTokenizer:
     """Tokenises samples for one processor and its length limits in tokens: of a sample, and of one answer (None: the same)."""
 
@@ -98,26 +93,9 @@ class SampleTokenizer:
         self.max_tokens = max_tokens
         self.max_answer_tokens = max_answer_tokens or max_tokens
         self.image_token_id = int(processor.image_token_id)
-        self.header, self.end_token_id = self._turn_markers()
+        self.markers = turn_markers(processor)
         # plain added tokens such as <think> may occur in text; these may not: they would forge turns or images
         self.forbidden = sorted(set(self.tokenizer.all_special_tokens) | {MASK_TOKEN})
-
-    def _turn_markers(self) -> tuple[list[int], int]:
-        """Token ids that open an assistant turn, and the id that ends it, read off the chat template."""
-        probe = "A"
-        asked = [{"role": "user", "content": [{"type": "text", "text": "Q"}]}]
-        answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": probe}]}]
-        question = self._render(asked)
-        prompt = self.processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-        rest = self._render(answered)[len(question) :]
-        header = _common_start(prompt[len(question) :], rest)
-        tail = self._ids([rest[rest.rindex(probe) + len(probe) :]])[0]
-        if not header or not tail:
-            raise ValueError(
-                f"the chat template of {type(self.processor).__name__} does not mark where an assistant turn starts and ends; "
-                "set processor.chat_template to one with a header and an end token"
-            )
-        return self._ids([header])[0], tail[0]
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
         return str(self.processor.apply_chat_template(messages, tokenize=False))
@@ -167,7 +145,7 @@ class SampleTokenizer:
         grids = [image_grid(self.processor.image_processor, *size) for size in sample.image_sizes]
         visual = [grid[1] * grid[2] // merged for grid in grids]
         input_ids = self._expand(ids, visual)
-        turns = self._turns(input_ids)
+        turns = find_turns(input_ids, self.markers)
         expected = sum(message["role"] == "assistant" for message in sample.messages)
         if len(turns) != expected:
             raise RowRefused("chat template loses turns", f"found {len(turns)} assistant turns of {expected}")
@@ -187,21 +165,6 @@ class SampleTokenizer:
             expanded += [self.image_token_id] * count
             start = place + 1
         return expanded + ids[start:]
-
-    def _turns(self, ids: list[int]) -> list[tuple[int, int]]:
-        """[start, end) of every assistant turn: from after its header to its end token, included."""
-        turns = []
-        position, width = 0, len(self.header)
-        with suppress(ValueError):  # no further header, or one without an end: then the count of turns will not match
-            while True:
-                position = ids.index(self.header[0], position)
-                if ids[position : position + width] != self.header:
-                    position += 1
-                    continue
-                end = ids.index(self.end_token_id, position + width) + 1
-                turns.append((position + width, end))
-                position = end
-        return turns
 
     def _cut(self, sample: Sample, length: int, turns: list[tuple[int, int]]) -> Tokenized:
         """Keep the turns that fit, with the images they show; refuse the sample if not even the first does."""

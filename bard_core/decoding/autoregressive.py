@@ -1,8 +1,8 @@
 """The baseline: greedy autoregressive decoding by Hugging Face ``generate`` with its own key-value cache, honestly counted."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from bard_core.decoding.ending import Ending
-from bard_core.decoding.output import GenerationOutput, GenerationStats, RowStats
+from bard_core.decoding.output import GenerationOutput, GenerationStats, RowStats, pad_sequences
 from bard_core.decoding.prompt import VISUAL, left_padded, token_types
+from bard_core.decoding.rows import refuse_broken
 from bard_core.decoding.settings import padding_token, read_ending
 
 
@@ -34,15 +35,33 @@ class _Watch:
         return torch.tensor([self.ending.cut([], row)[1] for row in rows], device=input_ids.device)
 
 
-@contextmanager
-def _generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
-    """Put the model's own aside for one call: ``generate`` would take from it whatever is not set, a repetition penalty say."""
-    before = model.generation_config
-    model.generation_config = config
-    try:
-        yield
-    finally:
-        model.generation_config = before
+class _Finite:
+    """A logits processor that notes which rows' logits are not finite, without waiting for the device."""
+
+    def __init__(self) -> None:
+        self.broken_B: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        broken_B = ~scores.logsumexp(-1).isfinite()
+        self.broken_B = broken_B if self.broken_B is None else self.broken_B | broken_B
+        return scores
+
+    def check(self) -> None:
+        """Raise FloatingPointError for the first such row."""
+        assert self.broken_B is not None
+        for row, broken in enumerate(self.broken_B.tolist()):
+            refuse_broken(broken, row, "autoregressive decoding")
+
+
+def _view(model: Any, config: GenerationConfig) -> Any:
+    """The same model with a generation config of its own: neither the model nor calls in other threads see anything of it.
+
+    ``generate`` takes what a config leaves open from the model's, a repetition penalty say; Qwen's bodies keep notes of a call.
+    """
+    view = copy(model)
+    view.generation_config = config
+    view._modules = {**model._modules, model.base_model_prefix: copy(model.base_model)}
+    return view
 
 
 @torch.inference_mode()
@@ -68,17 +87,18 @@ def generate_autoregressive(
 
     Raises:
         ValueError: as ``generate``, or an empty row in the prompt.
+        FloatingPointError: the model's logits are not finite; the message names the row.
     """
-    ending = read_ending(model, max_new_tokens, eos_token_id, stop_strings, tokenizer)
-    batch = left_padded(model, inputs)
+    weight = model.get_input_embeddings().weight
+    ending = read_ending(model, len(weight), max_new_tokens, eos_token_id, stop_strings, tokenizer)
+    batch = left_padded(model, inputs, len(weight))
     if not bool(batch["attention_mask"].any(1).all()):
         raise ValueError("autoregressive decoding starts from the prompt's last token, but a row of input_ids is empty")
-    device = model.get_input_embeddings().weight.device
-    batch = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+    batch = {name: value.to(weight.device) if isinstance(value, Tensor) else value for name, value in batch.items()}
     if hasattr(model.base_model, "get_rope_index") and "mm_token_type_ids" not in batch and any(name in batch for name in VISUAL):
         batch["mm_token_type_ids"] = token_types(model, batch["input_ids"])
     eos = ending.eos_token_ids
-    watch = _Watch(batch["input_ids"].shape[1], ending)
+    watch, finite = _Watch(batch["input_ids"].shape[1], ending), _Finite()
     started = time.perf_counter()
     greedy = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -89,18 +109,17 @@ def generate_autoregressive(
         pad_token_id=padding_token(model, eos),
         suppress_tokens=None if mask_token_id is None else [mask_token_id],
     )
-    with _generation_config(model, greedy):
-        ids = model.generate(**batch, stopping_criteria=[watch])
-    response = ids[:, batch["input_ids"].shape[1] :]
-    rows = response.tolist()
+    ids = _view(model, greedy).generate(**batch, stopping_criteria=[watch], logits_processor=[finite])
+    answers = [ending.cut([], row)[0] for row in ids[:, batch["input_ids"].shape[1] :].tolist()]
+    finite.check()
     ended = time.perf_counter()
-    lengths = [len(ending.cut([], row)[0]) for row in rows]
+    sequences = pad_sequences(answers, padding_token(model, eos), weight.device)
     first_s = (watch.first_at or ended) - started
     stats = GenerationStats(
-        rows=tuple(RowStats(real_tokens=length, forwards=length) for length in lengths),
-        batch_forwards=response.shape[1],
+        rows=tuple(RowStats(real_tokens=len(answer), forwards=len(answer)) for answer in answers),
+        batch_forwards=ids.shape[1] - batch["input_ids"].shape[1],
         prefill_s=first_s,
         decode_s=ended - started - first_s,
         time_to_first_token_s=first_s,
     )
-    return GenerationOutput(response, stats)
+    return GenerationOutput(sequences, stats)

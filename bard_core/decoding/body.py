@@ -1,113 +1,62 @@
-"""Calling the stock model's body the way a block decoder needs: no implicit causal mask, and no mask where every key is visible.
-
-``transformers`` turns "no mask" into causal attention; the attention function registered here takes it literally, so that the
-denoising step, whose block sees the whole cache and itself, runs SDPA without a mask on grouped-query heads. The fused step
-([clean block b | noisy block b+1], a 2 x 2 block mask) is two unmasked calls over different key ranges.
+"""Calling the stock model's body the way a block decoder needs: the prompt once, then blocks against the key-value buffer.
 
 Shape suffixes: B rows, Q queries, K keys, L prompt length, D hidden size, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface
 
 from bard_core.decoding.cache import BlockCache
 from bard_core.decoding.prompt import Prompt
 from bard_core.diffusion.names import CleanAttention
-
-ATTENTION_NAME = "bard_block"
-
-
-def block_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    clean_queries: int = 0,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """SDPA in which ``attention_mask=None`` means that every key is visible.
-
-    Args:
-        query: [B, heads, Q, D]; ``key`` and ``value``: [B, key-value heads, K, D].
-        attention_mask: boolean [B or 1, 1, Q or 1, K], True where the query may look.
-        clean_queries: with no mask, this many leading queries do not see the keys of the queries after them.
-
-    Returns:
-        [B, Q, heads, D] and None, as transformers expects.
-    """
-    if clean_queries and attention_mask is None:
-        seen = key.shape[2] - (query.shape[2] - clean_queries)
-        clean = _sdpa(query[:, :, :clean_queries], key[:, :, :seen], value[:, :, :seen], None, scaling)
-        noisy = _sdpa(query[:, :, clean_queries:], key, value, None, scaling)
-        output = torch.cat([clean, noisy], dim=2)
-    else:
-        output = _sdpa(query, key, value, attention_mask, scaling)
-    return output.transpose(1, 2).contiguous(), None
-
-
-def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
-    """Grouped-query attention without repeating keys; on CUDA the grouped kernels take no mask, so a masked call is repacked."""
-    groups = query.shape[1] // key.shape[1]
-    if mask is not None and groups > 1 and query.is_cuda:
-        return masked_groups(query, key, value, mask, scaling)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=groups > 1)
-
-
-def masked_groups(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
-    """Masked grouped attention as an ungrouped call: few queries are packed, a prompt has its keys repeated."""
-    rows, heads, queries, size = query.shape
-    kv_heads, keys = key.shape[1], key.shape[2]
-    groups = heads // kv_heads
-    if queries == keys:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
-    packed = query.reshape(rows, kv_heads, groups * queries, size)
-    tiled = mask.expand(-1, -1, queries, -1).repeat(1, 1, groups, 1)
-    return F.scaled_dot_product_attention(packed, key, value, attn_mask=tiled, scale=scaling).view(rows, heads, queries, -1)
-
-
-AttentionInterface.register(ATTENTION_NAME, block_attention)
+from bard_core.models.attention import use_our_attention
+from bard_core.models.block_attention import everything_visible
 
 
 class Body:
-    """The model's body over one cache; counts its calls.
+    """The model's body over one cache; counts its calls. Several bodies may share a model, in several threads too.
 
     A call's queries are clean tokens, then noisy ones. A noisy query sees all that is there; a clean one sees no noisy key, and
     of the clean tokens beside it all (``clean_attention="block"``) or those up to itself (``"causal"``).
 
     Attributes:
-        forwards: calls since the prefill, commits, drafts and verifications included.
+        forwards: calls that had something else to do than to read the prompt: commits, drafts and verifications included.
     """
 
     def __init__(self, model: Any, cache: BlockCache, clean_attention: CleanAttention) -> None:
+        use_our_attention(model)
         self.model = model
         self.cache = cache
         self.clean_attention: CleanAttention = clean_attention
         self.forwards = 0
         self.device = model.get_input_embeddings().weight.device
         self._decoder = model.get_decoder()
-        self._config = self._decoder.config
         self._head = model.get_output_embeddings()
+        self._everything = everything_visible(self.device)
         self._visible_B11K: Tensor | None = None
 
-    def prefill(self, prompt: Prompt, block_size: int) -> Tensor:
-        """Write the prompt into the cache; hidden states [B, L, D]. No logits, and not counted as a forward."""
-        with literal_masks(self._config):
-            out = self.model.base_model(
-                input_ids=prompt.input_ids_BL,
-                position_ids=prompt.position_ids,
-                attention_mask=prompt.mask(block_size, self.clean_attention),
-                past_key_values=self.cache,
-                **prompt.images,
-            )
+    def prefill(self, prompt: Prompt, block_size: int, noisy_Bn: Tensor | None = None) -> Tensor:
+        """Write the prompt, and the noisy block behind it if one rides along, into the cache; hidden states [B, L (+ n), D].
+
+        The call counts as a forward where a block rides along.
+        """
+        riding = 0 if noisy_Bn is None else noisy_Bn.shape[1]
+        ids, positions = prompt.input_ids_BL, prompt.position_ids
+        if noisy_Bn is not None:
+            self.forwards += 1
+            following = prompt.next_position_B[:, None] + torch.arange(riding, device=self.device)
+            ids = torch.cat([ids, noisy_Bn], 1)
+            positions = torch.cat([positions, following.expand(*positions.shape[:-1], riding)], -1)
+        out = self.model.base_model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=prompt.mask(block_size, self.clean_attention, riding),
+            past_key_values=self.cache,
+            **prompt.images,
+        )
         return out.last_hidden_state  # type: ignore[no-any-return]
 
     def look_past(self, pads: list[int]) -> None:
@@ -132,12 +81,15 @@ class Body:
         """
         self.forwards += 1
         lengths_B1 = self._rewind(tokens_BQ.shape[1], lengths)
-        mask = self._mask(tokens_BQ.shape[1], clean, lengths_B1)
-        extra = {"clean_queries": clean} if mask is None and clean < tokens_BQ.shape[1] else {}
-        with literal_masks(self._config):
-            out = self._decoder(
-                input_ids=tokens_BQ, position_ids=positions_BQ, attention_mask=mask, past_key_values=self.cache, **extra
-            )
+        queries = tokens_BQ.shape[1]
+        mask = self._mask(queries, clean, lengths_B1)
+        out = self._decoder(
+            input_ids=tokens_BQ,
+            position_ids=positions_BQ,
+            attention_mask=self._everything if mask is None else mask,
+            past_key_values=self.cache,
+            clean_queries=clean if clean < queries else 0,
+        )
         return out.last_hidden_state  # type: ignore[no-any-return]
 
     def close(self) -> None:
@@ -174,14 +126,3 @@ class Body:
         query = torch.arange(queries, device=self.device)
         last_clean = query + 1 if self.clean_attention == "causal" else torch.full_like(query, clean)
         return length + torch.where(query < clean, last_clean, queries)
-
-
-@contextmanager
-def literal_masks(config: Any) -> Iterator[None]:
-    """Switch the text layers to ``block_attention`` for one call, so that the model is left as it was found."""
-    before = config._attn_implementation
-    config._attn_implementation = ATTENTION_NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = before

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from bard_core.decoding.body import Body, literal_masks
+from bard_core.decoding.body import Body
 from bard_core.decoding.cache import BlockCache, new_cache
 from bard_core.diffusion.names import CleanAttention
 
@@ -72,7 +72,7 @@ class CompiledBody(Body):
         tokens_RQ, positions_RQ = self._spread(tokens_BQ), self._spread(positions_BQ)
         ends_RQ = self._ends(lengths_R1, queries, clean)
         torch.compiler.cudagraph_mark_step_begin()
-        with literal_masks(self._config), torch._dynamo.config.patch(recompile_limit=SHAPES):  # type: ignore[attr-defined]
+        with torch._dynamo.config.patch(recompile_limit=SHAPES):  # type: ignore[attr-defined]
             hidden_RQD = _forward(self._decoder, self._buffers(), tokens_RQ, positions_RQ, slots_RQ, self._starts_R, ends_RQ)
         return hidden_RQD if self._active_B is None else hidden_RQD[self._active_B]  # type: ignore[no-any-return]
 
@@ -151,7 +151,13 @@ def _forward(
     slots_C = torch.arange(buffers[0][0].shape[2], device=tokens_RQ.device)
     mask_RQC = (slots_C >= starts_R[:, None, None]) & (slots_C < ends_RQ[..., None])
     cache = Cache(layers=[_WholeLayer(keys, values, slots_RQ) for keys, values in buffers])
-    out = decoder(input_ids=tokens_RQ, position_ids=positions_RQ, attention_mask=mask_RQC[:, None], past_key_values=cache)
+    out = decoder(
+        input_ids=tokens_RQ,
+        position_ids=positions_RQ,
+        attention_mask=mask_RQC[:, None],
+        past_key_values=cache,
+        clean_queries=0,
+    )
     return out.last_hidden_state
 
 

@@ -1,9 +1,15 @@
 """Block-diffusion decoding (paper section 3.3): prefill once, then denoise one block after another against the key-value buffer.
 
-A noisy position's logits predict that position's own token. ``schedule="paper"`` spends S denoising forwards and one commit
-forward on a block; ``schedule="fused"`` gives the same tokens (but where revision would go on after the end) in S: the clean
-pass of block b rides with the first denoising step of block b+1 in one forward, in which the clean half does not see the noisy
-one, and the last block needs no commit.
+A noisy position's logits predict that position's own token. ``schedule="paper"`` spends S denoising forwards on a block and
+one more to commit it, but for the block in which the answer ends. ``schedule="fused"`` gives the same tokens (but where revision
+would go on after the end) with fewer calls: the first step of the first block rides with the prefill, and the clean pass of
+block b with the first step of block b+1, in one forward in which clean queries do not see the noisy ones.
+
+The same tokens: exactly so up to the rounding of a forward of another shape. In float32 that decides nothing; in bfloat16 two
+tokens may tie, and then, as with stock ``generate`` alone and in a batch, a few answers in a hundred take the other one.
+
+Rows leave between blocks only. What is known of a row alone is its ``Row``; of the batch there are the cache, the order of the
+rows and ``position_B``.
 
 Shape suffixes: B active rows, n block size, K visible keys.
 """
@@ -11,6 +17,7 @@ Shape suffixes: B active rows, n block size, K visible keys.
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
+from functools import reduce
 from typing import Any, Unpack
 
 import torch
@@ -23,19 +30,19 @@ from bard_core.decoding.output import (
     Event,
     GenerationOutput,
     GenerationStats,
-    RowStats,
     StepEvent,
     pad_sequences,
 )
 from bard_core.decoding.policies import make_policy, revise
 from bard_core.decoding.prompt import Prompt, read_prompt
+from bard_core.decoding.rows import Row, refuse_broken
 from bard_core.decoding.sampling import propose
 from bard_core.decoding.settings import Options, Settings, resolve
 from bard_core.decoding.speculative import speculate
 
 
 def generate(model: Any, inputs: Mapping[str, Any], **options: Unpack[Options]) -> GenerationOutput:
-    """Decode a batch of prompts; ``settings.Settings`` documents the options.
+    """Decode a batch of prompts; ``settings.Settings`` documents the options. Several threads may do so with one model.
 
     Args:
         model: a Hugging Face model in eval mode (``bard_core.models.load``, or a stock one with ``mask_token_id`` given).
@@ -43,6 +50,7 @@ def generate(model: Any, inputs: Mapping[str, Any], **options: Unpack[Options]) 
 
     Raises:
         ValueError: an option or input is not usable; the message names it and what is allowed.
+        FloatingPointError: the model's logits are not finite; the message names the row.
     """
     for event in stream(model, inputs, **options):
         if isinstance(event, DoneEvent):
@@ -63,29 +71,24 @@ def stream(model: Any, inputs: Mapping[str, Any], **options: Unpack[Options]) ->
 
 
 class _Decode:
-    """One batch on its way: the rows still active, their cache and what they have produced."""
+    """One batch on its way: the rows still active, their cache and the position where their next block begins."""
 
     def __init__(self, model: Any, prompt: Prompt, settings: Settings) -> None:
         self.settings = settings
         self.prompt = prompt
-        self.blocks = -(-settings.ending.max_new_tokens // settings.block_size)
-        self.width = prompt.input_ids_BL.shape[1]
-        response = self.blocks * settings.block_size
-        self.body = new_body(model, len(prompt.lengths), self.width, response, settings.clean_attention, settings.compiled)
+        self.fused = settings.schedule == "fused"
+        n, width = settings.block_size, prompt.input_ids_BL.shape[1]
+        response = -(-settings.ending.max_new_tokens // n) * n
+        self.body = new_body(model, len(prompt.lengths), width, response, settings.clean_attention, settings.compiled)
         self.device = self.body.device
         self.policy = make_policy(
-            settings.strategy, settings.block_size, settings.denoising_steps,
+            settings.strategy, n, settings.denoising_steps,
             settings.confidence_threshold, settings.entropy_bound, settings.factor,
         )  # fmt: skip
-        self.generator = torch.Generator(self.device).manual_seed(settings.seed) if settings.temperature > 0 else None
-        self.eos = torch.tensor(settings.ending.eos_token_ids, device=self.device)
-        count = len(prompt.lengths)
-        self.rows = list(range(count))
-        self.pads = prompt.pads
-        self.next_position_B = prompt.next_position_B
-        self.responses: list[list[int]] = [[] for _ in range(count)]
-        self.steps: list[list[int]] = [[] for _ in range(count)]
-        self.stats: list[RowStats | None] = [None] * count
+        self.offset = torch.arange(2 * n, device=self.device)
+        self.all = tuple(Row(index, pad, settings, self.device) for index, pad in enumerate(prompt.pads))
+        self.rows = list(self.all)
+        self.position_B = prompt.next_position_B
 
     @torch.inference_mode()
     def run(self) -> Iterator[Event]:
@@ -93,117 +96,149 @@ class _Decode:
             yield from self._run()
 
     def _run(self) -> Iterator[Event]:
-        started = time.perf_counter()
-        if self.width:
-            self.body.prefill(self.prompt, self.settings.block_size)
-        self.body.look_past(self.pads)
+        n, started = self.settings.block_size, time.perf_counter()
+        hidden = self._prefill()
         _wait(self.device)
-        prefilled = time.perf_counter()
-        first = 0.0
+        prefill_s = time.perf_counter() - started
+        if hidden is not None:
+            prefill_s *= 1 - n / (self.prompt.input_ids_BL.shape[1] + n)
+        first, block = 0.0, 0
         pending: Tensor | None = None
-        for block in range(self.blocks):
-            tokens_Bn, steps = yield from self._denoise(block, pending)
-            if self.settings.schedule == "paper":
-                self.body(tokens_Bn, self._positions(block, 1), clean=self.settings.block_size)
-            event = self._finish_block(block, tokens_Bn.tolist(), steps)
+        while self.rows:
+            for row in self.rows:
+                row.steps.append(0)
+            tokens_Bn = yield from self._denoise(block, hidden, pending)
+            event = self._finish_block(block, tokens_Bn.tolist())
             first = first or time.perf_counter() - started
             yield event
-            if not self.rows:
-                break
-            pending = self._keep_active(tokens_Bn, event)
-        yield DoneEvent(self._output(prefilled - started, time.perf_counter() - prefilled, first))
+            pending = self._go_on(tokens_Bn)
+            hidden, block = None, block + 1
+        yield DoneEvent(self._output(prefill_s, time.perf_counter() - started - prefill_s, first))
 
-    def _denoise(self, block: int, pending_Bn: Tensor | None) -> Generator[Event, None, tuple[Tensor, list[int]]]:
-        """Fill one block; returns its tokens [B, n] and each row's number of steps. One wait for the device a step."""
-        settings, n = self.settings, self.settings.block_size
-        tokens = torch.full((len(self.rows), n), settings.mask_token_id, device=self.device)
+    def _prefill(self) -> Tensor | None:
+        """Read the prompt; hidden states [B, n, D] of the first block, which rides along, if it does."""
+        n, hidden = self.settings.block_size, None
+        if self.prompt.input_ids_BL.shape[1]:
+            riding = self._masks() if self.fused else None
+            hidden = self.body.prefill(self.prompt, n, riding)
+            if riding is not None:
+                self.body.cache.crop(-n)
+        self.body.look_past([row.pad for row in self.rows])
+        return None if hidden is None or not self.fused else hidden[:, -n:]
+
+    def _masks(self) -> Tensor:
+        return torch.full((len(self.rows), self.settings.block_size), self.settings.mask_token_id, device=self.device)
+
+    def _denoise(self, block: int, hidden: Tensor | None, pending_Bn: Tensor | None) -> Generator[Event, None, Tensor]:
+        """Fill one block; returns its tokens [B, n]. One wait for the device a step.
+
+        Args:
+            hidden: of the first step, where its forward is done.
+            pending_Bn: the clean block that the first step's forward has to commit.
+        """
+        settings, names = self.settings, tuple(row.index for row in self.rows)
+        generators = [row.draw_anew() for row in self.rows] if settings.temperature > 0 else ()
+        tokens = self._masks()
         masked = torch.ones_like(tokens, dtype=torch.bool)
-        revisable = masked.clone() if settings.revision_threshold is not None else None
-        is_open = masked[:, 0]
-        steps = torch.zeros(len(self.rows), dtype=torch.long, device=self.device)
-        step = 0
-        while True:
-            hidden = self._forward_noisy(block, tokens, pending_Bn if step == 0 else None)
+        revisable = masked if settings.revision_threshold is not None else None
+        is_open: Tensor | None = None  # [B]; None: every row is
+        open_rows, step = [True] * len(self.rows), 0
+        while any(open_rows):
+            if hidden is None:
+                hidden = self._forward_noisy(tokens, pending_Bn if step == 0 else None)
             proposal = propose(
                 self.body.logits(hidden), settings.mask_token_id,
-                temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, generator=self.generator,
+                temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, generators=generators,
                 held=None if revisable is None else tokens, with_entropy=settings.strategy == "entropy",
             )  # fmt: skip
             revised = None
             if revisable is not None:
                 assert settings.revision_threshold is not None and proposal.current is not None
-                revised = revise(proposal.current, masked, revisable, settings.revision_threshold) & is_open[:, None]
+                revised = _within(is_open, revise(proposal.current, masked, revisable, settings.revision_threshold))
                 revisable = revisable & ~revised
                 masked = masked | revised
-            filled = self.policy(proposal, masked, step) & is_open[:, None]
+            filled = _within(is_open, self.policy(proposal, masked, step))
             tokens = torch.where(filled, proposal.tokens, tokens)
             masked = masked & ~filled
             if revised is not None:
                 tokens = tokens.masked_fill(masked, settings.mask_token_id)
-            steps += is_open
-            is_open = self._is_open(block, tokens, masked)
-            yield StepEvent(block, step, tuple(self.rows), tokens, filled, revised)
-            step += 1
-            if not is_open.any():
-                break
-        return tokens.masked_fill(masked, settings.pad_token_id), steps.tolist()
+            for row, was_open in zip(self.rows, open_rows, strict=True):
+                row.steps[-1] += was_open
+            now_open = self._is_open(tokens, masked)
+            yield StepEvent(block, step, names, tokens, filled, revised)
+            open_rows, broken = torch.stack((now_open, proposal.broken)).tolist()
+            for row, bad in zip(self.rows, broken, strict=True):
+                refuse_broken(bad, row.index, f"step {step} of block {block}")
+            is_open = None if all(open_rows) else now_open
+            hidden, step = None, step + 1
+        return tokens.masked_fill(masked, settings.pad_token_id)
 
-    def _forward_noisy(self, block: int, tokens_Bn: Tensor, pending_Bn: Tensor | None) -> Tensor:
+    def _forward_noisy(self, tokens_Bn: Tensor, pending_Bn: Tensor | None) -> Tensor:
         """Hidden states [B, n, D] of the block being denoised; on the way the pending clean block enters the cache for good."""
         n = self.settings.block_size
         if pending_Bn is None:
-            hidden = self.body(tokens_Bn, self._positions(block, 1))
+            hidden = self.body(tokens_Bn, self.position_B[:, None] + self.offset[:n])
         else:
-            hidden = self.body(torch.cat([pending_Bn, tokens_Bn], 1), self._positions(block - 1, 2), clean=n)
+            hidden = self.body(torch.cat([pending_Bn, tokens_Bn], 1), self.position_B[:, None] - n + self.offset, clean=n)
         self.body.cache.crop(-n)
         return hidden[:, -n:]
 
-    def _positions(self, block: int, blocks: int) -> Tensor:
-        n = self.settings.block_size
-        return self.next_position_B[:, None] + torch.arange(block * n, (block + blocks) * n, device=self.device)
-
-    def _is_open(self, block: int, tokens_Bn: Tensor, masked_Bn: Tensor) -> Tensor:
+    def _is_open(self, tokens_Bn: Tensor, masked_Bn: Tensor) -> Tensor:
         """Rows [B] whose block needs another step."""
-        if self.settings.schedule == "paper":
+        if not self.fused:
             return masked_Bn.any(1)
-        wanted = min(self.settings.block_size, self.settings.ending.max_new_tokens - block * self.settings.block_size)
-        needed = masked_Bn[:, :wanted]
-        if len(self.eos):
-            end = (tokens_Bn[:, :wanted, None] == self.eos).any(-1)
-            needed = needed & (end.cumsum(1) == 0)
+        needed, n = masked_Bn, self.settings.block_size
+        left = [row.left for row in self.rows]
+        if min(left) < n:
+            needed = needed & (self.offset[:n] < torch.tensor(left, device=self.device)[:, None])
+        if eos := self.settings.ending.eos_token_ids:
+            ends = reduce(torch.logical_or, (tokens_Bn == token for token in eos))
+            needed = needed & (ends.cumsum(1) == 0)
         return needed.any(1)
 
-    def _finish_block(self, block: int, tokens: list[list[int]], steps: list[int]) -> BlockEvent:
-        """Cut the rows where they end; note which are done. A row is charged its own steps and commits."""
-        new, finished = [], []
-        for row, ids, taken in zip(self.rows, tokens, steps, strict=True):
-            ids, ended = self.settings.ending.cut(self.responses[row], ids)
-            self.responses[row] += ids
-            self.steps[row].append(taken)
-            new.append(tuple(ids))
-            if ended:
-                finished.append(row)
-                commits = len(self.steps[row]) if self.settings.schedule == "paper" else 0
-                self.stats[row] = RowStats(len(self.responses[row]), sum(self.steps[row]) + commits, tuple(self.steps[row]))
-        event = BlockEvent(block, tuple(self.rows), tuple(new), tuple(finished))
-        self.rows = [row for row in self.rows if self.stats[row] is None]
-        return event
+    def _finish_block(self, block: int, tokens: list[list[int]]) -> BlockEvent:
+        """Give the rows their tokens."""
+        new = tuple(row.take(ids) for row, ids in zip(self.rows, tokens, strict=True))
+        names = tuple(row.index for row in self.rows)
+        return BlockEvent(block, names, new, tuple(row.index for row in self.rows if row.done))
 
-    def _keep_active(self, tokens_Bn: Tensor, event: BlockEvent) -> Tensor | None:
-        """Drop finished rows from the batch; returns the clean block that the next forward has to commit, if any."""
-        if event.finished:
-            kept = [index for index, row in enumerate(event.rows) if row not in event.finished]
-            self.pads = [self.pads[index] for index in kept]
-            self.body.keep_rows(kept, self.pads)
-            index = torch.tensor(kept, device=self.device)
-            tokens_Bn, self.next_position_B = tokens_Bn[index], self.next_position_B[index]
-        return tokens_Bn if self.settings.schedule == "fused" else None
+    def _go_on(self, tokens_Bn: Tensor) -> Tensor | None:
+        """Let the rows that are done leave; returns the clean block that the next forward has to commit, if any.
+
+        As in the release, the block in which an answer ends is not committed, and one that ends at the cap is.
+        """
+        if not self.fused:
+            tokens_Bn = self._keep([not row.ended for row in self.rows], tokens_Bn)
+            if self.rows:
+                n = self.settings.block_size
+                self.body(tokens_Bn, self.position_B[:, None] + self.offset[:n], clean=n)
+        tokens_Bn = self._keep([not row.done for row in self.rows], tokens_Bn)
+        if self.rows:
+            self.position_B = self.position_B + self.settings.block_size
+        return tokens_Bn if self.fused else None
+
+    def _keep(self, wanted: list[bool], tokens_Bn: Tensor) -> Tensor:
+        """Compact the batch to the wanted rows; returns their tokens."""
+        kept = [index for index, keep in enumerate(wanted) if keep]
+        if len(kept) == len(wanted):
+            return tokens_Bn
+        self.rows = [self.rows[index] for index in kept]
+        if not kept:
+            return tokens_Bn[:0]
+        self.body.keep_rows(kept, [row.pad for row in self.rows])
+        index = torch.tensor(kept, dtype=torch.long, device=self.device)
+        self.position_B = self.position_B[index]
+        return tokens_Bn[index]
 
     def _output(self, prefill_s: float, decode_s: float, first_s: float) -> GenerationOutput:
-        stats = GenerationStats(
-            tuple(row for row in self.stats if row is not None), self.body.forwards, prefill_s, decode_s, first_s
-        )
-        return GenerationOutput(pad_sequences(self.responses, self.settings.pad_token_id, self.device), stats)
+        stats = GenerationStats(tuple(row.stats for row in self.all), self.body.forwards, prefill_s, decode_s, first_s)
+        sequences = pad_sequences([row.response for row in self.all], self.settings.pad_token_id, self.device)
+        return GenerationOutput(sequences, stats)
+
+
+def _within(is_open_B: Tensor | None, chosen_Bn: Tensor) -> Tensor:
+    """Positions of rows that are still open."""
+    return chosen_Bn if is_open_B is None else chosen_Bn & is_open_B[:, None]
 
 
 def _wait(device: torch.device) -> None:

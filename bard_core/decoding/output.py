@@ -29,7 +29,8 @@ class GenerationStats:
 
     ``batch_forwards`` are calls of the body for the whole batch; ``forwards`` sums the rows' own, so that
     ``tokens_per_forward`` does not grow with the batch. ``time_to_first_token_s`` is, prefill included, until the first block
-    (or the first token of an autoregressive decoder) is final.
+    (or the first token of an autoregressive decoder) is final. Where the first denoising step rides with the prefill, that call's
+    time is shared by tokens: a prompt of L tokens and a block of n give n / (L + n) of it to decoding.
     """
 
     rows: tuple[RowStats, ...]

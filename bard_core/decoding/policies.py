@@ -20,11 +20,13 @@ from torch import Tensor
 class Proposal:
     """For every position of the block, each [B, n]: a token, its probability, and the entropy (nats) of its distribution.
 
-    ``current`` is the probability of the token the position holds now. Entropy and current are None unless asked for.
+    ``broken`` [B] marks rows with logits that are not finite. ``current`` is the probability of the token the position holds now.
+    Entropy and current are None unless asked for.
     """
 
     tokens: Tensor
     confidence: Tensor
+    broken: Tensor
     entropy: Tensor | None = None
     current: Tensor | None = None
 

@@ -1,5 +1,7 @@
 """From logits to proposed tokens, on the device: greedy or temperature / top-k / top-p, the mask token always barred."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Generator, Tensor
 
@@ -13,7 +15,7 @@ def propose(
     temperature: float = 0.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    generator: Generator | None = None,
+    generators: Sequence[Generator] = (),
     held: Tensor | None = None,
     with_entropy: bool = False,
 ) -> Proposal:
@@ -24,9 +26,11 @@ def propose(
 
     Args:
         logits: float32 [B, n, V]; overwritten.
+        generators: one a row, to sample with.
         held: [B, n] tokens the positions hold now, to get ``Proposal.current``.
     """
     total = logits.logsumexp(-1)
+    broken = ~total.isfinite().all(-1)
     current = None if held is None else (logits.gather(-1, held[..., None])[..., 0] - total).exp()
     entropy = None
     if with_entropy:
@@ -34,11 +38,11 @@ def propose(
     logits[..., mask_token_id] = -torch.inf
     if temperature == 0.0:
         top, tokens = logits.max(-1)
-        return Proposal(tokens, (top - total).exp(), entropy, current)
+        return Proposal(tokens, (top - total).exp(), broken, entropy, current)
     probability = _filtered((logits / temperature).softmax(-1), top_k, top_p)
-    noise = torch.empty_like(probability).exponential_(generator=generator)
+    noise = torch.stack([torch.empty_like(probability[0]).exponential_(generator=generator) for generator in generators])
     tokens = (probability / noise).argmax(-1)
-    return Proposal(tokens, probability.gather(-1, tokens[..., None])[..., 0], entropy, current)
+    return Proposal(tokens, probability.gather(-1, tokens[..., None])[..., 0], broken, entropy, current)
 
 
 def _filtered(probability: Tensor, top_k: int | None, top_p: float | None) -> Tensor:

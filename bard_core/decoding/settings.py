@@ -58,12 +58,13 @@ class Settings:
             a token that is there, and revision then throws right ones away.
         ending: end tokens (default: the generation config's), the cap ``max_new_tokens``, and ``stop_strings``, which need a
             ``tokenizer`` and are looked for when a block is final.
-        temperature: 0 is greedy. top_k, top_p: filters when sampling. seed: of the sampling noise.
+        temperature: 0 is greedy. top_k, top_p: filters when sampling.
+        seed: of the sampling noise. Row r draws as a row alone would with ``seed + r``, whatever its neighbours are.
         mask_token_id: default: what the model's config records.
         pad_token_id: fills rows after their end; default: the generation config's, else the first end token, else 0.
-        schedule: "paper" commits every block in a forward of its own and always fills it; "fused" lets the clean pass ride
-            with the next block's first step and stops a block once everything up to its end token is filled, so that revision
-            has no later steps to change the answer's last block in.
+        schedule: "paper" commits every block but an answer's last in a forward of its own, and always fills it; "fused" lets the
+            first step ride with the prefill and the clean pass with the next block's first step, and stops a block once
+            everything up to its end token is filled, so that revision has no later steps to change the answer's last block in.
         clean_attention: how clean tokens see each other; default: what the model's config records.
         compiled: run the forwards after the prefill with static shapes through ``torch.compile`` (CUDA graphs on a GPU). The
             first decode of a shape (rows, block size, prompt length up to the next power of two) takes up to a minute.
@@ -150,7 +151,7 @@ def resolve(
             temperature == 0.0, "temperature", temperature, "0 for strategy self_speculative, which reproduces greedy decoding"
         )
         _require(revision_threshold is None, "revision_threshold", revision_threshold, "None for strategy self_speculative")
-    ending = read_ending(model, max_new_tokens, eos_token_id, stop_strings, tokenizer)
+    ending = read_ending(model, rows, max_new_tokens, eos_token_id, stop_strings, tokenizer)
     _require(mask not in ending.eos_token_ids, "mask_token_id", mask, "none of the end tokens: it is never emitted")
     return Settings(
         size, steps, strategy, confidence_threshold, entropy_bound, factor, revision_threshold, ending, temperature,
@@ -160,9 +161,9 @@ def resolve(
 
 
 def read_ending(
-    model: Any, max_new_tokens: int, eos_token_id: int | list[int] | None, stop_strings: Sequence[str], tokenizer: Any
+    model: Any, rows: int, max_new_tokens: int, eos_token_id: int | list[int] | None, stop_strings: Sequence[str], tokenizer: Any
 ) -> Ending:
-    """How responses end.
+    """How responses end; ``rows``: tokens the model has.
 
     Raises:
         ValueError: max_new_tokens < 1, an end token the model does not have, or the stop strings are not strings with text in
@@ -173,7 +174,7 @@ def read_ending(
     named = several and all(isinstance(stop, str) and stop for stop in stop_strings)
     _require(named, "stop_strings", stop_strings, "a sequence of strings, none of them empty")
     if not stop_strings:
-        return Ending(end_tokens(model, eos_token_id), max_new_tokens)
+        return Ending(end_tokens(model, rows, eos_token_id), max_new_tokens)
     if tokenizer is None:
         raise ValueError("stop_strings are looked for in text: pass the tokenizer (or processor) that decodes it")
     text_tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
@@ -181,10 +182,10 @@ def read_ending(
     def detokenize(tokens: list[int]) -> str:
         return str(text_tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    return Ending(end_tokens(model, eos_token_id), max_new_tokens, tuple(stop_strings), detokenize)
+    return Ending(end_tokens(model, rows, eos_token_id), max_new_tokens, tuple(stop_strings), detokenize)
 
 
-def end_tokens(model: Any, eos_token_id: int | list[int] | None) -> tuple[int, ...]:
+def end_tokens(model: Any, rows: int, eos_token_id: int | list[int] | None) -> tuple[int, ...]:
     """End tokens as a tuple; None: the generation config's (there may be none).
 
     Raises:
@@ -195,7 +196,7 @@ def end_tokens(model: Any, eos_token_id: int | list[int] | None) -> tuple[int, .
         return () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
     several = isinstance(eos_token_id, Collection) and not isinstance(eos_token_id, str)
     tokens = tuple(eos_token_id) if several else (eos_token_id,)  # type: ignore[arg-type]
-    last = embedding_rows(model) - 1
+    last = rows - 1
     _require(
         all(_whole(token, 0, last) for token in tokens), "eos_token_id", eos_token_id, f"a token from 0 to {last}, or several"
     )

@@ -31,6 +31,7 @@ from bard_core.decoding.output import (
     pad_sequences,
 )
 from bard_core.decoding.prompt import Prompt
+from bard_core.decoding.rows import refuse_broken
 from bard_core.decoding.settings import Settings
 
 
@@ -72,7 +73,10 @@ def speculate(model: Any, prompt: Prompt, settings: Settings) -> Iterator[Event]
 def _run(body: Body, prompt: Prompt, settings: Settings) -> Iterator[Event]:
     started, first = time.perf_counter(), 0.0
     with closing(body):
-        known = _greedy(body, body.prefill(prompt, settings.block_size)[:, -1:], settings)[:, 0].tolist()
+        likeliest = _greedy(body, body.prefill(prompt, settings.block_size)[:, -1:], settings).tolist()
+        for row, tokens in enumerate(likeliest):
+            refuse_broken(min(tokens) < 0, row, "the prefill")
+        known = [tokens[0] for tokens in likeliest]
         body.look_past(prompt.pads)
         starts = zip(prompt.pads, prompt.next_position_B.tolist(), known, strict=True)
         rows = [_Row(index, prompt.input_ids_BL.shape[1], *start) for index, start in enumerate(starts)]
@@ -100,7 +104,7 @@ def _decode(body: Body, rows: list[_Row], settings: Settings) -> Iterator[Event]
         names = tuple(row.index for row in active)
         yield StepEvent(block, 0, names, draft_Bn, torch.ones_like(draft_Bn, dtype=torch.bool), None)
         noise_Bn = torch.full_like(draft_Bn, settings.mask_token_id)
-        predicted = _forward(body, active, torch.cat([draft_Bn, noise_Bn], 1), settings, clean=n).tolist()
+        predicted = _forward(body, active, torch.cat([draft_Bn, noise_Bn], 1), settings, clean=n)
         new = [_accept(row, tokens, settings) for row, tokens in zip(active, predicted, strict=True)]
         kept = [at for at, (_, done) in enumerate(new) if not done]
         yield BlockEvent(
@@ -123,21 +127,24 @@ def _draft(body: Body, active: list[_Row], settings: Settings) -> None:
         return
     noise = [[row.known] + [settings.mask_token_id] * (n - 1) for row in active]
     if n > 1:
-        noise = _forward(body, active, torch.tensor(noise, device=body.device), settings, charged=waiting).tolist()
+        noise = _forward(body, active, torch.tensor(noise, device=body.device), settings, charged=waiting)
     for row, tokens in zip(active, noise, strict=True):
         row.draft = row.draft or [row.known, *tokens[1:]]
 
 
 def _forward(
     body: Body, active: list[_Row], tokens_BQ: Tensor, settings: Settings, clean: int = 0, charged: list[_Row] | None = None
-) -> Tensor:
-    """The likeliest tokens [B, Q] at these positions, every row going on behind what stands of it."""
+) -> list[list[int]]:
+    """The likeliest tokens [B][Q] at these positions, every row going on behind what stands of it."""
     for row in active if charged is None else charged:
         row.forwards += 1
     starts = torch.tensor([row.position + len(row.response) for row in active], device=body.device)
     positions_BQ = starts[:, None] + torch.arange(tokens_BQ.shape[1], device=body.device)
     hidden = body(tokens_BQ, positions_BQ, clean, [row.length for row in active])
-    return _greedy(body, hidden, settings)
+    likeliest = _greedy(body, hidden, settings).tolist()
+    for row, tokens in zip(active, likeliest, strict=True):
+        refuse_broken(min(tokens) < 0, row.index, f"the block behind its token {len(row.response)}")
+    return likeliest  # type: ignore[no-any-return]
 
 
 def _accept(row: _Row, predicted: list[int], settings: Settings) -> tuple[tuple[int, ...], bool]:
@@ -153,7 +160,8 @@ def _accept(row: _Row, predicted: list[int], settings: Settings) -> tuple[tuple[
 
 
 def _greedy(body: Body, hidden_BQD: Tensor, settings: Settings) -> Tensor:
-    """The likeliest token [B, Q] that is not the mask."""
+    """The likeliest token [B, Q] that is not the mask; -1 where the logits are not finite."""
     logits = body.logits(hidden_BQD)
     logits[..., settings.mask_token_id] = -torch.inf
-    return logits.argmax(-1)
+    likeliest, tokens = logits.max(-1)
+    return tokens.where(likeliest.isfinite(), -1)

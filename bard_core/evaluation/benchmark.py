@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bard_core.config.sections import DecodingConfig, EvaluationConfig
+from bard_core.config.versions import VERSIONS
 from bard_core.evaluation.answers import AnswerStore
 from bard_core.evaluation.compare import standard_error
 from bard_core.evaluation.suites import Benchmark, benchmark_digest, prepare_task
@@ -42,9 +43,19 @@ class Job:
     answers_uri: str
 
 
-def answers_key(model: ModelRef, dataset: DatasetRef, benchmark: Benchmark, decoding: DecodingConfig) -> str:
-    """The name of an answer store: new weights, another benchmark or other decoding settings are another store."""
-    return artifacts.digest([model.key, _mode(model), benchmark_digest(benchmark, dataset.key), decoding, _place()])
+def answers_key(model: ModelRef, benchmark: Benchmark, decoding: DecodingConfig) -> str:
+    """The name of an answer store, in which answers are found by their prompts' digests.
+
+    New weights, other decoding, other limits of answers or images, and new code are another store.
+    """
+    limits = benchmark.model_dump(include={"max_new_tokens", "min_pixels", "max_pixels", "video_frames"})
+    return artifacts.digest([VERSIONS["answers"], model.key, _mode(model), limits, decoding, _place()])
+
+
+def judged_key(model: ModelRef, dataset: DatasetRef, benchmark: Benchmark, config: EvaluationConfig) -> str:
+    """What a benchmark's score depends on: the answers, and how they are scored."""
+    answers = answers_key(model, benchmark, config.decoding)
+    return artifacts.digest([VERSIONS["evaluate"], answers, benchmark_digest(benchmark, dataset.key), config.batch_size])
 
 
 def judge(
@@ -69,7 +80,7 @@ def judge(
     """
     if (done := _already_judged(output_uri, model, dataset, benchmark, config)) is not None:
         return done
-    store = storage.join(answers_uri, answers_key(model, dataset, benchmark, config.decoding))
+    store = storage.join(answers_uri, answers_key(model, benchmark, config.decoding))
     folder = artifacts.fetch(model)
     if benchmark.own:
         artifacts.fetch(dataset)  # it is the one that the ref was made for
@@ -80,7 +91,7 @@ def judge(
     with storage.scratch("benchmark") as scratch:
         out = scratch / "out"
         chat, scores = _run(job, scratch, out)
-        records = scores.records
+        records, limit = scores.records, benchmark.max_new_tokens or chat.max_new_tokens
         values = [record["score"] for record in records if record["score"] is not None]
         score = BenchmarkScore(
             name=benchmark.name,
@@ -102,7 +113,8 @@ def judge(
             "benchmark": benchmark.model_dump(),
             "benchmark_digest": benchmark_digest(benchmark, dataset.key),
             "prompt_text": scores.prompt_text,
-            "decoding": {"mode": job.mode, **config.decoding.model_dump(), "max_new_tokens": chat.max_new_tokens},
+            "system_prompt": chat.system_prompt,
+            "decoding": {"mode": job.mode, **config.decoding.model_dump(), "max_new_tokens": limit},
             "batch_size": config.batch_size,
             "libraries": {name: version(name) for name in LIBRARIES},
             "device": str(chat.model.device),
@@ -111,7 +123,7 @@ def judge(
         }
         (out / "results.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
         (out / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        key = answers_key(model, dataset, benchmark, config.decoding)
+        key = judged_key(model, dataset, benchmark, config)
         manifest = artifacts.commit_directory(out, output_uri, kind="benchmark", config_digest=key, parent_digest=model.key)
     return BenchmarkRef(uri=output_uri, manifest_sha256=manifest.digest, model_sha256=model.key, score=score)
 
@@ -123,7 +135,7 @@ def _already_judged(
         manifest = artifacts.verify(uri)
     except artifacts.ArtifactError:
         return None
-    if manifest.config_digest != answers_key(model, dataset, benchmark, config.decoding):
+    if manifest.config_digest != judged_key(model, dataset, benchmark, config):
         return None
     body = json.loads(storage.read_bytes(storage.join(uri, "results.json")))
     score = BenchmarkScore.model_validate(body["score"])

@@ -10,6 +10,7 @@ from bard_core.store import artifacts
 from bard_core.store.refs import BenchmarkRef, EvalResult
 
 _POWER = 1.96 + 0.84  # two-sided 5 % significance, 80 % power
+Document = tuple[str, int]  # a benchmark's name and the document's number in it
 _FEWEST_DISCORDANT = 6  # one-sided discordant pairs that an exact sign test needs for p < 0.05: 2 / 2**6
 
 
@@ -39,6 +40,42 @@ class Paired:
     num_samples: int
 
 
+@dataclass(frozen=True)
+class Gain:
+    """How many times as fast a candidate is as a baseline, each prompt's speed-ups over autoregression compared.
+
+    Attributes:
+        times: geometric mean over the prompts.
+        at_least: its lower bound at 95 %, one-sided, from Student's t over the prompts' logarithms.
+        prompts: prompts compared.
+    """
+
+    times: float
+    at_least: float
+    prompts: int
+
+
+def paired_gain(baseline: Sequence[float], candidate: Sequence[float]) -> Gain:
+    """Compare two lists of speed-ups over autoregression, prompt by prompt (``speed.Speed.ratios``).
+
+    Raises:
+        ComparisonError: they are of different prompts, or of fewer than two, which show nothing.
+    """
+    from scipy.stats import t
+
+    if len(baseline) != len(candidate):
+        raise ComparisonError(
+            f"the baseline was timed on {len(baseline)} prompts, the candidate on {len(candidate)}: "
+            "evaluate both with the same speed_samples"
+        )
+    if len(baseline) < 2:
+        raise ComparisonError("speeds were timed on fewer than two prompts, which show nothing: raise evaluation.speed_samples")
+    logarithms = [math.log(after / before) for before, after in zip(baseline, candidate, strict=True)]
+    mean = math.fsum(logarithms) / len(logarithms)
+    least = mean - float(t.ppf(0.95, len(logarithms) - 1)) * standard_error(logarithms)
+    return Gain(times=math.exp(mean), at_least=math.exp(least), prompts=len(logarithms))
+
+
 def standard_error(values: Sequence[float]) -> float:
     """Standard error of the mean of independent values; 0 for fewer than two."""
     count = len(values)
@@ -46,6 +83,16 @@ def standard_error(values: Sequence[float]) -> float:
         return 0.0
     mean = math.fsum(values) / count
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
+
+
+def load_ratios(result: EvalResult) -> list[float]:
+    """The speed-up over autoregression of every prompt that an evaluation timed; none where it kept none.
+
+    Raises:
+        ArtifactError: the evaluation is missing or torn.
+    """
+    body = json.loads((artifacts.fetch(result) / "results.json").read_text(encoding="utf-8"))
+    return [float(ratio) for ratio in body["speed"].get("ratios", ())]
 
 
 def load_samples(result: EvalResult | BenchmarkRef) -> list[dict[str, Any]]:
@@ -69,14 +116,21 @@ def paired(baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[st
         ComparisonError: they judged different samples, or none, or lack the metric.
     """
     before, after = _scores(baseline, metric), _scores(candidate, metric)
+    common = before.keys() & after.keys()
     if before.keys() != after.keys() or not before:
         raise ComparisonError(
-            f"the baseline has {len(before)} samples, the candidate {len(after)}, {len(before.keys() & after.keys())} in common: "
+            f"the baseline has {len(before)} samples, the candidate {len(after)}, {len(common)} in common: "
             "evaluate both on the same dataset with the same max_samples"
         )
+    if changed := sorted(document for document in common if before[document][0] != after[document][0]):
+        name, number = changed[0]
+        raise ComparisonError(
+            f"{len(changed)} documents have other references, first document {number} of benchmark {name!r}: "
+            "evaluate both on the same dataset"
+        )
     differences: dict[str, list[float]] = {}
-    for key in before:
-        differences.setdefault(key[0], []).append(after[key] - before[key])
+    for document in before:
+        differences.setdefault(document[0], []).append(after[document][1] - before[document][1])
     groups = list(differences.values())
     single = [difference for group in groups for difference in group]
     wins, losses = sum(d > 0 for d in single), sum(d < 0 for d in single)
@@ -92,16 +146,24 @@ def paired(baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[st
     )
 
 
-def _scores(records: Sequence[Mapping[str, Any]], metric: str) -> dict[tuple[str, str, str], float]:
-    """Scores by benchmark, document and reference; benchmarks that score no single sample are left out."""
+def _scores(records: Sequence[Mapping[str, Any]], metric: str) -> dict[Document, tuple[str, float]]:
+    """Reference and score of every document; benchmarks that score no single sample are left out.
+
+    Raises:
+        ComparisonError: a document stands there twice, or a record lacks what is compared.
+    """
+    found: dict[Document, tuple[str, float]] = {}
     try:
-        return {
-            (str(record.get("benchmark", "")), str(record["id"]), str(record["reference"])): float(record[metric])
-            for record in records
-            if record[metric] is not None
-        }
+        for record in records:
+            if record[metric] is None:
+                continue
+            document = (str(record.get("benchmark", "")), int(record["doc_id"]))
+            if document in found:
+                raise ComparisonError(f"document {document[1]} of benchmark {document[0]!r} was judged twice; evaluate again")
+            found[document] = (str(record["reference"]), float(record[metric]))
     except KeyError as error:
         raise ComparisonError(f"a sample record has no {error}; is it from another suite?") from error
+    return found
 
 
 def sign_test(wins: int, losses: int) -> float:

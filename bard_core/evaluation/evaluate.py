@@ -2,13 +2,13 @@
 
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bard_core.config.sections import DecodingConfig, EvaluationConfig
+from bard_core.config.versions import VERSIONS
 from bard_core.evaluation.benchmark import judge, lmms, quiet
 from bard_core.evaluation.compare import load_samples
 from bard_core.evaluation.speed import Speed, compare, take_turns
@@ -17,12 +17,14 @@ from bard_core.evaluation.tradeoff import decodings
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import BenchmarkRef, BenchmarkScore, DatasetRef, EvalResult, ModelRef, OperatingPoint
 
+NO_FACTS: Any = {"uri": True, "manifest_sha256": True, "model": {"uri", "curve_uri"}}  # places, and what names this artifact
 Decodings = Mapping[float | None, DecodingConfig]
 
 
 def protocol_digest(config: EvaluationConfig, dataset: DatasetRef) -> str:
-    """What a score is a score under: the suite with its data, and how answers are decoded."""
-    return artifacts.digest([suite_digest(suite_of(config), dataset.key), config.decoding])
+    """What a score is a score under: the suite with its data, how answers are decoded, and the code that does both."""
+    code = [VERSIONS["answers"], VERSIONS["evaluate"]]
+    return artifacts.digest([code, suite_digest(suite_of(config), dataset.key), config.decoding])
 
 
 def evaluate(
@@ -35,6 +37,8 @@ def evaluate(
 ) -> EvalResult:
     """Judge ``model`` and commit ``results.json``, ``samples.jsonl`` and every benchmark's own files to ``output_uri``.
 
+    What is already there for the same weights, baseline, benchmarks and settings is returned as it is.
+
     ``source`` is the baseline of speed, decoded in turn with the model in the same run. Accuracy and tokens per forward come
     from the whole suite, speed from prompts spread over it, and so for each of ``config.sweep_thresholds``.
 
@@ -45,7 +49,6 @@ def evaluate(
     Raises:
         SuiteError, ArtifactError, RuntimeError: see ``benchmark.judge``; also when no benchmark gave a score.
     """
-    started = time.perf_counter()
     suite = suite_of(config)
     answers = str(storage.home() / "artifacts" / "answers")
     if judged is None:
@@ -55,6 +58,10 @@ def evaluate(
     if not present:
         raise RuntimeError(f"{model.name}: no benchmark of suite {suite.name!r} gave a score; see their errors above")
     refs = [found[b.name] for b in present]
+    key = artifacts.digest([VERSIONS["evaluate"], source.key, dataset.key, config, [ref.key for ref in refs]])
+    manifest = artifacts.standing(output_uri)
+    if manifest is not None and (manifest.config_digest, manifest.parent_digest) == (key, model.key):
+        return load_result(output_uri, manifest.digest, model)
     scores = tuple(ref.score for ref in refs)
     total = summarise(scores)
     swept: Decodings = {None: config.decoding}
@@ -85,9 +92,8 @@ def evaluate(
             "ar_tokens_per_s": speed.ar_tokens_per_s,
             "speedup": speed.speedup,
             "sweep": tuple(sweep),
-            "seconds": time.perf_counter() - started,
         }
-        plain = EvalResult(uri="", manifest_sha256="", **result).model_dump(mode="json", exclude={"uri", "manifest_sha256"})
+        plain = EvalResult(uri="", manifest_sha256="", **result).model_dump(mode="json", exclude=NO_FACTS)
         body = {
             **plain,
             "protocol_digest": protocol_digest(config, dataset),
@@ -98,9 +104,7 @@ def evaluate(
         }
         (out / "results.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
         (out / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        manifest = artifacts.commit_directory(
-            out, output_uri, kind="evaluation", config_digest=artifacts.digest(config), parent_digest=model.key
-        )
+        manifest = artifacts.commit_directory(out, output_uri, kind="evaluation", config_digest=key, parent_digest=model.key)
     return EvalResult(uri=output_uri, manifest_sha256=manifest.digest, **result)
 
 
@@ -137,8 +141,8 @@ def _clean_attention(model: ModelRef) -> str | None:
     return (config.get("bard") or {}).get("clean_attention")
 
 
-def load_result(uri: str, manifest_sha256: str) -> EvalResult:
-    """The result that an evaluation's artifact holds.
+def load_result(uri: str, manifest_sha256: str, model: ModelRef) -> EvalResult:
+    """The result that the artifact of the model's evaluation holds, which says what was judged and not where it is.
 
     Raises:
         ArtifactError: it is missing, torn, or another one.
@@ -146,7 +150,7 @@ def load_result(uri: str, manifest_sha256: str) -> EvalResult:
     folder = artifacts.fetch(uri, manifest_sha256)
     body = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     known = {name: body[name] for name in EvalResult.model_fields if name in body}
-    return EvalResult(uri=uri, manifest_sha256=manifest_sha256, **known)
+    return EvalResult(uri=uri, manifest_sha256=manifest_sha256, **{**known, "model": model})
 
 
 def _gather(refs: Sequence[BenchmarkRef], out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -175,7 +179,7 @@ def _time(
     swept: Decodings,
     scratch: Path,
 ) -> dict[float | None, Speed]:
-    """Speed of every decoding on prompts of every benchmark, one by one; answers end where the decoding's own limit is."""
+    """Speed of every decoding on prompts of every benchmark, one by one, in answers of at most the decoding's own limit."""
     plugin, scoring = lmms()
     prompts: list[Any] = []
     with quiet():
@@ -193,7 +197,6 @@ def _time(
             task = scoring.load_task(benchmark, prepare_task(benchmark, dataset, workshop))
             asking.follow(benchmark)
             prompts += asking.some_prompts(task, max(1, config.speed_samples // len(benchmarks)))
-        asking.max_new_tokens = config.decoding.max_new_tokens
     decoders = {str(threshold): chat.decode for threshold, chat in chats.items() if chat is not baseline}
     timings = take_turns(prompts, {"ar": baseline.decode, **decoders})
     return {threshold: compare(timings.get(str(threshold), timings["ar"]), timings["ar"]) for threshold in swept}

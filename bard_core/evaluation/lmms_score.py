@@ -14,6 +14,8 @@ from lmms_eval.tasks import TaskManager, get_task_dict
 from bard_core.evaluation.lmms_plugin import BardChat
 from bard_core.evaluation.suites import Benchmark, SuiteError
 
+FACTS = ("results", "group_subtasks", "versions", "n-shot", "higher_is_better", "n-samples", "task_hashes")
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -107,7 +109,7 @@ def _records(chat: BardChat, benchmark: Benchmark, task: Any, samples: list[dict
                 "benchmark": benchmark.name,
                 "id": str(sample["doc"].get("id", doc_id)),
                 "doc_id": doc_id,
-                **asdict(chat.answers[doc_id]),
+                **asdict(chat.answers[benchmark.task, doc_id]),
                 "reference": str(sample["target"]),
                 "score": sample_score(benchmark, task.aggregation(), sample),
                 **numbers,
@@ -133,16 +135,23 @@ def sample_score(benchmark: Benchmark, aggregations: dict[str, Any], sample: dic
 
 
 def _write_results(found: dict[str, Any], benchmark: Benchmark, folder: Path) -> dict[str, Any]:
-    """Write lmms-eval's files by its own tracker and read its aggregated one back: what is reported is what stands there."""
+    """Write lmms-eval's files by its own tracker and read its aggregated one back: what is reported is what stands there.
+
+    Of its files the facts are kept, under names without a date: judging again gives the same bytes.
+    """
     tracker = EvaluationTracker(output_path=str(folder))
     tracker.general_config_tracker.model_name_sanitized = benchmark.name
     samples = found.pop("samples")
     tracker.save_results_aggregated(results=found, samples=samples, datetime_str=found["date"])
     tracker.save_results_samples(task_name=benchmark.task, samples=samples[benchmark.task])
-    files = sorted((folder / benchmark.name).glob("*_results.json"))
-    if not files:
+    place = folder / benchmark.name
+    dated = place / f"{tracker.date_id}_results.json"
+    if not dated.is_file():
         raise RuntimeError(f"lmms-eval wrote no result file for {benchmark.name}: see its log for 'Could not save'")
-    written: dict[str, Any] = json.loads(files[-1].read_text(encoding="utf-8"))
+    written: dict[str, Any] = json.loads(dated.read_text(encoding="utf-8"))
+    dated.write_text(json.dumps({name: written[name] for name in FACTS}, indent=2) + "\n", encoding="utf-8")
+    for path in sorted(place.iterdir()):
+        path.rename(place / path.name.replace(tracker.date_id, benchmark.name))
     return written
 
 

@@ -69,7 +69,7 @@ class Speed:
     """A decoder against the baseline (``ar_``), and the ratios.
 
     ``speedup`` is the ratio of the two decoding speeds over all prompts together, ``speedup_median`` the median of the prompts'
-    own ratios; ``end_to_end_`` counts the prefill too.
+    own ratios, which ``ratios`` has in the order of the prompts; ``end_to_end_`` counts the prefill too.
     """
 
     tokens_per_s: float
@@ -84,6 +84,7 @@ class Speed:
     peak_bytes: int | None
     ar_peak_bytes: int | None
     prompts: int
+    ratios: tuple[float, ...]
 
 
 def take_turns(prompts: Sequence[Any], decoders: Mapping[str, Decode], repeats: int = 1) -> dict[str, Timing]:
@@ -122,11 +123,12 @@ def take_turns(prompts: Sequence[Any], decoders: Mapping[str, Decode], repeats: 
 def compare(timing: Timing, baseline: Timing) -> Speed:
     """A decoder's timing against the baseline's, both from one call of :func:`take_turns`."""
     mine, base = timing.summary(), baseline.summary()
+    ratios = tuple(_rate([a]) / _rate([b]) for a, b in zip(timing.runs, baseline.runs, strict=True))
     return Speed(
         tokens_per_s=timing.tokens_per_s,
         ar_tokens_per_s=baseline.tokens_per_s,
         speedup=timing.tokens_per_s / baseline.tokens_per_s,
-        speedup_median=median(_rate([a]) / _rate([b]) for a, b in zip(timing.runs, baseline.runs, strict=True)),
+        speedup_median=median(ratios),
         end_to_end_tokens_per_s=timing.end_to_end_tokens_per_s,
         end_to_end_ar_tokens_per_s=baseline.end_to_end_tokens_per_s,
         end_to_end_speedup=timing.end_to_end_tokens_per_s / baseline.end_to_end_tokens_per_s,
@@ -135,6 +137,7 @@ def compare(timing: Timing, baseline: Timing) -> Speed:
         peak_bytes=timing.peak_bytes,
         ar_peak_bytes=baseline.peak_bytes,
         prompts=len(timing.runs),
+        ratios=ratios,
     )
 
 

@@ -1,10 +1,26 @@
 """Frames of a video file, spread evenly, with what Qwen3-VL's processor wants to know of their times."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 DEFAULT_FRAMES = 32
+
+
+def with_frames(conversations: Sequence[list[dict[str, Any]]], count: int) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Paths of videos become up to ``count`` frames each; returns new chats, and the frames' metadata in order."""
+    metadata: list[dict[str, Any]] = []
+
+    def read(item: dict[str, Any]) -> dict[str, Any]:
+        if item["type"] != "video" or not isinstance(item["video"], str):
+            return item
+        frames, about = read_frames(item["video"], count)
+        metadata.append(about)
+        return {"type": "video", "video": frames}
+
+    chats = [[{**message, "content": [read(i) for i in message["content"]]} for message in chat] for chat in conversations]
+    return chats, metadata
 
 
 def read_frames(path: str, count: int) -> tuple[Any, dict[str, Any]]:

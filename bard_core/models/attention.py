@@ -1,4 +1,4 @@
-"""Run the stock model's body over a training layout, under either evaluation of the one mask rule."""
+"""One attention function for the text layers, and the stock model's body run over a training layout with it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +17,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from bard_core.diffusion.layout import TokenTable, attention_mask
 from bard_core.diffusion.names import CleanAttention
 from bard_core.diffusion.tiles import block_mask
+from bard_core.models.block_attention import block_attention
 from bard_core.models.vlm import backbone, vision_tower
 
-ATTENTION_NAME = "bard_training"
+ATTENTION_NAME = "bard"
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,25 @@ def training_attention(table_BL: TokenTable, clean_attention: CleanAttention) ->
 
 
 def attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | BlockMask | None, **options: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | BlockMask | None,
+    clean_queries: int | None = None,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """Attention of the text layers: a sparse mask goes to ``flex_attention``, all else to transformers' own SDPA.
 
     Args:
         query: [B, heads, L, D]; ``key`` and ``value``: [B, key-value heads, L, D].
+        clean_queries: given by a block decoder, whose calls go to :func:`block_attention`.
 
     Returns:
         [B, L, heads, D] and None, as transformers expects.
     """
+    if clean_queries is not None:
+        return block_attention(query, key, value, attention_mask, options.get("scaling"), clean_queries)  # type: ignore[arg-type]
     if not isinstance(attention_mask, BlockMask):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     dtype = value.dtype  # under autocast a norm may have left query and key in fp32, which flex does not see to
@@ -137,18 +147,20 @@ def hidden_states(
     if isinstance(images, Patches):
         images = encode_images(model, images.values, images.grid_thw)
     positions = position_ids_CBL if position_ids_CBL.shape[0] > 1 else position_ids_CBL[0]
-    _use_our_attention(model)
+    use_our_attention(model)
     with _given_features(backbone(model), images) as inputs:
         out = backbone(model)(input_ids=input_ids_BL, attention_mask=mask, position_ids=positions, use_cache=False, **inputs)
     return out.last_hidden_state
 
 
-def _use_our_attention(model: Any) -> None:
-    """Switch the text layers to :func:`attend`, and leave it so: activation checkpointing calls them once more in backward.
+def use_our_attention(model: Any) -> None:
+    """Switch the text layers to :func:`attend`, and leave it so: they run again in a checkpointed backward, or in other threads.
 
-    Given no mask of ours they work as before.
+    Given no mask of ours they work as transformers' SDPA.
     """
-    model.get_decoder().config._attn_implementation = ATTENTION_NAME
+    config = model.get_decoder().config
+    if config._attn_implementation != ATTENTION_NAME:
+        config._attn_implementation = ATTENTION_NAME
 
 
 @contextmanager

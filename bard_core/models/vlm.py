@@ -4,29 +4,58 @@ BARD is the stock model under another mask and another objective, so everything 
 plain ``bard`` entry of ``config.json`` and any tool that ignores it still loads the checkpoint.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from bard_core.diffusion.names import MASK_TOKEN, CleanAttention
+from bard_core.diffusion.names import MASK_TOKEN, CleanAttention, PrefixBlocks
+from bard_core.models.released import read_config
+from bard_core.models.turns import TurnMarkers
 
 
 @dataclass(frozen=True)
 class BardSettings:
-    """``block_size`` 1 is an autoregressive model; ``mask_token_id`` is the token a noisy position starts from."""
+    """What the ``bard`` entry of ``config.json`` holds.
+
+    Attributes:
+        block_size: 1 is an autoregressive model.
+        mask_token_id: the token that a noisy position starts from.
+        prefix_blocks: how a prompt's blocks were laid out in training: ``turns`` start them anew where an assistant turn starts
+            and where it ends; ``uniform`` counts them from the prompt's first token, as the release does.
+        system_prompt: the system turn of training samples that had none of their own (see ``data.conversation``).
+        turn_start, turn_end: the token ids that open an assistant turn and the one that ends it, for ``turns``.
+    """
 
     block_size: int
     mask_token_id: int | None
     clean_attention: CleanAttention = "block"
+    system_prompt: str | None = None
+    prefix_blocks: PrefixBlocks = "uniform"
+    turn_start: tuple[int, ...] = ()
+    turn_end: int | None = None
+
+    @property
+    def turns(self) -> TurnMarkers | None:
+        """What to find a prompt's turns by; None where its blocks do not depend on them."""
+        if self.prefix_blocks == "uniform":
+            return None
+        if not self.turn_start or self.turn_end is None:
+            raise ValueError(
+                "the model's config says prefix_blocks: turns but not what marks one: record turn_start and turn_end "
+                "(bard_core.models.turns.turn_markers reads them off a processor)"
+            )
+        return TurnMarkers(self.turn_start, self.turn_end)
 
 
 def bard_settings(model: Any) -> BardSettings:
     """The settings in the model's config; a stock model without any is autoregressive."""
     recorded = getattr(model.config, "bard", None)
-    return BardSettings(**recorded) if recorded else BardSettings(block_size=1, mask_token_id=None)
+    if not recorded:
+        return BardSettings(block_size=1, mask_token_id=None)
+    return BardSettings(**{**recorded, "turn_start": tuple(recorded.get("turn_start", ()))})
 
 
 def record_settings(model: Any, settings: BardSettings) -> None:
@@ -36,7 +65,7 @@ def record_settings(model: Any, settings: BardSettings) -> None:
             f"mask_token_id {settings.mask_token_id} is outside the embedding of {embedding_rows(model)} rows: "
             "add the token with bard_core.models.vlm.add_mask_token(model, tokenizer)"
         )
-    model.config.bard = asdict(settings)
+    model.config.bard = asdict(settings) | {"turn_start": list(settings.turn_start)}
 
 
 def auto_class(model_type: str) -> Any:
@@ -69,36 +98,28 @@ def load(
     block_size: int | None = None,
     mask_token_id: int | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Literal["auto"] | None = None,
 ) -> Any:
     """Load any image-text or text-only causal model, in eval mode, with its Bard settings recorded.
 
     Args:
-        path_or_id: Hugging Face folder or hub id.
+        path_or_id: Hugging Face folder or hub id, one of the paper's release included.
         block_size, mask_token_id: override what ``config.json`` records; needed for a model that was never converted.
+        dtype: default: float32; "auto": as stored.
 
     Raises:
         ValueError: the architecture is neither image-text-to-text nor causal, it has layers without full attention, or the
             mask token is outside the embedding.
         OSError: nothing to load there (from transformers).
     """
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(path_or_id)
+    config = read_config(path_or_id)
     auto = auto_class(config.model_type)
     other = sorted(set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ()) - {"full_attention"})
     if other:
         raise ValueError(f"{path_or_id} has {', '.join(other)} layers: an explicit mask needs full attention in every layer")
-    model = auto.from_pretrained(path_or_id, dtype=dtype or torch.float32, attn_implementation="sdpa")
-    recorded = bard_settings(model)
-    record_settings(
-        model,
-        BardSettings(
-            block_size=recorded.block_size if block_size is None else block_size,
-            mask_token_id=recorded.mask_token_id if mask_token_id is None else mask_token_id,
-            clean_attention=recorded.clean_attention,
-        ),
-    )
+    model = auto.from_pretrained(path_or_id, config=config, dtype=dtype or torch.float32, attn_implementation="sdpa")
+    given: dict[str, Any] = {"block_size": block_size, "mask_token_id": mask_token_id}
+    record_settings(model, replace(bard_settings(model), **{name: value for name, value in given.items() if value is not None}))
     return model.to(device or "cpu").eval()
 
 
@@ -106,15 +127,22 @@ def embedding_rows(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
 
 
+def known_mask_token(tokenizer: Any) -> int | None:
+    """The id of the mask token that a tokenizer has already, under whatever name; None: it has none."""
+    named = getattr(tokenizer, "mask_token_id", None)
+    return int(named) if named is not None else tokenizer.get_vocab().get(MASK_TOKEN)
+
+
 def add_mask_token(model: Any, tokenizer: Any) -> int:
-    """Make sure ``<|mask|>`` has an id and an embedding; returns the id.
+    """Make sure that there is a mask token with an id and an embedding; returns the id.
 
     Rows that the model already keeps spare (vocabularies padded for speed) are used before the embedding grows; an untied
     head grows with it. The row starts as the mean of the others, where an unseen token does least harm.
     """
-    if MASK_TOKEN not in tokenizer.get_vocab():
+    if known_mask_token(tokenizer) is None:
         tokenizer.add_special_tokens({"additional_special_tokens": [MASK_TOKEN]}, replace_extra_special_tokens=False)
-    mask_id = int(tokenizer.convert_tokens_to_ids(MASK_TOKEN))
+    mask_id = known_mask_token(tokenizer)
+    assert mask_id is not None
     if mask_id >= embedding_rows(model):
         model.resize_token_embeddings(mask_id + 1, mean_resizing=False)
     with torch.no_grad():

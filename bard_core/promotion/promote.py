@@ -9,11 +9,10 @@ import tempfile
 from pathlib import Path
 
 from bard_core.config.sections import EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
-from bard_core.evaluation.compare import load_samples
 from bard_core.evaluation.evaluate import load_result, protocol_digest
-from bard_core.promotion.gate import Decision, decide
+from bard_core.promotion.gate import Decision, Judged, decide
 from bard_core.store import artifacts, claims, storage
-from bard_core.store.refs import EvalResult
+from bard_core.store.refs import EvalResult, ModelRef
 from bard_core.tracking import Version, evaluation_of, register, set_alias, stage_run, tag_version, versions
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -24,18 +23,35 @@ class PromotionError(Exception):
 
 
 def score_of(tracking: TrackingConfig, version: Version, evaluation: EvaluationConfig) -> EvalResult | None:
-    """A version's result under the evaluation asked for, if it has one."""
-    found = evaluation_of(tracking, version.model.key, protocol_digest(evaluation, version.dataset))
-    return None if found is None else load_result(*found)
+    """A version's result under the evaluation asked for, if it has one.
+
+    Raises:
+        ArtifactError: it has one, which is gone or torn.
+    """
+    return _score(tracking, version.model, protocol_digest(evaluation, version.dataset))
+
+
+def _score(tracking: TrackingConfig, model: ModelRef, protocol: str) -> EvalResult | None:
+    found = evaluation_of(tracking, model.key, protocol)
+    return None if found is None else load_result(*found, model)
 
 
 def promote(
-    number: int, evaluation: EvaluationConfig, gate: GateConfig, storage_config: StorageConfig, tracking: TrackingConfig
+    number: int,
+    evaluation: EvaluationConfig,
+    gate: GateConfig,
+    storage_config: StorageConfig,
+    tracking: TrackingConfig,
+    parent_run: str | None = None,
 ) -> Decision | None:
     """Decide about a version, move aliases and store the decision; None where the same decision was taken before.
 
+    Args:
+        parent_run: the pipeline's run, below which the decision is kept; None: by itself.
+
     Raises:
         PromotionError: there is no such version, or it was not judged yet.
+        ArtifactError: an evaluation that is needed is gone or torn.
     """
     lock = storage.join(storage.root_uri(storage_config), "claims", f"registry-{tracking.registered_model}")
     with claims.exclusive(lock) as claim:
@@ -53,21 +69,25 @@ def promote(
         result, best = (score_of(tracking, one, evaluation) for one in (version, champion))
         if result is None:
             raise PromotionError(f"version {number} ({version.model.name}) has no score under this suite: evaluate it first")
-        key = artifacts.digest([result.key, champion.model.key, best.key if best else None, gate])
+        base = _score(tracking, version.source, protocol_digest(evaluation, version.dataset))
+        key = artifacts.digest([result.key, champion.model.key, *(one.key if one else None for one in (best, base)), gate])
         if version.tags.get("bard.gate.key") == key:
             return None
-        decision = _decide(result, best, champion, gate)
+        decision = _decide(result, best, base, champion, gate)
         claims.renew(claim)  # who lost the lock must not move an alias
         _move_aliases(tracking, version, decision)
-        _store(tracking, version, champion, decision, key)
+        _store(tracking, version, champion, decision, key, parent_run)
         return decision
 
 
-def _decide(result: EvalResult, best: EvalResult | None, champion: Version, gate: GateConfig) -> Decision:
-    if best is None:
-        reason = f"the champion, version {champion.number}, has no score under this suite; evaluate it, then decide again"
+def _decide(
+    result: EvalResult, best: EvalResult | None, base: EvalResult | None, champion: Version, gate: GateConfig
+) -> Decision:
+    if best is None or base is None:
+        who = f"champion, version {champion.number}," if best is None else "source"
+        reason = f"the {who} has no score under this suite; evaluate it, then decide again"
         return Decision(passed=False, reasons=(reason,), evidence={"suite": result.suite})
-    return decide(result, best, load_samples(result), load_samples(best), gate)
+    return decide(Judged.read(result), Judged.read(best), Judged.read(base), gate)
 
 
 def _move_aliases(tracking: TrackingConfig, version: Version, decision: Decision) -> None:
@@ -79,10 +99,12 @@ def _move_aliases(tracking: TrackingConfig, version: Version, decision: Decision
         set_alias(tracking, CHALLENGER, None)
 
 
-def _store(tracking: TrackingConfig, version: Version, champion: Version, decision: Decision, key: str) -> None:
+def _store(
+    tracking: TrackingConfig, version: Version, champion: Version, decision: Decision, key: str, parent_run: str | None
+) -> None:
     name = f"gate {version.model.name} v{version.number}"
     body = {"version": version.number, "against": champion.number, "reason": decision.reason, **decision.model_dump(mode="json")}
-    with tempfile.TemporaryDirectory() as scratch, stage_run(tracking, None, "gate", name, {}) as run:
+    with tempfile.TemporaryDirectory() as scratch, stage_run(tracking, parent_run, "gate", name, {}) as run:
         path = Path(scratch) / "decision.json"
         path.write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
         run.log_file(path)

@@ -1,26 +1,24 @@
 """Re-evaluation: which versions lack a score under the suite as it is now, who judges them, and what came of it.
 
-However many triggers fire, a version is judged by whoever gets its claim; the others find nothing to do.
+However many triggers fire, a version is judged by whoever gets its claim; the others find nothing to do. A version whose folder
+is gone is left out and tagged with the reason; it stops none of the others.
 
     python -m bard_core.promotion.reevaluate configs/reevaluate/lab.yaml     # prints the comparison; exits 1 on a regression
 """
 
-import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from bard_core.config.file import read_yaml
-from bard_core.config.sections import ComputeConfig, EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
 from bard_core.config.strict import StrictModel
-from bard_core.evaluation.compare import ComparisonError, Paired, load_samples, paired
 from bard_core.evaluation.evaluate import protocol_digest
-from bard_core.promotion.promote import CHAMPION, promote, score_of
+from bard_core.promotion.comparison import comparison, left_out, markdown
+from bard_core.promotion.promote import CHAMPION, promote
+from bard_core.promotion.request import LEFT_OUT, Request, results_of
 from bard_core.store import artifacts, claims, storage
 from bard_core.store.claims import Claim
-from bard_core.store.refs import DatasetRef, EvalResult, ModelRef
-from bard_core.tracking import Version, evaluation_of, versions
+from bard_core.store.refs import DatasetRef, ModelRef
+from bard_core.tracking import Version, evaluation_of, tag_version, tracking_uri, versions
 
 
 class Pending(StrictModel):
@@ -31,22 +29,6 @@ class Pending(StrictModel):
     source: ModelRef
     dataset: DatasetRef
     claim: Claim
-
-
-class Request(StrictModel):
-    """A re-evaluation's inputs, as its YAML has them. ``version`` 0 means every version that lacks a score."""
-
-    evaluation: EvaluationConfig
-    gate: GateConfig = GateConfig()
-    version: int = 0
-    compute: ComputeConfig = ComputeConfig()
-    storage_config: StorageConfig = StorageConfig()
-    tracking: TrackingConfig = TrackingConfig()
-
-    @classmethod
-    def read(cls, path: Path) -> "Request":
-        """Raises ValueError when it is not YAML, or naming each fault; OSError when there is no such file."""
-        return cls.model_validate(read_yaml(path))
 
 
 def _scope(request: Request) -> list[Version]:
@@ -64,12 +46,18 @@ def _scope(request: Request) -> list[Version]:
 
 
 def plan(request: Request) -> list[Pending]:
-    """Claim every version in scope that lacks a score; those claimed by another are left to it."""
+    """Claim every version in scope that lacks a score; those claimed by another are left to it, broken ones tagged."""
     pending = []
-    for version in _scope(request):
-        protocol = protocol_digest(request.evaluation, version.dataset)
-        if evaluation_of(request.tracking, version.model.key, protocol) is not None:
+    scope = _scope(request)
+    results, faults = results_of(request, scope)
+    unjudged = [version for version in scope if version.number not in results and version.number not in faults]
+    faults |= {version.number: fault for version in unjudged if (fault := _fault(version)) is not None}
+    for version in scope:
+        _tag(request, version, faults.get(version.number, ""))
+    for version in unjudged:
+        if version.number in faults:
             continue
+        protocol = protocol_digest(request.evaluation, version.dataset)
         place = storage.join(storage.root_uri(request.storage_config), "claims")
         name = f"evaluate-{version.model.key[:16]}-{protocol[:16]}"
         claim = claims.take(storage.join(place, name), lease_s=claims.HANDOVER_S)
@@ -83,88 +71,70 @@ def plan(request: Request) -> list[Pending]:
     return pending
 
 
-def conclude(request: Request) -> dict[int, str]:
-    """Put every scored version in scope through the gate, oldest first; returns the new decisions by version."""
+def _fault(version: Version) -> str | None:
+    """Why a version cannot be judged, if so: a folder that it needs is gone, torn or another's."""
+    for what, ref in (("model", version.model), ("source", version.source), ("dataset", version.dataset)):
+        try:
+            found = artifacts.verify(ref.uri, hashes=False)
+        except (artifacts.ArtifactError, storage.StorageError) as error:
+            return f"its {what} cannot be read: {error}"
+        if found.digest != ref.key:
+            return f"its {what} cannot be read: {ref.uri} holds another artifact by now"
+    return None
+
+
+def _tag(request: Request, version: Version, fault: str) -> None:
+    if fault:
+        print(f"version {version.number} ({version.model.name}) is left out: {fault}", flush=True)
+    if fault != version.tags.get(LEFT_OUT, ""):
+        tag_version(request.tracking, version.number, {LEFT_OUT: fault})
+
+
+def conclude(request: Request, only: Collection[str] = (), parent_run: str | None = None) -> dict[int, str]:
+    """Put the scored versions in scope through the gate, oldest first, until no alias moves; returns the new decisions.
+
+    The source is not put through: it is what all others are held against.
+
+    Args:
+        only: keys of the models to decide about; empty: all.
+        parent_run: see ``promote``.
+    """
     said: dict[int, str] = {}
-    for version in _scope(request):
-        if score_of(request.tracking, version, request.evaluation) is None:
-            continue
-        decision = promote(version.number, request.evaluation, request.gate, request.storage_config, request.tracking)
-        if decision is not None:
-            said[version.number] = f"{'promoted' if decision.passed else 'held'}: {decision.reason}"
+    scope = [v for v in _scope(request) if v.model.stage != "source" and (not only or v.model.key in only)]
+    results, _ = results_of(request, scope)
+    moved = True
+    while moved:
+        moved = False
+        for number in sorted(results):
+            try:
+                decision = promote(number, request.evaluation, request.gate, request.storage_config, request.tracking, parent_run)
+            except (artifacts.ArtifactError, storage.StorageError) as error:
+                print(f"version {number} could not be put through the gate: {error}", flush=True)
+                continue
+            if decision is not None:
+                said[number] = f"{'promoted' if decision.passed else 'held'}: {decision.reason}"
+                moved |= decision.passed
     return said
 
 
-@dataclass(frozen=True)
-class Line:
-    """One scored version. ``before`` is the version of the same name that was registered last before it."""
-
-    version: Version
-    result: EvalResult
-    before: int | None
-    against_before: Paired | None
-    regression: str | None
-
-
-def comparison(request: Request) -> list[Line]:
-    """Every scored version, by number, and where one is worse than the one of its name before it."""
-    lines: list[Line] = []
-    newest: dict[str, Line] = {}
-    for version in versions(request.tracking):
-        result = score_of(request.tracking, version, request.evaluation)
-        if result is None:
-            continue
-        line = _against(version, result, newest.get(version.model.name), request.gate)
-        newest[version.model.name] = line
-        lines.append(line)
-    return lines
-
-
-def _against(version: Version, result: EvalResult, old: Line | None, gate: GateConfig) -> Line:
-    """A regression is a loss beyond the margin that is no chance (p < 0.05), or a benchmark that no longer runs."""
-    if result.missing:
-        return Line(version, result, None, None, f"no score for {', '.join(result.missing)}")
-    if old is None:
-        return Line(version, result, None, None, None)
-    try:
-        found = paired(load_samples(old.result), load_samples(result))
-    except ComparisonError:
-        return Line(version, result, old.version.number, None, None)  # other data: nothing to hold against it
-    lost = -found.difference > gate.accuracy_margin and found.p_value < 0.05
-    words = f"{100 * found.difference:+.1f} points against version {old.version.number} (p = {found.p_value:.2g})"
-    return Line(version, result, old.version.number, found, words if lost else None)
-
-
-HEAD = ("version", "model", "accuracy", "TPF", "tok/s", "speed-up", "aliases", "against the one before", "gate")
-
-
-def markdown(lines: Sequence[Line]) -> str:
-    """The comparison as a table, regressions below it."""
-    table = [HEAD, ("---",) * len(HEAD)]
-    for line in lines:
-        result, found = line.result, line.against_before
-        before = f"{100 * found.difference:+.1f} ± {100 * found.stderr:.1f} (v{line.before})" if found else ""
-        gate = ": ".join(part for part in (line.version.tags.get(f"bard.gate{key}", "") for key in ("", ".reason")) if part)
-        table.append(
-            (
-                str(line.version.number),
-                line.version.model.name,
-                f"{100 * result.accuracy:.1f} ± {100 * result.accuracy_stderr:.1f} %",
-                f"{result.tokens_per_forward:.2f}",
-                f"{result.tokens_per_s:.0f}",
-                f"{result.speedup:.2f}x",
-                ", ".join(line.version.aliases),
-                before,
-                gate.replace("|", "/"),
-            )
-        )
-    text = "\n".join("| " + " | ".join(row) + " |" for row in table)
-    worse = [f"- version {bad.version.number} ({bad.version.model.name}): {bad.regression}" for bad in lines if bad.regression]
-    return f"{text}\n\n" + ("\n".join(["**Regressions**", "", *worse]) if worse else "No regression.") + "\n"
+def standing(request: Request, only: Collection[str] = ()) -> str:
+    """Who is champion and why, and why not each of the others; ``only``: keys of the models to speak of, empty: all."""
+    known = versions(request.tracking)
+    lines = [
+        f"Held: {v.model.name} (version {v.number}): {v.tags.get('bard.gate.reason', '')}"
+        for v in known
+        if v.tags.get("bard.gate") == "held" and CHAMPION not in v.aliases and (not only or v.model.key in only)
+    ]
+    for champion in known:
+        if CHAMPION in champion.aliases:
+            ungated = "no version has passed the gate yet" if champion.model.stage == "source" else "the alias was set by hand"
+            why = champion.tags.get("bard.gate.reason") or ungated
+            lines.append(f"Champion: {champion.model.name} (version {champion.number}): {why}")
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the comparison; 1 on a regression, 2 when what it was given is at fault."""
+    """Print the comparison; 1 on a regression, 2 when there is nothing to compare or what it was given is at fault."""
     if len(arguments) != 1:
         print("usage: python -m bard_core.promotion.reevaluate <a file of configs/reevaluate/>", file=sys.stderr)
         return 2
@@ -174,31 +144,17 @@ def main(arguments: Sequence[str]) -> int:
         print(f"reevaluation: {arguments[0]}: {error}", file=sys.stderr)
         return 2
     lines = comparison(request)
-    print(markdown(lines), end="")
+    if not lines:
+        place = f"{request.tracking.registered_model!r} at {tracking_uri(request.tracking)}"
+        count = len(versions(request.tracking))
+        print(
+            f"reevaluation: none of {count} versions of {place} has a score under suite {request.evaluation.suite!r}: "
+            "see tracking.tracking_uri and tracking.registered_model, and that the pipeline has registered what it trained",
+            file=sys.stderr,
+        )
+        return 2
+    print(markdown(lines, left_out(request)), end="")
     return 1 if any(line.regression for line in lines) else 0
-
-
-def facts(lines: Sequence[Line]) -> str:
-    """The comparison as JSON, every number unrounded."""
-    return json.dumps(
-        [
-            {
-                "version": line.version.number,
-                "result": line.result.model_dump(mode="json"),
-                "aliases": line.version.aliases,
-                "before": line.before,
-                "against_before": vars(line.against_before) if line.against_before else None,
-                "regression": line.regression,
-            }
-            for line in lines
-        ],
-        indent=2,
-    )
-
-
-def key_of(lines: Sequence[Line]) -> str:
-    """Names this state of affairs: the same results, aliases and decisions are the same comparison."""
-    return artifacts.digest([[line.result.key, list(line.version.aliases), dict(line.version.tags)] for line in lines])
 
 
 if __name__ == "__main__":

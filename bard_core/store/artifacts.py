@@ -6,6 +6,7 @@ and atomically: no manifest, no artifact.
 
 import hashlib
 import json
+import logging
 import math
 import shutil
 import uuid
@@ -18,13 +19,18 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from bard_core.store import storage
 from bard_core.store.refs import Frozen, Ref
 
+log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
-AGAIN = "run its stage again, past the cache that still knows it (FLYTE_LOCAL_CACHE_OVERWRITE=true make demo)"
+AGAIN = "run the same command again, which makes it anew (on a Flyte cluster with --overwrite-cache)"
 Kind = Literal["dataset", "unit", "looks", "teacher", "model", "checkpoint", "benchmark", "evaluation", "report"]
 
 
 class ArtifactError(Exception):
     """An artifact is missing, torn or changed: says what, where and how to fix it."""
+
+
+class DamagedError(ArtifactError):
+    """An artifact was whole and is not any more: bytes are missing or changed."""
 
 
 class FileEntry(Frozen):
@@ -175,7 +181,7 @@ def read_manifest(uri: str) -> Manifest:
     except storage.StorageError as error:
         raise ArtifactError(f"{uri} has no {MANIFEST}: it was never committed, or was torn; {AGAIN}") from error
     except ValidationError as error:
-        raise ArtifactError(f"{uri}/{MANIFEST} is not a manifest ({error.error_count()} faults); {AGAIN}") from error
+        raise DamagedError(f"{uri}/{MANIFEST} is not a manifest ({error.error_count()} faults); {AGAIN}") from error
 
 
 def verify(uri: str, hashes: bool | Callable[[FileEntry], bool] = True, part: str = "") -> Manifest:
@@ -191,29 +197,65 @@ def verify(uri: str, hashes: bool | Callable[[FileEntry], bool] = True, part: st
     files = [entry for entry in manifest.files if entry.path.startswith(part)]
     for entry in files:
         if entry.path not in sizes:
-            raise ArtifactError(f"{uri}: {entry.path} is missing; {AGAIN}")
+            raise DamagedError(f"{uri}: {entry.path} is missing; {AGAIN}")
         if sizes[entry.path] != entry.size:
-            raise ArtifactError(f"{uri}: {entry.path} has {sizes[entry.path]} bytes, not {entry.size}: it was cut; {AGAIN}")
+            raise DamagedError(f"{uri}: {entry.path} has {sizes[entry.path]} bytes, not {entry.size}: it was cut; {AGAIN}")
     if extra := sorted(sizes.keys() - {entry.path for entry in files} - {MANIFEST}):
-        raise ArtifactError(f"{uri}: {extra[0]} is not in the manifest: it was added later; remove it, or run the stage again")
+        raise ArtifactError(f"{uri}: {extra[0]} is not in the manifest: it was added later; remove it, or {AGAIN}")
     for entry in files if hashes else ():
         if callable(hashes) and not hashes(entry):
             continue
         if storage.sha256(storage.join(uri, entry.path)) != entry.sha256:
-            raise ArtifactError(f"{uri}: {entry.path} does not have its recorded sha256: it was changed; {AGAIN}")
+            raise DamagedError(f"{uri}: {entry.path} does not have its recorded sha256: it was changed; {AGAIN}")
     return manifest
+
+
+def standing(uri: str) -> Manifest | None:
+    """The manifest of a whole artifact at ``uri``, every file hashed; None where there is none. A damaged one is set aside."""
+    if not storage.exists(storage.join(uri, MANIFEST)):
+        return None
+    try:
+        return verify(uri)
+    except ArtifactError as error:
+        set_aside(uri, error)
+        return None
+
+
+def set_aside(uri: str, why: ArtifactError) -> None:
+    """Give a damaged artifact the name ``<uri>.damaged``, say so, and leave its place to one made anew."""
+    target, number = f"{uri}.damaged", 1
+    while storage.file_sizes(target):
+        number += 1
+        target = f"{uri}.damaged-{number}"
+    try:
+        storage.move_tree(uri, target)
+    except FileNotFoundError:
+        return  # another process was faster
+    log.warning("%s; it was set aside as %s", str(why).removesuffix(f"; {AGAIN}"), target)
 
 
 def fetch(ref: Ref | str, expected_sha256: str | None = None, part: str = "") -> Path:
     """A verified local folder of an artifact: its own when local, else a download kept in the home folder's cache.
 
     ``part``: only the files whose path begins so (``processor/``) are brought and verified. A damaged cached copy is downloaded
-    again.
+    again; a damaged artifact is set aside.
 
     Raises:
         ArtifactError: it is torn, has no such part, or is not the artifact the ref was made for.
     """
     uri, expected = (ref.uri, ref.manifest_sha256) if isinstance(ref, Ref) else (ref, expected_sha256)
+    try:
+        return _fetch(uri, expected, part)
+    except DamagedError:
+        try:
+            verify(uri, part=part)
+        except DamagedError as error:
+            set_aside(uri, error)
+            raise
+    return _fetch(uri, expected, part)  # it is whole where it lies: bytes flipped on the way
+
+
+def _fetch(uri: str, expected: str | None, part: str) -> Path:
     manifest = read_manifest(uri)
     found = _expect(uri, expected, manifest.digest)
     if not any(entry.path.startswith(part) for entry in manifest.files):

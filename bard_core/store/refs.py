@@ -24,10 +24,11 @@ class Ref(Frozen):
 
 
 class DatasetRef(Ref):
-    """A prepared dataset."""
+    """A prepared dataset. ``system_prompt`` leads its samples that brought no system turn; models trained on it record it."""
 
     num_train: int
     num_eval: int
+    system_prompt: str | None = None
 
 
 class UnitRef(Frozen):
@@ -54,7 +55,7 @@ class LooksRef(Ref):
 
 
 class CheckpointRef(Ref):
-    """The final checkpoint of a training run, with what consolidation needs to know of it."""
+    """The final checkpoint of a training run, with what consolidation needs to know of it. ``precision``: of its forwards."""
 
     stage: Literal["source", "pbm", "swd"]
     block_size: int
@@ -62,6 +63,7 @@ class CheckpointRef(Ref):
     base_uri: str
     parent_sha256: str | None
     curve_uri: str
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 class ModelRef(Ref):
@@ -70,7 +72,6 @@ class ModelRef(Ref):
     stage: Literal["source", "pbm", "swd"]
     block_size: int
     parent_sha256: str | None
-    mlflow_model_id: str | None = None
     curve_uri: str | None = None
 
     @property
@@ -136,7 +137,6 @@ class EvalResult(Ref):
     tokens_per_s: float
     ar_tokens_per_s: float
     speedup: float
-    seconds: float
     sweep: tuple[OperatingPoint, ...] = ()
 
     @property

@@ -146,6 +146,15 @@ def file_sizes(uri: str) -> dict[str, int]:
     return sizes
 
 
+def file_facts(uri: str) -> dict[str, dict[str, Any]]:
+    """Relative path -> what the place itself says of every file below ``uri`` (size, ETag, ...)."""
+    filesystem, path = _filesystem(uri)
+    filesystem.invalidate_cache()
+    base = path.rstrip("/") + "/"
+    found = filesystem.find(path, detail=True).items()
+    return {name.removeprefix(base): dict(info) for name, info in found if name.startswith(base)}
+
+
 def list_folders(uri: str) -> list[str]:
     """Names of the folders right below ``uri``, sorted; empty when there is nothing."""
     filesystem, path = _filesystem(uri)
@@ -222,6 +231,21 @@ def replace_folder(staging: Path, target: Path) -> None:
                 raise
             shutil.rmtree(doomed, ignore_errors=True)  # another process put its folder there in between: replace that
     shutil.rmtree(doomed, ignore_errors=True)
+
+
+def move_tree(uri: str, target: str) -> None:
+    """Rename a folder, or move all objects of an S3 prefix. Raises FileNotFoundError when there is nothing."""
+    if is_local(uri):
+        os.rename(local_path(uri), local_path(target))
+        return
+    names = list_files(uri)
+    if not names:
+        raise FileNotFoundError(uri)
+    filesystem, path = _filesystem(uri)
+    for name in names:
+        filesystem.cp_file(f"{path.rstrip('/')}/{name}", f"{_filesystem(target)[1].rstrip('/')}/{name}")
+    for name in names:
+        delete_file(join(uri, name))
 
 
 def upload_tree(folder: Path, uri: str, names: Collection[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 Weights stay where they are; MLflow holds their uri and digest.
 """
 
+from bard_core.tracking.completion import complete
 from bard_core.tracking.models import (
     LoggedScores,
     evaluation_of,
@@ -22,6 +23,7 @@ __all__ = [
     "Version",
     "client_of",
     "close_pipeline",
+    "complete",
     "evaluation_of",
     "headline",
     "log_comparison",

@@ -110,7 +110,7 @@ def log_evaluation(config: TrackingConfig, run: StageRun, result: EvalResult, pr
     try:
         if not run.deliver() or run.run_id is None:
             raise ConnectionError("the run could not be written")
-        model_id = result.model.mlflow_model_id or _log_model(config, run.run_id, result.model)
+        model_id = _log_model(config, run.run_id, result.model)
         run.client.log_batch(run.run_id, metrics=list(_linked(result, model_id)))
         run.client.set_logged_model_tags(model_id, {f"{EVALUATION_TAG}{protocol}": f"{result.key} {result.uri}"})
     except Exception as error:
@@ -126,7 +126,7 @@ def log_comparison(config: TrackingConfig, run: StageRun, result: EvalResult, nu
     def send() -> None:
         if not run.deliver() or run.run_id is None:
             raise ConnectionError("the run could not be written")
-        model_id = result.model.mlflow_model_id or _log_model(config, run.run_id, result.model)
+        model_id = _log_model(config, run.run_id, result.model)
         metrics = [_metric(name, value, model_id, result.suite, result.suite_digest) for name, value in numbers.items()]
         run.client.log_batch(run.run_id, metrics=metrics)
 

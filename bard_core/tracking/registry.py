@@ -33,17 +33,17 @@ def register(config: TrackingConfig, model: ModelRef, source: ModelRef, dataset:
     """The number of the version with exactly these weights, found or created. Of two created at once the lower stays."""
     client, _ = runs.client_of(config)
     name = config.registered_model
-    if (found := _numbers(config, model.key)) != []:
+    if (found := numbers(config, model.key)) != []:
         return found[0]
     _create_registered_model(client, name)
-    model_id = model.mlflow_model_id or _log_model(config, None, model)
+    model_id = _log_model(config, None, model)
     refs = {MODEL: model, SOURCE: source, DATASET: dataset}
     tags = {DIGEST_TAG: model.key, **{key: json.dumps(ref.model_dump(mode="json")) for key, ref in refs.items()}}
     with _global_uri(config):
         created = client.create_model_version(
             name, source=f"models:/{model_id}", model_id=model_id, tags=tags, description=model.name
         )
-    first, *later = _numbers(config, model.key)
+    first, *later = numbers(config, model.key)
     if int(created.version) in later:
         client.delete_model_version(name, str(created.version))
     return first
@@ -76,7 +76,8 @@ def _create_registered_model(client: Any, name: str) -> None:
             raise
 
 
-def _numbers(config: TrackingConfig, digest: str) -> list[int]:
+def numbers(config: TrackingConfig, digest: str) -> list[int]:
+    """The versions with these weights, ascending."""
     return sorted(int(found.version) for found in _all(config) if found.tags.get(DIGEST_TAG) == digest)
 
 
@@ -102,8 +103,8 @@ def versions(config: TrackingConfig) -> list[Version]:
         (
             Version(
                 number=int(item.version),
-                model=ModelRef.model_validate_json(item.tags[MODEL]),
-                source=ModelRef.model_validate_json(item.tags[SOURCE]),
+                model=_model_ref(item.tags[MODEL]),
+                source=_model_ref(item.tags[SOURCE]),
                 dataset=DatasetRef.model_validate_json(item.tags[DATASET]),
                 aliases=tuple(sorted(alias for alias, number in aliases.items() if int(number) == int(item.version))),
                 tags={key: value for key, value in item.tags.items() if key not in (MODEL, SOURCE, DATASET)},
@@ -112,6 +113,11 @@ def versions(config: TrackingConfig) -> list[Version]:
         ),
         key=lambda version: version.number,
     )
+
+
+def _model_ref(text: str) -> ModelRef:
+    """A ref as it was registered, perhaps by a Bard whose refs said more."""
+    return ModelRef(**{name: value for name, value in json.loads(text).items() if name in ModelRef.model_fields})
 
 
 def set_alias(config: TrackingConfig, alias: str, number: int | None) -> None:

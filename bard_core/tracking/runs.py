@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bard_core.config.sections import TrackingConfig
-from bard_core.store import storage
+from bard_core.store import artifacts, databases, storage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 BATCH = 500  # metrics a call; the server takes 1000
+PIPELINE_TAG = "bard.pipeline"  # the digest of a pipeline's name and parameters
 FLUSH_TRIES, FIRST_PAUSE_S, LONGEST_PAUSE_S = 3, 1.0, 60.0
 
 
@@ -56,6 +57,9 @@ def _client(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
     local = uri.startswith("sqlite")
     # Processes that create one sqlite store together break each other's migrations.
     with _locked(storage.home() / "mlflow.lock") if local else nullcontext():
+        if local:
+            file = Path(uri.removeprefix("sqlite:///"))
+            databases.set_aside_if_damaged(file, file, "MLflow begins anew; the pipeline's end registers its models again")
         client = MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
@@ -104,13 +108,17 @@ def _create_run(config: TrackingConfig, name: str, tags: dict[str, str], params:
 
 
 def open_pipeline(config: TrackingConfig, name: str, params: dict[str, Any]) -> str:
-    """Start the parent run of a pipeline; returns its id.
+    """The id of the parent run of a pipeline with this name and these parameters, found or started.
 
     Raises:
         TrackingError: MLflow cannot be reached. Nothing has run yet, so this is the moment to say it.
     """
+    key = artifacts.digest([name, params])
     try:
-        return _create_run(config, name, {"bard.kind": "pipeline"}, params)
+        client, experiment = client_of(config)
+        if found := client.search_runs([experiment], f"tags.`{PIPELINE_TAG}` = '{key}'", max_results=1):
+            return str(found[0].info.run_id)
+        return _create_run(config, name, {"bard.kind": "pipeline", PIPELINE_TAG: key}, params)
     except Exception as error:
         raise TrackingError(
             f"no MLflow at {tracking_uri(config)} ({type(error).__name__}: {error}); start it, "

@@ -6,6 +6,7 @@ from bard_core.store import storage
 
 Record = dict[str, float]
 CURVE = "curve.jsonl"
+LASTING = ("step", "loss", "lr", "grad_norm")
 
 
 class Curve:
@@ -27,3 +28,9 @@ def read_curve(uri: str) -> list[Record]:
     if not storage.exists(uri):
         return []
     return [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines()]
+
+
+def lasting(curve: bytes) -> bytes:
+    """What of a curve is the training's own: the same again when it is trained again. Speeds, times and memory are left out."""
+    records = [json.loads(line) for line in curve.decode().splitlines()]
+    return "".join(json.dumps({name: r[name] for name in LASTING if name in r}) + "\n" for r in records).encode()

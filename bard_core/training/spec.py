@@ -6,6 +6,7 @@ from pydantic import ValidationInfo, field_validator
 
 from bard_core.config.sections import CheckpointConfig, LabModelConfig, NoiseConfig, SWDConfig, TrainConfig
 from bard_core.config.strict import StrictModel
+from bard_core.config.versions import VERSIONS
 from bard_core.diffusion.names import CleanAttention, Reduction
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import CheckpointRef, DatasetRef, ModelRef
@@ -45,9 +46,13 @@ class StageSpec(StrictModel):
 
     @property
     def origin(self) -> dict[str, str]:
-        """The digests of all that decides the result: the knobs, and the artifacts the run starts from."""
+        """All that decides the result: the code, the digest of the knobs, and those of the artifacts the run starts from."""
         refs = {name: ref.key if (ref := getattr(self, name)) else "none" for name in ("dataset", "parent", "teacher")}
-        return {"config": artifacts.digest(self.model_dump(exclude={"dataset", "parent", "teacher"})), **refs}
+        return {
+            "code": f"{self.stage} {VERSIONS[self.stage]}",
+            "config": artifacts.digest(self.model_dump(exclude={"dataset", "parent", "teacher"})),
+            **refs,
+        }
 
     @property
     def digest(self) -> str:
@@ -79,4 +84,5 @@ def checkpoint_ref(spec: StageSpec, base: str, uri: str) -> CheckpointRef:
         base_uri=base,
         parent_sha256=spec.parent.key if spec.parent else None,
         curve_uri=storage.join(uri.rsplit("/", 1)[0], CURVE),
+        precision=spec.train.precision,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bard_core.config.versions import VERSIONS
 from bard_core.data.batches import BatchSpec
 from bard_core.data.examples import Positions
 from bard_core.data.feed import MicroBatches, Walk
@@ -34,23 +35,24 @@ from bard_core.training.ranks import once_a_node, rank_and_world
 from bard_core.training.spec import StageSpec
 from bard_core.training.teacher import OnlineTeacher, Teacher, precompute
 
-ANSWERS_VERSION = 3  # to be raised when the teacher is asked something else than before
-
 
 def prepare_base(spec: StageSpec, run: Run) -> str:
-    """The uri of the model that training starts from: the parent's, or a new lab model's. Called once, by the launcher."""
+    """The uri of the model that training starts from: the parent's, or a new lab model's, made again when it is damaged.
+
+    Called once, by the launcher.
+    """
     if spec.parent is not None:
         return spec.parent.uri
     if spec.lab_model is None:
         raise ValueError(f"stage {spec.name} has neither a parent model nor a lab model to start from")
     base = storage.join(run.uri, "base")
-    if not storage.exists(storage.join(base, artifacts.MANIFEST)):
+    if artifacts.standing(base) is None:
         from transformers import AutoProcessor
 
         processor = AutoProcessor.from_pretrained(artifacts.fetch(spec.dataset, part="processor/") / "processor")
         model = build_lab_model(spec.lab_model, processor, _largest_side(spec.dataset), spec.train.seed)
         mask_id = int(processor.tokenizer.convert_tokens_to_ids(MASK_TOKEN))
-        record_settings(model, BardSettings(block_size=1, mask_token_id=mask_id))
+        record_settings(model, BardSettings(block_size=1, mask_token_id=mask_id, system_prompt=spec.dataset.system_prompt))
         with storage.scratch("base") as scratch:
             staging = scratch / "base"
             model.save_pretrained(staging)
@@ -87,7 +89,7 @@ def run_stage(
     reader = once_a_node(lambda: Reader(spec.dataset, "train", cache_bytes))
     processor = AutoProcessor.from_pretrained(artifacts.fetch(spec.dataset, part="processor/") / "processor")
     tokenizer = processor.tokenizer
-    model = load(once_a_node(lambda: artifacts.fetch(base)), device=device)
+    model = load(once_a_node(lambda: artifacts.fetch(spec.parent or base)), device=device)
     settings = bard_settings(model)
     mask_id = settings.mask_token_id
     if mask_id is None:
@@ -163,7 +165,7 @@ def _teacher(
     if config.targets == "online":
         return asked(once_a_node(lambda: artifacts.fetch(ref)))
     depends_on = {
-        "version": ANSWERS_VERSION,
+        "version": VERSIONS["teacher"],
         "teacher": ref.key,
         "teacher_block_size": ref.block_size,
         "dataset": spec.dataset.key,

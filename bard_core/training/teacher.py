@@ -110,17 +110,17 @@ def precompute(
     teacher: Callable[[], Teacher],
     device: torch.device,
 ) -> StoredTeacher:
-    """Ask the teacher, once, about the first ``samples`` places of the walk; ranks share the shards that are not there yet.
+    """Ask the teacher, once, about the first ``samples`` places of the walk; ranks share the shards, and make those anew that
+    are not there or are damaged.
 
     Args:
         uri: where the shards go; must name all that the answers depend on. teacher: called only when a shard is missing.
     """
     rank, world = rank_and_world()
     wanted = range(-(-samples // SHARD_SAMPLES))
-    missing = [shard for shard in wanted if not storage.exists(storage.join(shard_uri(uri, shard), artifacts.MANIFEST))]
-    barrier()  # so that all ranks share the same list
-    answering = teacher() if missing[rank::world] else None
-    for shard in missing[rank::world]:
+    missing = [shard for shard in wanted[rank::world] if artifacts.standing(shard_uri(uri, shard)) is None]
+    answering = teacher() if missing else None
+    for shard in missing:
         assert answering is not None
         _write_shard(shard_uri(uri, shard), shard, walk, spec, answering, device)
     barrier()

@@ -58,14 +58,21 @@ class Judge:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
-        self.dataset = DatasetRef(uri=str(folder / "data"), manifest_sha256="d" * 64, num_train=1, num_eval=1)
+        self.dataset = DatasetRef(uri=str(folder / "data"), manifest_sha256=self._commit("data"), num_train=1, num_eval=1)
         self.source = self.model("source", 1)
 
     def model(self, stage: Any, block_size: int) -> ModelRef:
         """New weights."""
         self.count += 1
-        key = f"{self.count:02x}" * 32
-        return ModelRef(uri=f"m{self.count}", manifest_sha256=key, stage=stage, block_size=block_size, parent_sha256=None)
+        name = f"m{self.count}"
+        ref = {"uri": str(self.folder / name), "manifest_sha256": self._commit(name)}
+        return ModelRef(**ref, stage=stage, block_size=block_size, parent_sha256=None)
+
+    def _commit(self, name: str) -> str:
+        staging = self.folder / "staging"
+        staging.mkdir()
+        (staging / "file").write_text(f"{self.folder}/{name}")
+        return artifacts.commit_directory(staging, str(self.folder / name), kind="model").digest
 
     def result(
         self, model: ModelRef, config: EvaluationConfig, right: int, speedup: float, of: int = 1000, missing: tuple[str, ...] = ()
@@ -79,13 +86,14 @@ class Judge:
         fields: dict[str, Any] = {
             "model": model, "suite": "lab", "suite_digest": digest, "benchmarks": (score,), "missing": missing,
             "accuracy": right / of, "accuracy_stderr": 0.01, "num_samples": of, "tokens_per_forward": 2.0 * speedup,
-            "tokens_per_s": 100.0 * speedup, "ar_tokens_per_s": 100.0, "speedup": speedup, "seconds": 1.0,
+            "tokens_per_s": 100.0 * speedup, "ar_tokens_per_s": 100.0, "speedup": speedup,
         }  # fmt: skip
         staging = self.folder / "staging"
         staging.mkdir()
         plain = EvalResult(uri="", manifest_sha256="", **fields).model_dump(mode="json", exclude={"uri", "manifest_sha256"})
-        (staging / "results.json").write_text(json.dumps(plain))
-        records = [{"benchmark": "lab", "id": str(i), "reference": "x", "score": float(i < right)} for i in range(of)]
+        ratios = [speedup * (1 + 0.01 * (i % 3 - 1)) for i in range(12)]
+        (staging / "results.json").write_text(json.dumps({**plain, "speed": {"ratios": ratios}}))
+        records = [{"benchmark": "lab", "doc_id": i, "reference": "x", "score": float(i < right)} for i in range(of)]
         (staging / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
         uri = str(self.folder / uuid.uuid4().hex)
         manifest = artifacts.commit_directory(staging, uri, kind="evaluation")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bard_core.decoding import generate
+from bard_core.models import load
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -47,6 +48,24 @@ def test_the_released_style_is_the_released_decoder(case: dict[str, Any], model:
     ours = generate(model, inputs, schedule="paper", **options)
     assert torch.equal(theirs.sequences, ours.sequences)
     assert theirs.stats.forwards == ours.stats.forwards == sum(case["steps_per_block"]) + len(case["steps_per_block"])
+
+
+TRAINED = json.loads((GOLDEN / "decode_trained.json").read_text())
+
+
+@pytest.mark.parametrize("case", TRAINED["cases"][::5], ids=lambda c: f"{c['sample']}-b{c['block_size']}-{c['max_new_tokens']}")
+def test_the_released_style_costs_what_the_release_does(case: dict[str, Any], benchmarks: None) -> None:
+    """Trained weights, so answers end: the block in which one does is not committed."""
+    with np.load(GOLDEN / "training" / "cases.npz") as arrays:
+        expected = json.loads((GOLDEN / "training" / "expected.json").read_text())["samples"]
+        (turn,) = [one["turns"][0] for group in expected.values() for one in group if one["key"] == case["sample"]]
+        names = ("input_ids", "pixel_values", "image_grid_thw")
+        inputs = {name: torch.from_numpy(arrays[f"{case['sample']}.{name}"]) for name in names}
+    inputs["input_ids"] = inputs["input_ids"][None, : turn[0]].long()
+    options: dict[str, Any] = {name: case[name] for name in ("block_size", "confidence_threshold", "max_new_tokens")}
+    options |= {name: TRAINED[name] for name in ("mask_token_id", "eos_token_id")}
+    theirs = importlib.import_module("_released").released(load(GOLDEN / "training" / case["model"]), inputs, options)
+    assert theirs.sequences[0].tolist() == case["output_ids"] and theirs.stats.forwards == case["forwards"]
 
 
 @pytest.mark.parametrize("clean_attention", ["block", "causal"])

@@ -82,11 +82,15 @@ def first_output(pipeline):
 
 @pytest.mark.slow
 def test_every_stage_runs_once_and_the_table_comes_last(pipeline, first_output):
+    gated = {name for name in pipeline.stages() if name.startswith("gate ")}
+    assert {name.split()[1] for name in gated} == {"pbm-b4", "pbm-b8", "swd-b8"}, "each model but the source was gated"
     assert set(pipeline.stages().values()) == {1}
-    names = set(pipeline.stages())
+    names = set(pipeline.stages()) - gated
     models = {"source", "pbm-b4", "pbm-b8", "swd-b8"}
     assert names == {"prepare", "report"} | models | {f"{verb} {m}" for verb in ("consolidate", "evaluate") for m in models}
     tail = first_output[first_output.index("speed-up vs AR") :]
+    assert "Champion: source (version 1): no version has passed the gate yet" in tail, "six samples prove nothing"
+    assert "Held: pbm-b4 (version 2): accuracy" in tail and tail.index("Held: ") < tail.index("Champion: ")
     assert all(name in tail for name in (*models, "report.html", "make ui"))
     report = json.loads(next(pipeline.home.glob("artifacts/report/*/report.json")).read_text())
     assert [row["model"] for row in report["rows"]] == ["source", "pbm-b4", "pbm-b8", "swd-b8"]
@@ -114,7 +118,7 @@ def test_a_changed_rate_reruns_only_what_follows(pipeline, first_output):
     config["swd"]["train"]["optimizer"] = {**config["swd"]["train"]["optimizer"], "lr": 1.0e-4}
     pipeline.run(config)
     changed = {name for name, count in pipeline.stages().items() if count != before[name]}
-    assert changed == {"swd-b8", "consolidate swd-b8", "evaluate swd-b8", "report"}
+    assert changed == {"swd-b8", "consolidate swd-b8", "evaluate swd-b8", "report", "gate swd-b8 v5"}
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Preparing through Flyte: one task or several make the same dataset; the run has its card, its numbers and the dataset as input."""
+"""Preparing through Flyte: one task or several make the same dataset; the run has its card, its numbers, the dataset."""
 
 import json
 

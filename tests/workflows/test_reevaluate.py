@@ -19,7 +19,7 @@ from bard_core import tracking
 from bard_core.config.sections import TrackingConfig
 from bard_core.promotion import reevaluate as rejudging
 from bard_core.promotion.promote import score_of
-from bard_core.promotion.reevaluate import Request
+from bard_core.promotion.request import Request
 from bard_core.promotion.webhook import launch_command
 
 SECRET = "a secret of the tests"
@@ -93,7 +93,7 @@ def test_a_registered_version_is_judged_once_and_the_gate_says_why(
     body = {"evaluation": EVALUATION, "gate": {"accuracy_margin": 1.0}, "tracking": {"tracking_uri": server}}
     inputs.write_text(json.dumps(body))
     port = receiver.rsplit(":", 1)[1]
-    started("receiver", sys.executable, "-m", "bard_core.promotion.webhook", str(inputs), "--port", port)
+    started("receiver", sys.executable, "-m", "bard_core.promotion.webhook", str(inputs), "--port", port, "--poll-s", "0")
     source, model = make_model(tmp_path / "source", 1), make_model(tmp_path / "b4", 4)
     wait_for("MLflow", lambda: answers(f"{server}/health") == 200)
     assert tracking.register(config, source, source, lab_dataset) == 1

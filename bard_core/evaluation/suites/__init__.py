@@ -41,6 +41,13 @@ class Benchmark(StrictModel):
     max_pixels: int | None = Field(None, ge=256, description="Largest image; None: as the processor says")
     video_frames: int | None = Field(None, ge=2, description="Frames taken of a video; None: as the processor says")
     interleave_visuals: bool = Field(True, description="False: images and videos come before the text of their message")
+    until: tuple[str, ...] = Field(
+        (), description="Answers end before these; they replace the stop strings of the task's own file"
+    )
+    whole_blocks: bool = Field(False, description="max_new_tokens is rounded up to whole blocks, as the released decoder does")
+    strip_full_stop: bool = Field(
+        False, description="Spaces around an answer and one full stop at its end are left out before scoring"
+    )
     max_samples: int | None = Field(None, ge=1, description="Judge at most this many samples; None: all")
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bard_core.models.released import stock_config
+from bard_core.models.turns import recorded_markers
 from bard_core.models.vlm import empty_model
 from bard_core.store import artifacts, storage
 from bard_core.store.artifacts import Manifest
@@ -44,7 +46,8 @@ def consolidate(
         source_model_dir: gives config, generation defaults, tokenizer and processor.
         max_shard_bytes: largest output shard (a larger single tensor stands alone), and about the peak memory.
         dtype: of the floating-point tensors; None: as trained.
-        bard: settings to record in ``config.json``, over those of the source folder.
+        bard: settings to record in ``config.json``, over those of the source folder. How a prompt's blocks were laid out, and the
+            marks of its turns where the folder has a chat template, go with them: training lays out every turn anew.
 
     Raises:
         ArtifactError: the checkpoint is torn or was changed (checked before anything is read from it).
@@ -79,7 +82,7 @@ def _write(
             shutil.copyfile(path, output / path.name)
     stored = _stored_tensors(checkpoint)
     wanted = {name: _output_dtype(meta.properties.dtype, dtype) for name, meta in stored.items()}
-    config = _write_config(output, wanted, bard)
+    config = _write_config(output, source.name, wanted, None if bard is None else {**recorded_markers(output), **bard})
     for name, kept in _ties(output, {name: tuple(meta.size) for name, meta in stored.items()}, checkpoint).items():
         if _equal(checkpoint, stored, name, kept):
             del wanted[name]
@@ -116,14 +119,17 @@ def _stored_tensors(checkpoint: Path) -> dict[str, Any]:
     return tensors
 
 
-def _write_config(output: Path, dtypes: dict[str, torch.dtype], bard: dict[str, Any] | None) -> dict[str, Any]:
-    """Record the Bard settings and the dtype that the weights really have, in which ``from_pretrained`` will load them."""
+def _write_config(output: Path, source: str, dtypes: dict[str, torch.dtype], bard: dict[str, Any] | None) -> dict[str, Any]:
+    """Record the Bard settings and the dtype that the weights really have, in which ``from_pretrained`` will load them.
+
+    ``source``: name of the folder the configuration comes from, which may be one of the paper's release.
+    """
     path = output / "config.json"
     if not path.is_file():
         raise ConsolidationError(
             "source_model_dir has no config.json: it must be the Hugging Face folder the training started from"
         )
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config: dict[str, Any] = stock_config(json.loads(path.read_text(encoding="utf-8")), source)
     if bard is not None:
         config["bard"] = {**config.get("bard", {}), **bard}
     kinds = {kind for kind in dtypes.values() if kind.is_floating_point}
@@ -213,10 +219,11 @@ def _model_card(config: dict[str, Any], manifest: Manifest) -> str:
         "block size": block,
         "mask token id": settings.get("mask_token_id"),
         "clean stream attention": settings.get("clean_attention"),
+        "system prompt": json.dumps(prompt) if (prompt := settings.get("system_prompt")) is not None else None,
+        "blocks of a prompt": settings.get("prefix_blocks"),
         "training step": manifest.step,
         "training configuration": manifest.config_digest,
         "parent model": manifest.parent_digest,
-        "checkpoint": manifest.digest,
     }
     rows = "".join(f"| {name} | {value} |\n" for name, value in facts.items() if value is not None)
     decode = (

@@ -1,4 +1,6 @@
-"""Reading torch DCP folders without trusting their pickles: only the classes that DCP itself writes are unpickled.
+"""Torch DCP folders: written with nothing in them but the state, and read without trusting their pickles.
+
+Only the classes that DCP itself writes are unpickled.
 
 A manifest proves that a folder is what was committed, not that whoever committed it was honest. ``.metadata`` is a pickle, and
 so are the non-tensor entries of the shards; stock DCP would run whatever they ask for.
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
@@ -63,6 +65,13 @@ class SafeReader(FileSystemReader):
         if metadata.storage_meta is not None:
             metadata.storage_meta.load_id = self.load_id
         return metadata
+
+
+class PlainWriter(FileSystemWriter):
+    """DCP's writer of a local folder. Its ``.metadata`` names neither the folder nor the save: the same state, the same bytes."""
+
+    def storage_meta(self) -> None:
+        return None
 
 
 class SafePlanner(DefaultLoadPlanner):

@@ -45,7 +45,7 @@ class CheckpointError(Exception):
 class Run:
     """Where a run keeps its checkpoints, and what it must have been started from to be resumed.
 
-    ``origin`` names the digests that decide the run's result ("config", "dataset", "parent", "teacher").
+    ``origin`` names the digests that decide the run's result ("code", "config", "dataset", "parent", "teacher").
     """
 
     uri: str
@@ -98,7 +98,7 @@ class Writer:
         staging = self._run.scratch / f".step-{step:06d}.{from_rank_zero(uuid.uuid4().hex)}"
         written = async_save(
             _state(self._objective, self._optimizer),
-            checkpoint_id=str(staging),
+            storage_writer=dcp.PlainWriter(str(staging)),
             process_group=self._group,
             no_dist=not torch.distributed.is_initialized(),
         )
@@ -200,7 +200,9 @@ def _reason(error: BaseException) -> str:
 
 
 def latest_complete(run: Run, hashes: bool | None = None) -> str | None:
-    """The newest checkpoint that is whole; says why newer ones are skipped. Ranks share the work and agree on the answer.
+    """The newest checkpoint that is whole; says why newer ones are skipped, and sets those aside that were whole once.
+
+    Ranks share the work and agree on the answer.
 
     ``hashes`` None: as the run's settings say. Remote checkpoints are brought here to be hashed.
 
@@ -210,17 +212,20 @@ def latest_complete(run: Run, hashes: bool | None = None) -> str | None:
     rank, _ = rank_and_world()
     for step in reversed(from_rank_zero(retention.steps(run.uri) if rank == 0 else [])):
         uri = run.checkpoint(step)
+        fault: artifacts.ArtifactError | None = None
         try:
-            fault = None
             _refuse_strangers(run, uri)
             _check(uri, run.settings.verify_sha256 if hashes is None else hashes)
         except artifacts.ArtifactError as error:
-            fault = str(error)
+            fault = error
         fault = next((fault for fault in from_every_rank(fault) if fault), None)
         if fault is None:
             return uri
         if rank == 0:
             log.warning("skipping checkpoint %s: %s", uri, fault)
+            if isinstance(fault, artifacts.DamagedError):
+                artifacts.set_aside(uri, fault)
+        barrier()
     return None
 
 

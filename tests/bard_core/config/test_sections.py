@@ -9,12 +9,13 @@ from pydantic import TypeAdapter, ValidationError
 from bard_core.config import sections
 from bard_core.config.file import check_stages
 from bard_core.evaluation.suites import suite_of
-from bard_core.promotion.reevaluate import Request
+from bard_core.promotion.request import Request
 
 ROOT = Path(__file__).resolve().parents[3]
 SECTIONS = {
     "name": str,
     "data": sections.DataConfig,
+    "gate": sections.GateConfig,
     "source": sections.SourceConfig,
     "pbm": sections.PBMConfig,
     "swd": sections.SWDConfig,

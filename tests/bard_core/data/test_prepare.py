@@ -71,6 +71,32 @@ def raw(folder: Path, samples: list[list[int | None]], name: str = "raw", shards
     return RawSource(name=name, schema_name="finevision", uri=str(folder), **options)
 
 
+def talk(folder: Path, systems: list[str | None]) -> RawSource:
+    """LLaVA-OneVision shards with one text-only row for each system turn; None is a row without one."""
+    folder.mkdir(parents=True)
+    asked = [{"from": "human", "value": "Question"}, {"from": "gpt", "value": "Answer"}]
+    rows = [
+        {"id": str(i), "conversations": [*([] if system is None else [{"from": "system", "value": system}]), *asked]}
+        for i, system in enumerate(systems)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "0.parquet")
+    return RawSource(name="talk", schema_name="llava_onevision", uri=str(folder))
+
+
+@pytest.mark.parametrize(("prompt", "led"), [("Be brief.", "Be brief."), ("", ""), (None, None)])
+def test_samples_without_a_system_turn_get_the_configured_one(prompt: str | None, led: str | None, tmp_path: Path) -> None:
+    source = talk(tmp_path / "raw", [None, "Be long.", ""])
+    ref = prepare(DataConfig(sources=(source,), system_prompt=prompt, eval_fraction=0.0), str(tmp_path / "out"))
+    assert ref.system_prompt == prompt
+    tokenizer = AutoProcessor.from_pretrained(tmp_path / "out" / "processor").tokenizer
+    texts = [tokenizer.decode(row["input_ids"]) for row in rows_of(tmp_path / "out", "train")]
+    starts = ["" if system is None else f"<|im_start|>system\n{system}<|im_end|>\n" for system in (led, "Be long.", "")]
+    body = "<|im_start|>user\nQuestion<|im_end|>\n<|im_start|>assistant\nAnswer<|im_end|>\n"
+    assert texts == [f"{start}{body}" for start in starts], "an own system turn wins, also an empty one"
+    other = prepare(DataConfig(sources=(source,), system_prompt="Other.", eval_fraction=0.0), str(tmp_path / "other"))
+    assert other.key != ref.key
+
+
 def test_the_lab_becomes_a_verified_dataset(tmp_path: Path) -> None:
     ref = prepare(LAB, str(tmp_path / "out"))
     manifest = artifacts.verify(ref.uri)

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from bard_core.decoding import generate, generate_autoregressive
-from bard_core.decoding.body import Body, block_attention, masked_groups
+from bard_core.decoding.body import Body
 from bard_core.decoding.cache import BlockCache, new_cache
 from bard_core.decoding.prompt import read_prompt
+from bard_core.models.block_attention import block_attention, everything_visible, masked_groups
 
 MASK, EOS = 510, 509  # of the tiny golden model
 
@@ -81,8 +82,8 @@ def test_split_attention_is_the_two_by_two_mask() -> None:
     values = torch.randn_like(keys)
     mask = torch.ones(1, 1, 2 * n, past + 2 * n, dtype=torch.bool)
     mask[..., :n, -n:] = False
-    split, _ = block_attention(None, query, keys, values, None, clean_queries=n)
-    masked, _ = block_attention(None, query, keys, values, mask)
+    split, _ = block_attention(query, keys, values, everything_visible(query.device), None, n)
+    masked, _ = block_attention(query, keys, values, mask, None, 0)
     assert torch.allclose(split, masked, atol=1e-6)
 
 

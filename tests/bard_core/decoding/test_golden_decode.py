@@ -48,8 +48,51 @@ def test_golden(case: dict[str, Any], golden_model: Any) -> None:
     paper = generate(golden_model, prompt(case["prompt"]), schedule="paper", **options)
     assert paper.sequences[0].tolist() == real(case["output_ids"])
     assert list(paper.stats.steps_per_block[0]) == steps
-    assert paper.stats.forwards == sum(steps) + len(steps)
+    ended = DECODES["eos_token_id"] in case["output_ids"]
+    assert paper.stats.forwards == sum(steps) + len(steps) - ended  # the block in which an answer ends is not committed
 
     fused = generate(golden_model, prompt(case["prompt"]), **options)
     assert torch.equal(fused.sequences, paper.sequences)
     assert fused.stats.forwards <= sum(steps)
+
+
+TRAINED = (
+    json.loads((FOLDER / "decode_trained.json").read_text()) if (FOLDER / "decode_trained.json").is_file() else {"cases": []}
+)
+
+
+@pytest.fixture(scope="module")
+def trained_models() -> dict[str, Any]:
+    from bard_core.models import load
+
+    return {name: load(FOLDER / "training" / name) for name in {case["model"] for case in TRAINED["cases"]}}
+
+
+@pytest.fixture(scope="module")
+def samples() -> dict[str, dict[str, torch.Tensor]]:
+    """The prompts of the training cases: everything before the answer."""
+    found = json.loads((FOLDER / "training" / "expected.json").read_text())["samples"]
+    with np.load(FOLDER / "training" / "cases.npz") as arrays:
+        return {
+            sample["key"]: {
+                "input_ids": torch.from_numpy(arrays[f"{sample['key']}.input_ids"])[None, : sample["turns"][0][0]].long(),
+                **{name: torch.from_numpy(arrays[f"{sample['key']}.{name}"]) for name in ("pixel_values", "image_grid_thw")},
+            }
+            for group in found.values()
+            for sample in group
+        }
+
+
+@pytest.mark.parametrize("case", TRAINED["cases"], ids=lambda c: f"{c['sample']}-b{c['block_size']}-{c['max_new_tokens']}")
+def test_trained_weights(case: dict[str, Any], trained_models: dict[str, Any], samples: Any) -> None:
+    """The released decoder's own ids, steps and number of forwards, in blocks that end in the answer's end and at the cap."""
+    options: dict[str, Any] = {name: case[name] for name in ("block_size", "confidence_threshold", "max_new_tokens")}
+    options |= {name: TRAINED[name] for name in ("mask_token_id", "eos_token_id")}
+    model, prompt = trained_models[case["model"]], samples[case["sample"]]
+    paper = generate(model, prompt, schedule="paper", **options)
+    assert paper.sequences[0].tolist() == case["output_ids"]
+    assert list(paper.stats.steps_per_block[0]) == case["steps_per_block"]
+    assert paper.stats.forwards == paper.stats.batch_forwards == case["forwards"]
+    fused = generate(model, prompt, **options)
+    assert torch.equal(fused.sequences, paper.sequences)
+    assert fused.stats.forwards <= sum(case["steps_per_block"])

@@ -1,6 +1,7 @@
 """Properties every policy must have, on random scores, and what each promises beyond them."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -83,17 +84,19 @@ def test_revision_reopens_weak_tokens_once() -> None:
 def test_mask_token_is_never_proposed(temperature: float) -> None:
     logits = torch.zeros(2, 50, 5)
     logits[..., 3] = 50.0
-    assert (propose(logits, 3, temperature=temperature).tokens != 3).all()
+    generators = [torch.Generator().manual_seed(row) for row in range(2)]
+    assert (propose(logits, 3, temperature=temperature, generators=generators).tokens != 3).all()
 
 
 def test_top_k_and_top_p_bound_the_sample() -> None:
     logits = torch.log(torch.tensor([0.4, 0.3, 0.2, 0.1])).expand(1, 4000, 4)
     mask_id = 3
-    drawn = propose(logits.clone(), mask_id, temperature=1.0, generator=torch.Generator().manual_seed(0))
+    sample: dict[str, Any] = {"temperature": 1.0, "generators": [torch.Generator().manual_seed(0)]}
+    drawn = propose(logits.clone(), mask_id, **sample)
     share = drawn.tokens.flatten().bincount(minlength=4) / 4000
     assert torch.allclose(share, torch.tensor([4, 3, 2, 0]) / 9, atol=0.03)
-    assert set(propose(logits.clone(), mask_id, temperature=1.0, top_k=1).tokens.unique().tolist()) == {0}
-    assert set(propose(logits.clone(), mask_id, temperature=1.0, top_p=0.5).tokens.unique().tolist()) == {0, 1}
+    assert set(propose(logits.clone(), mask_id, **sample, top_k=1).tokens.unique().tolist()) == {0}
+    assert set(propose(logits.clone(), mask_id, **sample, top_p=0.5).tokens.unique().tolist()) == {0, 1}
 
 
 def test_entropy_is_that_of_the_distribution() -> None:

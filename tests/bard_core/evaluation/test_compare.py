@@ -10,7 +10,7 @@ from bard_core.store.refs import EvalResult, ModelRef
 
 
 def records(scores: list[float]) -> list[dict[str, Any]]:
-    return [{"id": f"s{i}", "reference": "x", "exact": score} for i, score in enumerate(scores)]
+    return [{"doc_id": i, "reference": "x", "exact": score} for i, score in enumerate(scores)]
 
 
 def result(name: str, accuracy: float, speedup: float, stage: str = "pbm") -> EvalResult:
@@ -61,6 +61,17 @@ def test_only_the_same_samples_are_compared() -> None:
         paired([], [], "exact")
     with pytest.raises(ComparisonError, match="'fields'"):
         paired(records([1]), records([1]), "fields")
+
+
+def test_documents_are_counted_once_each_by_their_number() -> None:
+    """Two documents with one id and one reference, as in benchmarks whose ids name an image, are two samples."""
+    twins = [{"benchmark": "b", "doc_id": i, "id": "one", "reference": "yes", "score": float(i == 0)} for i in range(2)]
+    found = paired(twins, [{**record, "score": 1.0} for record in twins])
+    assert (found.num_samples, found.wins, found.difference) == (2, 1, 0.5)
+    with pytest.raises(ComparisonError, match="document 0 of benchmark 'b' was judged twice"):
+        paired([*twins, twins[0]], twins)
+    with pytest.raises(ComparisonError, match="1 documents have other references, first document 1 of benchmark 'b'"):
+        paired(twins, [twins[0], {**twins[1], "reference": "no"}])
 
 
 def test_standard_error_of_right_and_wrong() -> None:

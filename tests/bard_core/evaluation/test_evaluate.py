@@ -47,7 +47,9 @@ def test_source_and_checkpoint_are_judged_by_the_same_suite(
     for name in ("suite", "suite_digest", "accuracy", "accuracy_stderr", "num_samples", "tokens_per_forward"):
         assert body[name] == getattr(result, name)
     assert body["speed"]["speedup"] == result.speedup
-    assert load_result(result.uri, result.key) == result
+    assert load_result(result.uri, result.key, model) == result
+    assert evaluate(model, source, dataset, CONFIG, result.uri) == result, "what was judged is not judged again"
+    assert str(tmp_path) not in (tmp_path / "judged-b4" / "results.json").read_text()
     lab = body["details"]["lab"]
     assert (lab["decoding"]["mode"], lab["decoding"]["max_new_tokens"]) == ("block", 8)
     assert lab["score"] == json.loads(result.benchmarks[0].model_dump_json())
@@ -73,12 +75,15 @@ def test_new_weights_at_an_old_path_are_asked_anew_and_the_same_weights_are_not(
 
     asked: list[int] = []
     decode = BardChat.decode
-    monkeypatch.setattr(BardChat, "decode", lambda self, inputs: asked.append(len(inputs["input_ids"])) or decode(self, inputs))
+    monkeypatch.setattr(
+        BardChat, "decode", lambda self, inputs, *rest: asked.append(len(inputs["input_ids"])) or decode(self, inputs, *rest)
+    )
     answers = str(tmp_path / "answers")
     model = make_model(tmp_path / "b4", 4, seed=0)
     first = judge(model, dataset, BENCHMARK, CONFIG, str(tmp_path / "first"), answers)
     again = judge(model, dataset, BENCHMARK, CONFIG, str(tmp_path / "again"), answers)
     assert (sum(asked), again.score, texts(again)) == (6, first.score, texts(first))
+    assert again.key == first.key and again.uri != first.uri, "no clock, place or address in what lmms-eval wrote"
     assert judge(model, dataset, BENCHMARK, CONFIG, first.uri, str(tmp_path / "nowhere")) == first
 
     short = CONFIG.model_copy(update={"decoding": DecodingConfig(max_new_tokens=4)})
@@ -100,9 +105,9 @@ def test_two_processes_give_the_scores_of_one(
 
     model = make_model(tmp_path / "b4", 4)
     alone = judge(model, dataset, BENCHMARK, CONFIG, str(tmp_path / "alone"), str(tmp_path / "one"), processes=1)
-    monkeypatch.setattr(BardChat, "decode", lambda self, inputs: pytest.fail("scoring had to answer"))
+    monkeypatch.setattr(BardChat, "decode", lambda self, inputs, *rest: pytest.fail("scoring had to answer"))
     spread = judge(model, dataset, BENCHMARK, CONFIG, str(tmp_path / "spread"), str(tmp_path / "two"), processes=2)
-    assert spread.score == alone.score
+    assert spread.score == alone.score and spread.key == alone.key
     assert load_samples(spread) == load_samples(alone)
     parts = [path.read_text().splitlines() for path in (tmp_path / "two").rglob("*.jsonl")]
     assert [len(part) for part in parts] == [3, 3], "each sample once"

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lmms_eval.api.instance import Instance
 from lmms_eval.models.registry_v2 import ModelRegistryV2
 from PIL import Image
 
 from bard_core.data.heldout import COLUMNS
 from bard_core.data.reader import Reader
 from bard_core.decoding import GenerationOutput, GenerationStats, RowStats
+from bard_core.evaluation import gen_kwargs
 from bard_core.evaluation.answers import prompt_digest
 from bard_core.evaluation.lmms_plugin import BardChat, manifest
 from bard_core.evaluation.lmms_score import Scores, _metrics, check_prompt, load_task, sample_score, score
@@ -24,16 +26,26 @@ from bard_core.store.refs import DatasetRef, ModelRef
 LAB = load_suite("lab").benchmarks[0]
 
 
-@pytest.fixture
-def rows(dataset: DatasetRef) -> list[dict[str, Any]]:
+def read_rows(dataset: DatasetRef) -> list[dict[str, Any]]:
     reader = Reader(dataset, "eval")
     rows = [reader.row(i, (*COLUMNS, "input_ids", "turns")) for i in range(len(reader))]
     return [{name: value.as_py() for name, value in row.items()} for row in rows]
 
 
 @pytest.fixture
+def rows(dataset: DatasetRef) -> list[dict[str, Any]]:
+    return read_rows(dataset)
+
+
+@pytest.fixture
 def task(dataset: DatasetRef, tmp_path: Path) -> Any:
     return load_task(LAB, prepare_task(LAB, dataset, tmp_path / "task"))
+
+
+def request(doc_id: int, kwargs: dict[str, Any], task: str = "bard_lab", messages: Any = None) -> Instance:
+    """As lmms-eval's chat tasks make it."""
+    arguments = ("", messages, kwargs, doc_id, task, "test")
+    return Instance("generate_until", arguments, 0, {"task": task, "doc_id": doc_id, "repeats": 1})
 
 
 def scored(chat: BardChat, task: Any, folder: Path, limit: int | None = None) -> Scores:
@@ -53,7 +65,7 @@ class Oracle(BardChat):
         self.batch = [self.asked.setdefault(prompt_digest(chat), len(self.asked)) for chat in conversations]
         return super().encode(conversations)
 
-    def decode(self, inputs: dict[str, torch.Tensor]) -> GenerationOutput:
+    def decode(self, inputs: dict[str, torch.Tensor], asked: Any = None) -> GenerationOutput:
         prompts = [ids[keep.bool()].tolist() for ids, keep in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
         told = [self.texts[index] for index in self.batch]
         if None in told:
@@ -98,6 +110,28 @@ def test_answers_are_scored_and_the_prompts_are_those_of_training(
     assert {name: written["results"]["bard_lab"][f"{name},none"] for name in scores.metrics} == scores.metrics
 
 
+def test_the_recorded_system_prompt_leads_every_prompt_as_in_training(tmp_path: Path) -> None:
+    from bard_core.config.sections import DataConfig, LabModelConfig, LabWorldConfig, TrainConfig
+    from bard_core.data.prepare import prepare
+    from bard_core.models import bard_settings, load
+    from bard_core.training.spec import StageSpec, run_of
+    from bard_core.training.stage import prepare_base
+
+    world = LabWorldConfig(train_images=4, eval_images=4)
+    data = prepare(DataConfig(lab=world, system_prompt="You are a helpful assistant."), str(tmp_path / "data"))
+    spec = StageSpec(stage="source", dataset=data, train=TrainConfig(steps=1), lab_model=LabModelConfig(layers=1))
+    base = prepare_base(spec, run_of(spec))
+    assert bard_settings(load(base)).system_prompt == "You are a helpful assistant."
+    trained = [row["input_ids"][: row["turns"][-1][0]] for row in read_rows(data)]
+    chat = BardChat(base, mode="ar")
+    task = load_task(LAB, prepare_task(LAB, data, tmp_path / "task"))
+    asked = [chat.encode([chat.chat_of(task.doc_to_messages(document))])["input_ids"][0].tolist() for document in task.eval_docs]
+    assert asked == trained
+    assert "helpful" in chat.processor.tokenizer.decode(asked[0])
+    plain = chat.chat_of(words("Which?")(None))
+    assert plain[0] == {"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]}
+
+
 def test_a_crashing_sample_is_recorded_and_loses_no_other(
     make_model: Callable[..., ModelRef], task: Any, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -137,10 +171,123 @@ def test_a_benchmarks_limits_reach_the_processor(make_model: Callable[..., Model
     capped = chat.encode([chat.chat_of(messages)])
     assert (free["image_grid_thw"].tolist(), capped["image_grid_thw"].tolist()) == ([[1, 16, 16]], [[1, 4, 4]])
     assert [item["type"] for item in chat.chat_of(messages)[0]["content"]] == ["image", "text"]
-    assert chat.max_new_tokens == 7
+    assert chat._asked(request(0, {"max_new_tokens": 9})).max_new_tokens == 7
     chat.follow(LAB)
     assert chat.encode([chat.chat_of(messages)])["input_ids"].tolist() == free["input_ids"].tolist()
-    assert chat.max_new_tokens == 50
+    assert chat._asked(request(0, {"max_new_tokens": 9})).max_new_tokens is None
+
+
+def words(text: str) -> Any:
+    return lambda _: [{"role": "user", "content": [{"type": "text", "text": text}]}]
+
+
+class Recorder(BardChat):
+    """Notes what it was asked; answers "A=1; B=2"."""
+
+    def decode(self, inputs: dict[str, torch.Tensor], asked: Any = None) -> GenerationOutput:
+        self.wanted = [*getattr(self, "wanted", []), (len(inputs["input_ids"]), asked)]
+        told = self.processor.tokenizer(["A=1; B=2"] * len(inputs["input_ids"]), return_tensors="pt")["input_ids"]
+        return GenerationOutput(told, GenerationStats((RowStats(3, 2),) * len(told), 2, 0.0, 0.0, 0.0))
+
+
+def test_two_tasks_asked_together_keep_their_answers_and_kwargs(make_model: Callable[..., ModelRef], tmp_path: Path) -> None:
+    chat = Recorder(make_model(tmp_path / "model", 4).uri, batch_size=4)
+    chat.task_dict = {name: {"test": [None, None]} for name in ("one", "two")}
+    short, stopped = {"max_new_tokens": 5}, {"until": [";", "\n\n"]}
+    asked = [request(i, short, "one", words(f"1{i}")) for i in range(2)]
+    asked += [request(i, stopped, "two", words(f"2{i}")) for i in range(2)]
+    assert chat.generate_until(asked) == ["A=1; B=2", "A=1; B=2", "A=1", "A=1"]
+    assert [rows for rows, _ in chat.wanted] == [2, 2], "a batch has one task's settings"
+    assert (chat.wanted[0][1].max_new_tokens, chat.wanted[1][1].until) == (5, (";", "\n\n"))
+    assert {key: answer.text for key, answer in chat.answers.items()} == {
+        ("one", 0): "A=1; B=2", ("one", 1): "A=1; B=2", ("two", 0): "A=1", ("two", 1): "A=1",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["block", "ar"])
+def test_what_a_task_asks_of_generation_reaches_the_decoder(
+    mode: str, make_model: Callable[..., ModelRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = make_model(tmp_path / "model", 4).uri
+    chat = BardChat(uri, mode=mode, max_new_tokens=9)
+    inputs = chat.encode([chat.chat_of(words("Which?")(None))])
+    plain = chat.decode(inputs).sequences
+    cut = chat.decode(inputs, gen_kwargs.read({"max_new_tokens": 3, "temperature": 0, "do_sample": False, "top_p": 1.0}, mode))
+    assert cut.sequences.tolist() == plain[:, :3].tolist() and plain.shape[1] == 9
+    texts = chat.processor.batch_decode(plain, skip_special_tokens=False)
+    stop = texts[0][len(texts[0]) // 2]
+    stopped = chat.decode(inputs, gen_kwargs.read({"until": stop}, mode))
+    assert stopped.stats.rows[0].real_tokens < 9
+    if mode == "ar":
+        with pytest.raises(gen_kwargs.GenerationKwargsError, match=r"temperature=0.7 is above 0, but mode=ar decodes greedily"):
+            chat.generate_until([request(0, {"temperature": 0.7})])
+        return
+    sampled = [
+        chat.decode(inputs, gen_kwargs.read({"temperature": 5.0, "top_k": 50, "seed": s}, mode)).sequences for s in (1, 1, 2)
+    ]
+    assert torch.equal(sampled[0], sampled[1]) and not torch.equal(sampled[0], sampled[2])
+    assert not torch.equal(sampled[0], plain)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"visual_cot": True}, r"visual_cot=True is unknown here; known are max_new_tokens"),
+        ({"image_aspect_ratio": "pad"}, r"image_aspect_ratio='pad' is not supported: leave it out or write original"),
+        ({"num_beams": 4}, r"num_beams=4 is not supported: leave it out or write 1"),
+        ({"repetition_penalty": 1.2}, r"repetition_penalty=1.2 is not supported"),
+        ({"temperature": 0.7, "do_sample": False}, r"temperature=0.7 is above 0 but do_sample is false"),
+        ({"temperature": 0.0, "do_sample": True}, r"do_sample=True needs a temperature above 0"),
+        ({"max_new_tokens": 0}, r"max_new_tokens=0 must be at least 1"),
+        ({"until": ["", "x"]}, r"until=\['', 'x'\] must be a string or a list"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(gen_kwargs.GenerationKwargsError, match=message):
+        gen_kwargs.read(given, "block")
+
+
+def test_usual_kwargs_are_read() -> None:
+    usual = {"max_new_tokens": 16, "temperature": 0.0, "top_p": 1.0, "num_beams": 1, "do_sample": False, "until": None}
+    assert gen_kwargs.read(usual, "ar") == gen_kwargs.Asked(16)
+    assert gen_kwargs.read({"do_sample": True}, "block").sampling == {"temperature": 1.0, "seed": 0}
+    assert gen_kwargs.read({"temperature": 0.5, "top_p": 0.9, "top_k": 0, "seed": 3}, "block").sampling == {
+        "temperature": 0.5, "top_p": 0.9, "seed": 3,
+    }  # fmt: skip
+
+
+def test_the_release_wrappers_knobs_are_model_args(make_model: Callable[..., ModelRef], tmp_path: Path) -> None:
+    uri = make_model(tmp_path / "model", 4).uri
+    line = f"pretrained={uri},max_pixels=4096,min_pixels=2048,interleave_visuals=False,block_size=2,max_num_frames=6,"
+    line += "attn_implementation=sdpa,system_prompt=You are a helpful assistant.,confidence_threshold=1.0,strategy=dynamic"
+    chat = BardChat.create_from_arg_string(line, {"batch_size": 1, "device": "cpu"})
+    picture, text = {"type": "image", "url": Image.new("RGB", (256, 256))}, {"type": "text", "text": "Which?"}
+    asked = chat.chat_of([{"role": "user", "content": [text, picture]}])
+    assert asked[0] == {"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]}
+    assert [item["type"] for item in asked[1]["content"]] == ["image", "text"]
+    own = {"role": "system", "content": [{"type": "text", "text": ""}]}
+    assert chat.chat_of([own, {"role": "user", "content": [text]}])[0] == own, "an own system turn wins, also an empty one"
+    inputs = chat.encode([asked])
+    assert inputs["image_grid_thw"].tolist() == [[1, 4, 4]]
+    assert chat.processor.image_processor.size == {"shortest_edge": 2048, "longest_edge": 4096}
+    assert [len(steps) for steps in chat.decode(inputs, gen_kwargs.Asked(8)).stats.steps_per_block] == [4], "blocks of two"
+    assert chat.frames == 6
+    for wrong, message in (
+        ({"attn_implementation": "eager"}, "attn_implementation must be sdpa"),
+        ({"mode": "ar", "block_size": 4}, "block_size=4 has no meaning with mode=ar"),
+        ({"min_pixels": 9000, "max_pixels": 5000}, "min_pixels 9000 is above max_pixels 5000"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            BardChat(uri, **wrong)
+
+
+def test_a_cap_is_rounded_up_to_whole_blocks_where_the_suite_says_so(make_model: Callable[..., ModelRef], tmp_path: Path) -> None:
+    uri = make_model(tmp_path / "model", 4).uri
+    released = LAB.model_copy(update={"max_new_tokens": 6, "whole_blocks": True})
+    for mode, limit in (("block", 8), ("ar", 6)):
+        chat = BardChat(uri, mode=mode)
+        chat.follow(released)
+        assert chat._asked(request(0, {})).max_new_tokens == limit
 
 
 def test_videos_become_frames(make_model: Callable[..., ModelRef], tmp_path: Path) -> None:

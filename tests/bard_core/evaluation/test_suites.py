@@ -18,7 +18,9 @@ def test_the_suites_and_the_papers_settings() -> None:
     assert available() == ["full", "gate", "lab", "paper"]
     paper = load_suite("paper").benchmarks
     assert [benchmark.task for benchmark in paper] == PAPER
-    assert {(benchmark.max_pixels, benchmark.interleave_visuals) for benchmark in paper} == {(4194304, False)}
+    assert {(b.min_pixels, b.max_pixels, b.interleave_visuals, b.strip_full_stop, b.whole_blocks, b.until) for b in paper} == {
+        (65536, 4194304, False, True, True, ())
+    }
     full = [benchmark.name for benchmark in load_suite("full").benchmarks]
     assert full[: len(PAPER)] == PAPER and {"docvqa_val", "infovqa_val", "mmbench_en_dev", "seedbench", "videomme"} <= set(full)
     assert [benchmark.own for benchmark in load_suite("lab").benchmarks] == [True]
@@ -28,6 +30,7 @@ def test_the_suites_and_the_papers_settings() -> None:
 def test_lmms_eval_has_every_task_with_the_named_prompt_and_metric() -> None:
     import yaml
 
+    from bard_core.evaluation import gen_kwargs
     from bard_core.evaluation.lmms_score import check_prompt
 
     class Loader(yaml.SafeLoader):
@@ -44,6 +47,7 @@ def test_lmms_eval_has_every_task_with_the_named_prompt_and_metric() -> None:
             config = {**body, **config}
             path = path.parent / body["include"] if "include" in body else None
         check_prompt(benchmark, config.get("lmms_eval_specific_kwargs"))
+        gen_kwargs.read(config.get("generation_kwargs") or {}, "ar")
         assert benchmark.metrics.keys() <= {metric["metric"] for metric in config["metric_list"]}, name
 
 
@@ -71,5 +75,11 @@ def test_a_digest_covers_data_settings_and_the_cap_on_samples() -> None:
     capped = suite_of(EvaluationConfig(suite="lab", max_samples=4))
     assert suite_digest(capped, "1") != suite_digest(lab, "1")
     one = paper.benchmarks[0]
-    for change in ({"prompt": "default"}, {"max_pixels": 1024}, {"max_new_tokens": 1}, {"interleave_visuals": True}):
+    for change in (
+        {"prompt": "default"},
+        {"max_pixels": 1024},
+        {"max_new_tokens": 1},
+        {"interleave_visuals": True},
+        {"until": ("x",)},
+    ):
         assert benchmark_digest(one.model_copy(update=change), "") != benchmark_digest(one, "")

@@ -156,3 +156,25 @@ def test_models_without_full_attention_are_refused(tmp_path):
     Qwen3ForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="sliding_attention"):
         load(tmp_path)
+
+
+@torch.inference_mode()
+def test_a_long_video_does_not_move_the_answer() -> None:
+    """Qwen2.5-VL places frames by their seconds, past the text behind them; training and ``generate`` go on from the text."""
+    model, _ = build("qwen2_5_vl")
+    grid, ids = torch.tensor([[4, 4, 4]]), torch.tensor([[11, 12, *[501] * 16, 13, 14, 15]])
+    types = 2 * (ids == 501).int()
+    inputs = {
+        "input_ids": ids, "mm_token_type_ids": types, "video_grid_thw": grid, "second_per_grid_ts": [8.0],
+        "pixel_values_videos": torch.randn(64, 3 * 2 * 8 * 8, generator=torch.Generator().manual_seed(0)),
+    }  # fmt: skip
+    answered, answered_types = (torch.cat([one, torch.zeros(1, 3).to(one) + fill], 1) for one, fill in ((ids, 20), (types, 0)))
+    trained, _ = model.model.get_rope_index(
+        answered, mm_token_type_ids=answered_types, video_grid_thw=grid, second_per_grid_ts=[8.0], attention_mask=None
+    )
+    width = ids.shape[1]
+    assert trained[..., :width].max() >= trained[0, 0, width]  # or the video would prove nothing
+    assert read_prompt(model, inputs).next_position_B.tolist() == trained[0, :, width].tolist()
+    common: dict[str, Any] = {"max_new_tokens": 12, "mask_token_id": 510, "eos_token_id": []}
+    drafted = generate(model, inputs, block_size=4, strategy="self_speculative", clean_attention="causal", **common)
+    assert torch.equal(drafted.sequences, generate_autoregressive(model, inputs, **common).sequences)

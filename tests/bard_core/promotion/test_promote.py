@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,9 +12,9 @@ import pytest
 
 from bard_core import tracking
 from bard_core.config.sections import EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
+from bard_core.promotion import comparison, reevaluate
 from bard_core.promotion import promote as promotion
-from bard_core.promotion import reevaluate
-from bard_core.promotion.reevaluate import Request
+from bard_core.promotion.request import LEFT_OUT, Request
 from bard_core.store import claims, storage
 
 EVALUATION = EvaluationConfig()
@@ -57,12 +58,12 @@ def test_aliases_move_through_the_gate_and_decisions_are_kept(config: TrackingCo
 
     found = {version.number: version.tags for version in tracking.versions(config)}
     assert (found[good]["bard.gate"], found[good]["bard.gate.against"]) == ("promoted", str(source))
-    assert found[worse]["bard.gate"] == "held" and "-24.8 points on 1000 samples" in found[worse]["bard.gate.reason"]
+    assert found[worse]["bard.gate"] == "held" and "-24.8 points against the champion" in found[worse]["bard.gate.reason"]
     client, _ = tracking.client_of(config)
     local = client.download_artifacts(found[worse]["bard.gate.run"], "decision.json")
     evidence = json.loads(Path(local).read_text())
     assert (evidence["version"], evidence["against"], evidence["passed"]) == (worse, good, False)
-    assert evidence["evidence"]["paired"]["losses"] == 248
+    assert evidence["evidence"]["paired"]["champion"]["losses"] == 248
 
     assert promote(config, worse, GateConfig(accuracy_margin=0.3)).passed, "another gate is another question"
     assert aliases(config) == {"champion": worse}
@@ -127,6 +128,90 @@ def test_what_lacks_a_score_is_claimed_once(config: TrackingConfig, judge: Any) 
     other = request.model_copy(update={"evaluation": EvaluationConfig(max_samples=4)})
     assert [item.number for item in reevaluate.plan(other)] == [1, 2], "another suite is another score"
     assert reevaluate.plan(request.model_copy(update={"version": 77})) == []
+
+
+def test_versions_whose_folders_are_gone_are_tagged_and_the_others_judged_and_gated(
+    config: TrackingConfig, judge: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge.register(config, EVALUATION, judge.source, right=950, speedup=1.0)
+    gone, torn, fine = judge.model("pbm", 4), judge.model("pbm", 8), judge.model("pbm", 16)
+    numbers = [tracking.register(config, model, judge.source, judge.dataset) for model in (gone, torn, fine)]
+    good = judge.register(config, EVALUATION, judge.model("swd", 8), right=950, speedup=2.0)
+    lost = judge.register(config, EVALUATION, judge.model("swd", 16), right=950, speedup=3.0)
+    shutil.move(gone.uri, tmp_path / "aside")
+    (Path(torn.uri) / "file").write_text("")
+    evaluation = promotion.score_of(config, {v.number: v for v in tracking.versions(config)}[lost], EVALUATION)
+    assert evaluation is not None
+    shutil.rmtree(evaluation.uri)
+
+    request = Request(evaluation=EVALUATION, tracking=config)
+    (pending,) = reevaluate.plan(request)
+    assert pending.number == numbers[2]
+    said = reevaluate.conclude(request)
+    assert said[good].startswith("promoted") and aliases(config)["champion"] == good and lost not in said
+    told = capsys.readouterr().out
+    assert f"version {numbers[0]} (pbm-b4) is left out: its model cannot be read: {gone.uri} has no manifest.json" in told
+    tags = {version.number: version.tags.get(LEFT_OUT, "") for version in tracking.versions(config)}
+    assert [bool(tags[number]) for number in (*numbers, good, lost)] == [True, True, False, False, True]
+    assert "it was cut" in tags[numbers[1]] and "its evaluation cannot be read" in tags[lost]
+    text = comparison.markdown(comparison.comparison(request), comparison.left_out(request))
+    assert "**Left out**" in text and f"- version {numbers[1]} (pbm-b8): its model cannot be read" in text
+
+    claims.release(pending.claim)
+    shutil.move(tmp_path / "aside", gone.uri)
+    assert [item.number for item in reevaluate.plan(request)] == [numbers[0], numbers[2]], "back again, it is judged"
+    assert not {version.number: version.tags for version in tracking.versions(config)}[numbers[0]].get(LEFT_OUT)
+
+
+def test_a_registry_without_scores_is_an_error(
+    config: TrackingConfig, judge: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = tmp_path / "inputs.yaml"
+    names = {"experiment": config.experiment, "registered_model": config.registered_model}
+    inputs.write_text(json.dumps({"evaluation": EVALUATION.model_dump(), "tracking": names}))
+    assert reevaluate.main([str(inputs)]) == 2
+    assert f"none of 0 versions of {config.registered_model!r} at sqlite:///" in capsys.readouterr().err
+    tracking.register(config, judge.source, judge.source, judge.dataset)
+    assert reevaluate.main([str(inputs)]) == 2
+    assert "none of 1 versions" in capsys.readouterr().err
+
+
+def test_the_champion_is_named_with_the_reason(config: TrackingConfig, judge: Any) -> None:
+    request = Request(evaluation=EVALUATION, tracking=config)
+    models = [judge.source, judge.model("pbm", 4), judge.model("pbm", 32)]
+    for model, right, speedup in zip(models, (950, 950, 800), (1.0, 3.0, 9.0), strict=True):
+        judge.register(config, EVALUATION, model, right=right, speedup=speedup)
+    stranger = judge.register(config, EVALUATION, judge.model("swd", 8), right=950, speedup=5.0)
+    keys = {model.key for model in models}
+    said = reevaluate.conclude(request, keys)
+    assert stranger not in said and sorted(said) == [2, 3]
+    held, champion = reevaluate.standing(request, keys).splitlines()
+    assert held.startswith("Held: pbm-b32 (version 3): accuracy -15.0 points against the champion")
+    assert champion.startswith(
+        "Champion: pbm-b4 (version 2): accuracy +0.0 points against the source on 1000 samples; speed-up 3.00x"
+    )
+    assert reevaluate.conclude(request, keys) == {}, "a second close decides nothing again"
+
+
+def test_who_was_held_against_an_earlier_champion_is_looked_at_again(config: TrackingConfig, judge: Any) -> None:
+    """The slow one passes first, then the fast one; what was decided before the fast one came is decided against it."""
+    request = Request(evaluation=EVALUATION, tracking=config)
+    for stage, right, speedup in (("source", 950, 1.0), ("pbm", 700, 2.0), ("swd", 950, 3.0)):
+        model = judge.source if stage == "source" else judge.model(stage, 8)
+        judge.register(config, EVALUATION, model, right=right, speedup=speedup)
+    reevaluate.conclude(request)
+    against = {version.number: version.tags.get("bard.gate.against") for version in tracking.versions(config)}
+    assert against == {1: None, 2: "3", 3: "1"} and reevaluate.conclude(request) == {}
+    assert "no version has passed" not in reevaluate.standing(request)
+
+
+def test_without_a_better_one_the_source_stays_champion(config: TrackingConfig, judge: Any) -> None:
+    request = Request(evaluation=EVALUATION, tracking=config)
+    judge.register(config, EVALUATION, judge.source, right=950, speedup=1.0)
+    judge.register(config, EVALUATION, judge.model("pbm", 8), right=700, speedup=2.0)
+    reevaluate.conclude(request)
+    last = reevaluate.standing(request).splitlines()[-1]
+    assert last == "Champion: source (version 1): no version has passed the gate yet"
 
 
 def test_a_single_version_brings_its_baseline_and_the_champion(config: TrackingConfig, judge: Any) -> None:

@@ -197,3 +197,33 @@ def test_a_part_alone_is_brought_and_verified(uri: str, tmp_path: Path, bard_hom
     FAULTS["flipped"][0](uri)
     with pytest.raises(ArtifactError, match="deep/a does not have its recorded sha256"):
         artifacts.fetch(uri, manifest.digest, part="deep/")
+
+
+def test_what_is_damaged_on_s3_is_set_aside_and_what_was_damaged_on_the_way_is_not(
+    s3_root: str, bard_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def commit(uri: str) -> None:
+        (tmp_path / "staging").mkdir(exist_ok=True)
+        (tmp_path / "staging" / "weights").write_bytes(b"word")
+        artifacts.commit_directory(tmp_path / "staging", uri, kind="model")
+
+    bring, flips = storage.download_tree, [b"wore"]
+
+    def on_the_way(uri: str, folder: Path, *wanted: object) -> None:
+        bring(uri, folder, *wanted)
+        if flips:
+            (folder / "weights").write_bytes(flips.pop())
+
+    monkeypatch.setattr(storage, "download_tree", on_the_way)
+    uri = storage.join(s3_root, "model")
+    commit(uri)
+    assert (artifacts.fetch(uri) / "weights").read_bytes() == b"word" and not flips
+
+    storage.write_bytes(storage.join(uri, "weights"), b"wore")
+    shutil.rmtree(bard_home / "cache")
+    with pytest.raises(artifacts.DamagedError, match="run the same command again"):
+        artifacts.fetch(uri)
+    assert storage.list_files(uri) == [] and f"set aside as {uri}.damaged" in caplog.text
+    assert storage.read_bytes(storage.join(f"{uri}.damaged", "weights")) == b"wore"
+    commit(uri)
+    assert (artifacts.fetch(uri) / "weights").read_bytes() == b"word"

@@ -65,7 +65,7 @@ def test_a_pipeline_its_stages_and_its_models(config: TrackingConfig, store: Pat
 
 
 def test_scores_are_attached_to_the_model(config: TrackingConfig) -> None:
-    numbers: dict[str, float] = dict.fromkeys(("accuracy_stderr", "tokens_per_s", "ar_tokens_per_s", "speedup", "seconds"), 1.0)
+    numbers: dict[str, float] = dict.fromkeys(("accuracy_stderr", "tokens_per_s", "ar_tokens_per_s", "speedup"), 1.0)
     result = EvalResult(
         uri="x", manifest_sha256="e" * 64, model=MODEL, suite="lab", suite_digest="f" * 64, num_samples=4, accuracy=0.75,
         tokens_per_forward=3.5, **numbers,
