@@ -149,7 +149,7 @@ def _messages(turns: list[tuple[str, Any]], whole: list[bool]) -> list[dict[str,
                     content.append({"type": "image", "image": number})
                     number += 1
                 place += 1
-            if part.strip():
+            if part.strip() or role != "user":
                 content.append({"type": "text", "text": part.strip()})
         messages.append({"role": role, "content": content})
     return messages
