@@ -89,7 +89,7 @@ def test_samples_without_a_system_turn_get_the_configured_one(prompt: str | None
     ref = prepare(DataConfig(sources=(source,), system_prompt=prompt, eval_fraction=0.0), str(tmp_path / "out"))
     assert ref.system_prompt == prompt
     tokenizer = AutoProcessor.from_pretrained(tmp_path / "out" / "processor").tokenizer
-    texts = [tokenizer.decode(row["input_ids"]) for row in rows_of(tmp_path / "out", 0)]
+    texts = [tokenizer.decode(row["input_ids"]) for row in rows_of(tmp_path / "out")]
     starts = ["" if system is None else f"<|im_start|>system\n{system}<|im_end|>\n" for system in (led, "Be long.", "")]
     body = "<|im_start|>user\nQuestion<|im_end|>\n<|im_start|>assistant\nAnswer<|im_end|>\n"
     assert texts == [f"{start}{body}" for start in starts], "an own system turn wins, also an empty one"
