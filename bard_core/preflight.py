@@ -1,7 +1,7 @@
 """What a pipeline is refused for before anything of it runs: one line with key, value, what is there and what to do.
 
 Sections that do not fit each other are refused here, and so are places and machines that cannot do what is asked. What only the
-prepared data can tell is refused when a training starts (``data.rows``).
+prepared data can tell is refused when a training starts (``data.fit``).
 """
 
 import os

@@ -23,7 +23,8 @@ from typing import Any
 
 from bard_core.config.sections import ComputeConfig, TrackingConfig
 from bard_core.data.batches import noisy_copies
-from bard_core.data.rows import RowsTooShortError, check_rows
+from bard_core.data.fit import RowsTooShortError, check_rows
+from bard_core.data.reader import Reader
 from bard_core.preflight import PreflightError
 from bard_core.store import artifacts, claims, storage
 from bard_core.store.claims import Claim
@@ -63,7 +64,15 @@ def _worker(environment: dict[str, str], config: dict[str, Any]) -> None:
     spec = StageSpec.model_validate_json(config["spec"])
     claim = Claim.model_validate_json(config["claim"])
     try:
-        run_stage(spec, config["base"], run_of(spec, compute.checkpoints), losing_node=_losing_node, claim=claim)
+        run_stage(
+            spec,
+            config["base"],
+            run_of(spec, compute.checkpoints),
+            losing_node=_losing_node,
+            claim=claim,
+            data_workers=compute.loaders,
+            cache_bytes=int(compute.data_cache_gib * 2**30),
+        )
     except Stopped as stopped:
         logging.getLogger(__name__).warning("%s: %s", spec.name, stopped)
 
@@ -112,7 +121,8 @@ def train_on_ray(spec: StageSpec, compute: ComputeConfig, tracking: TrackingConf
 def _check_rows(spec: StageSpec) -> None:
     block_size = None if spec.stage == "source" else spec.block_size
     try:
-        check_rows(artifacts.fetch(spec.dataset), block_size, noisy_copies(block_size, spec.noise), spec.train.max_tokens_per_row)
+        copies = noisy_copies(block_size, spec.noise)
+        check_rows(Reader(spec.dataset, "train"), block_size, copies, spec.train.max_tokens_per_row)
     except RowsTooShortError as error:
         raise PreflightError(f"{spec.name}: {error}") from error
 

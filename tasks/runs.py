@@ -6,7 +6,7 @@ import os
 
 from bard_core import preflight
 from bard_core import tracking as mlflow_tracking
-from bard_core.config.file import check_stages
+from bard_core.config.file import check_data, check_stages
 from bard_core.config.sections import (
     ComputeConfig,
     DataConfig,
@@ -47,6 +47,7 @@ def open_run(
     The pipeline's first task at every start, so it also refuses what cannot work, and sweeps what a kill left behind.
     """
     check_stages(pbm, swd, evaluation.decoding)
+    check_data(data, pbm, swd)
     suite_of(evaluation)
     here = runs_here() and not os.environ.get("RAY_ADDRESS")
     preflight.check(data, source, pbm, swd, compute, storage_config, on_this_machine=here)

@@ -11,7 +11,7 @@ from bard_core.config.sections import PodStage, StorageConfig
 from bard_core.config.versions import VERSIONS, Code
 from bard_core.preflight import PreflightError
 from bard_core.store import artifacts, storage
-from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, ModelRef, ReportRef
+from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, LooksRef, ModelRef, ReportRef
 from bard_core.tracking import TrackingError
 from tasks import cache, stopping
 from tasks.resources import ENVIRONMENT, pod
@@ -25,6 +25,7 @@ Dataset = Annotated[DatasetRef, HashMethod(lambda ref: ref.key)]
 Checkpoint = Annotated[CheckpointRef, HashMethod(lambda ref: ref.key)]
 Model = Annotated[ModelRef, HashMethod(lambda ref: ref.key)]
 Evaluation = Annotated[EvalResult, HashMethod(lambda ref: ref.key)]
+Looks = Annotated[LooksRef, HashMethod(lambda ref: ref.key)]
 Report = Annotated[ReportRef, HashMethod(lambda ref: ref.key)]
 
 

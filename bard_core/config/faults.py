@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from bard_core.config.file import STAGE_FAULTS, PipelineConfig
 from bard_core.config.file import Fault as KeyFault
-from bard_core.config.sections import UNKNOWN_KEY
+from bard_core.config.strict import UNKNOWN_KEY
 
 Key = tuple[str | int, ...]
 Override = tuple[str, str]  # a dotted key and its value as YAML

@@ -13,14 +13,13 @@ from bard_core.config.sections import (
     DecodingConfig,
     EvaluationConfig,
     GateConfig,
-    Name,
     PBMConfig,
     SourceConfig,
     StorageConfig,
-    StrictModel,
     SWDConfig,
     TrackingConfig,
 )
+from bard_core.config.strict import Name, StrictModel
 
 STAGE_FAULTS = "stage_faults"  # the type of pydantic's error; its context holds the faults
 Fault = tuple[str, str]  # a dotted key, and what is wrong with it
@@ -52,6 +51,20 @@ def stage_faults(pbm: PBMConfig, swd: SWDConfig, decoding: DecodingConfig) -> It
         yield "swd.block_sizes", f"names a size twice, got {list(swd.block_sizes)}"
 
 
+def check_data(data: DataConfig, pbm: PBMConfig, swd: SWDConfig) -> None:
+    """Raises ValueError where ``data_faults`` finds any, naming each key and what is allowed."""
+    if found := [f"{key} {problem}" for key, problem in data_faults(data, pbm, swd)]:
+        raise ValueError("; ".join(found))
+
+
+def data_faults(data: DataConfig, pbm: PBMConfig, swd: SWDConfig) -> Iterator[Fault]:
+    """Stages with data of their own train the same model, so its processor is the same."""
+    stages = {f"pbm.stages.{number}.data": stage.data for number, stage in enumerate(pbm.stages)} | {"swd.data": swd.data}
+    for key, own in stages.items():
+        if own is not None and own.processor != data.processor:
+            yield f"{key}.processor", f"is {own.processor!r}; all stages share data.processor, {data.processor!r}"
+
+
 class PipelineConfig(StrictModel):
     """A whole configuration file: the inputs of ``workflows/pipeline.py:bard_pipeline``."""
 
@@ -68,7 +81,8 @@ class PipelineConfig(StrictModel):
 
     @model_validator(mode="after")
     def _students_are_trained(self) -> "PipelineConfig":
-        if found := list(stage_faults(self.pbm, self.swd, self.evaluation.decoding)):
+        found = [*stage_faults(self.pbm, self.swd, self.evaluation.decoding), *data_faults(self.data, self.pbm, self.swd)]
+        if found:
             said = "; ".join(f"{key} {problem}" for key, problem in found)
             raise PydanticCustomError(STAGE_FAULTS, "{said}", {"said": said, "faults": found})
         return self

@@ -1,104 +1,165 @@
-"""Rows have a limit: a sample that would be longer laid out than a row loses whole turns at its end.
+"""The rows of one raw file, one at a time and in file order, whatever the file claims to hold.
 
-Laid out, a sample is its clean tokens and, for every noisy copy, its turns with each one's last block filled up. One whose first
-turn does not fit is left out. Both are counted and told.
+Parquet, an Arrow stream (what ``Dataset.save_to_disk`` writes), JSON lines, or a JSON list. Memory follows the rows that are read
+at a time, not the file: a row group may be huge, or a few bytes that inflate.
 """
 
-import logging
-import math
-from collections.abc import Sequence
-from dataclasses import replace
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bard_core.data.examples import Example
+from bard_core.config.sources import COLUMNS, RawSource
+from bard_core.data.refusal import RowRefused
+from bard_core.data.schemas import REQUIRED
 
-log = logging.getLogger(__name__)
-
-
-class RowsTooShortError(ValueError):
-    """No sample fits a row: says how long the shortest is."""
-
-
-def laid_out_length(length: int, turns: Sequence[tuple[int, int]], block_size: int | None, copies: int) -> int:
-    """Tokens of a row that a sample takes; ``block_size`` None: no noisy stream."""
-    return length + copies * sum(math.ceil((end - start) / (block_size or 1)) * (block_size or 1) for start, end in turns)
+ROWS_PER_READ = 64
+READ_BYTES = 128 * 2**20  # what the rows of one read may take
+MAX_INFLATION, INFLATED_BYTES = 200, 64 * 2**20  # a column chunk above both is a bomb
+MAX_LINE_BYTES = 256 * 2**20
+MAX_JSON_BYTES = 4 * 2**30
 
 
-def turns_that_fit(length: int, turns: Sequence[tuple[int, int]], block_size: int | None, copies: int, limit: int) -> int:
-    """How many of a sample's turns stay; its clean tokens then end with the last of them. All, when it fits as it is."""
-    if laid_out_length(length, turns, block_size, copies) <= limit:
-        return len(turns)
-    kept = 0
-    while kept < len(turns) and laid_out_length(turns[kept][1], turns[: kept + 1], block_size, copies) <= limit:
-        kept += 1
-    return kept
+class ShardDamagedError(Exception):
+    """A whole raw file that cannot be read, or is not in its source's schema: it is refused alone, and counted."""
 
 
-def fit_to_rows(examples: Sequence[Example], block_size: int | None, copies: int, limit: int, processor: Any) -> list[Example]:
-    """The samples as rows of ``limit`` tokens take them.
+def rows_of(path: Path, format: str, source: RawSource) -> Iterator[dict[str, Any] | RowRefused]:
+    """Rows as dicts under the schema's own column names, only the columns that its converter reads; or the refusal of one.
 
     Raises:
-        RowsTooShortError: none is left.
+        ShardDamagedError: the file is no such file, or lacks a column.
     """
-    fitted: list[Example] = []
-    cut = left_out = 0
-    for example in examples:
-        length = len(example.input_ids_N)
-        kept = turns_that_fit(length, example.turns, block_size, copies, limit)
-        if kept == 0 and example.turns:
-            left_out += 1
-        elif kept == len(example.turns) and (kept or length <= limit):
-            fitted.append(example)
-        else:
-            cut += 1
-            fitted.append(_cut(example, kept, processor))
-    if examples and not fitted:
-        raise _too_short([e.turns for e in examples], block_size, copies, limit)
-    if cut or left_out:
-        log.warning(
-            "of %d samples, %d are too long for rows of %d tokens and lost turns at their end; %d are left out, whose first turn "
-            "alone is too long (train.max_tokens_per_row)",
-            len(examples), cut, limit, left_out,
-        )  # fmt: skip
-    return fitted
+    import pyarrow as pa
+
+    read = {".parquet": _parquet, ".arrow": _arrow, ".jsonl": _json_lines, ".json": _json_list}[format]
+    try:
+        yield from read(path, source)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, pa.ArrowException, ValueError) as error:
+        raise ShardDamagedError(f"{type(error).__name__}: {error}"[:300]) from error
 
 
-def check_rows(folder: Path, block_size: int | None, copies: int, limit: int) -> None:
-    """Refuse rows in which no training sample of a prepared dataset would fit; reads lengths only.
-
-    Raises:
-        RowsTooShortError: see ``fit_to_rows``.
-    """
+def count_rows(path: Path, format: str) -> int:
+    """How many rows the file has; 0 where it cannot be read, which ``rows_of`` will say."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    every = []
-    for shard in sorted((folder / "train").glob("*.parquet")):
-        for row in pq.read_table(shard, columns=["turns"]).to_pylist():
-            turns = [(start, end) for start, end in row["turns"]]
-            if not turns or laid_out_length(turns[0][1], turns[:1], block_size, copies) <= limit:
-                return
-            every.append(turns)
-    raise _too_short(every, block_size, copies, limit)
+    try:
+        if format == ".parquet":
+            return int(pq.read_metadata(path).num_rows)
+        if format == ".arrow":
+            with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+                return sum(batch.num_rows for batch in stream)
+        if format == ".jsonl":
+            with path.open("rb") as file:
+                return sum(1 for line in file if line.strip())
+        return len(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError, pa.ArrowException):
+        return 0
 
 
-def _too_short(every: Sequence[Sequence[tuple[int, int]]], block_size: int | None, copies: int, limit: int) -> RowsTooShortError:
-    shortest = min((laid_out_length(turns[0][1], turns[:1], block_size, copies) for turns in every if turns), default=0)
-    return RowsTooShortError(
-        f"train.max_tokens_per_row is {limit}, but the shortest of {len(every)} samples takes {shortest} tokens laid out with "
-        f"its first turn (block size {block_size or 'none'}, {copies} noisy copies): set it to at least {shortest}"
-    )
+def wanted_columns(present: list[str], source: RawSource) -> dict[str, str]:
+    """Name in the file -> name in the schema, of the columns to read.
+
+    Raises:
+        ShardDamagedError: a column that the schema cannot do without is not there.
+    """
+    names = {column: source.columns.get(column, column) for column in COLUMNS[source.schema_name]}
+    for group in REQUIRED[source.schema_name]:
+        if not any(names[column] in present for column in group):
+            raise ShardDamagedError(
+                f"no column {' or '.join(names[column] for column in group)} of schema {source.schema_name} "
+                f"(found {', '.join(present)}); check `schema_name`, `uri` and `columns`"
+            )
+    if missing := [column for column in source.min_ratings if column not in present]:
+        raise ShardDamagedError(f"no rating column {missing[0]} (found {', '.join(present)}); check `min_ratings`")
+    return {name: column for column, name in names.items() if name in present} | {name: name for name in source.min_ratings}
 
 
-def _cut(example: Example, kept: int, processor: Any) -> Example:
-    """A sample up to the end of its ``kept``-th turn, with the images that are shown there."""
-    end = example.turns[kept - 1][1]
-    ids = example.input_ids_N[:end]
-    visual, merged = int((ids == processor.image_token_id).sum()), processor.image_processor.merge_size**2
-    shown = 0
-    while visual > 0:
-        visual -= math.prod(example.grid_thw[shown]) // merged
-        shown += 1
-    return replace(
-        example, input_ids_N=ids, turns=example.turns[:kept], images=example.images[:shown], grid_thw=example.grid_thw[:shown]
-    )
+def _parquet(path: Path, source: RawSource) -> Iterator[dict[str, Any] | RowRefused]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+        columns = wanted_columns(file.schema_arrow.names, source)
+        for group in range(file.metadata.num_row_groups):
+            batches = file.iter_batches(_rows_per_read(file.metadata.row_group(group), set(columns)), [group], list(columns))
+            for batch in batches:
+                yield from _renamed(batch, columns)
+
+
+def _rows_per_read(group: Any, columns: set[str]) -> int:
+    """How many rows of a row group fit ``READ_BYTES``, by its metadata. A dictionary holds values that every row may repeat.
+
+    Raises:
+        ShardDamagedError: a column would inflate beyond reason.
+    """
+    worst = 0.0
+    for number in range(group.num_columns):
+        chunk = group.column(number)
+        if chunk.path_in_schema.split(".")[0] not in columns:
+            continue
+        size, stored = chunk.total_uncompressed_size, max(chunk.total_compressed_size, 1)
+        if size > INFLATED_BYTES and size > MAX_INFLATION * stored:
+            raise ShardDamagedError(f"{stored} bytes of column {chunk.path_in_schema} inflate to {size}: a bomb, not data")
+        if chunk.has_dictionary_page:
+            dictionary = chunk.data_page_offset - chunk.dictionary_page_offset
+            worst += min(size, dictionary * max(1.0, 4 * size / stored))
+        else:
+            worst += size / max(group.num_rows, 1)
+    return max(1, min(ROWS_PER_READ, int(READ_BYTES // max(worst, 1))))
+
+
+def _arrow(path: Path, source: RawSource) -> Iterator[dict[str, Any] | RowRefused]:
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+        columns = wanted_columns(stream.schema.names, source)
+        for batch in stream:
+            for start in range(0, batch.num_rows, ROWS_PER_READ):
+                yield from _renamed(batch.select(list(columns)).slice(start, ROWS_PER_READ), columns)
+
+
+def _renamed(batch: Any, columns: dict[str, str]) -> Iterator[dict[str, Any] | RowRefused]:
+    """Rows of a batch; one whose text is in no encoding is refused alone."""
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except (UnicodeDecodeError, ValueError):
+        for number in range(batch.num_rows):
+            try:
+                yield {columns[name]: value for name, value in batch.slice(number, 1).to_pylist()[0].items()}
+            except (UnicodeDecodeError, ValueError) as error:
+                yield RowRefused("text is not Unicode", str(error)[:80])
+        return
+    for row in rows:
+        yield {columns[name]: value for name, value in row.items()}
+
+
+def _json_lines(path: Path, source: RawSource) -> Iterator[dict[str, Any] | RowRefused]:
+    with path.open("rb") as file:
+        while line := file.readline(MAX_LINE_BYTES):
+            if not line.strip():
+                continue
+            if len(line) == MAX_LINE_BYTES:
+                raise ShardDamagedError(f"a line of more than {MAX_LINE_BYTES} bytes; is this JSON lines?")
+            try:
+                yield _json_row(json.loads(line), source)
+            except (ValueError, RecursionError) as error:
+                yield RowRefused("line is not JSON", str(error)[:80])
+
+
+def _json_list(path: Path, source: RawSource) -> Iterator[dict[str, Any] | RowRefused]:
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ShardDamagedError(f"a JSON list of more than {MAX_JSON_BYTES} bytes is read whole; write it as JSON lines")
+    rows = json.loads(path.read_bytes())
+    if not isinstance(rows, list):
+        raise ShardDamagedError(f"the file holds a {type(rows).__name__}, not a list of rows")
+    for row in rows:
+        yield _json_row(row, source)
+
+
+def _json_row(row: Any, source: RawSource) -> dict[str, Any] | RowRefused:
+    if not isinstance(row, dict):
+        return RowRefused("row is not an object", f"{row!r:.80}")
+    names = {column: source.columns.get(column, column) for column in COLUMNS[source.schema_name]}
+    names |= {column: column for column in source.min_ratings}
+    return {column: row.get(name) for column, name in names.items()}

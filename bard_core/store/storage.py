@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -331,9 +331,13 @@ def _put(file: Path, uri: str) -> None:
     filesystem.put_file(str(file), target)
 
 
-def download_tree(uri: str, folder: Path) -> None:
-    """Copy all files below ``uri`` into a local folder. Raises NothingThereError when there are none."""
-    sizes = file_sizes(uri)
+def download_tree(uri: str, folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
+    """Copy all files below ``uri`` whose relative names are ``wanted`` into a local folder.
+
+    Raises:
+        NothingThereError: there are none.
+    """
+    sizes = {name: size for name, size in file_sizes(uri).items() if wanted(name)}
     if not sizes:
         raise NothingThereError(f"{uri}: nothing there")
     for name, size in sorted(sizes.items()):

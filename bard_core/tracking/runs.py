@@ -6,6 +6,7 @@ flushed when the stage ends; what is left then is a debt (see ``debts``), and th
 sent twice counts once, because MLflow keys it by name, step, time and value.
 """
 
+import json
 import logging
 import os
 import threading
@@ -175,6 +176,18 @@ class StageRun:
         """Keep a small file (a curve, a report) with the run."""
         if self.deliver():
             survive(f"log {path}", lambda: self.client.log_artifact(self.run_id, str(path)))
+
+    def log_dataset(self, name: str, digest: str, source: str, profile: str) -> None:
+        """Name a dataset that the run made or used, with a few numbers of it as JSON."""
+        if self.deliver():
+            survive(f"log the dataset {name}", lambda: self._log_dataset(str(self.run_id), name, digest, source, profile))
+
+    def _log_dataset(self, run_id: str, name: str, digest: str, source: str, profile: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput
+
+        place = json.dumps({"uri": source})
+        found = Dataset(name=name, digest=digest[:36], source_type="artifact", source=place, profile=profile)
+        self.client.log_inputs(run_id, datasets=[DatasetInput(dataset=found)])
 
     def finish(self, status: str) -> None:
         """Flush, trying a few times, and end the run; one that is not whole is owed."""

@@ -10,11 +10,11 @@ from bard_core.config.sections import (
     NoiseConfig,
     PBMMethod,
     SourceConfig,
-    StrictModel,
     SWDConfig,
     TrainConfig,
     ar_share,
 )
+from bard_core.config.strict import StrictModel
 from bard_core.config.versions import VERSIONS
 from bard_core.diffusion.names import CleanAttention, Reduction
 from bard_core.store import artifacts, storage

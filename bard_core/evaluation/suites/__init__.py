@@ -14,10 +14,13 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from bard_core.config.sections import EvaluationConfig, StrictModel
+from bard_core.config.sections import EvaluationConfig
+from bard_core.config.strict import StrictModel
+from bard_core.data.heldout import write_held_out
 from bard_core.evaluation.questions import content_digest, write_task_data
 from bard_core.evaluation.scorers import Scorer
 from bard_core.store import artifacts
+from bard_core.store.refs import Ref
 
 FOLDER = Path(__file__).parent
 
@@ -141,10 +144,10 @@ def suite_digest(suite: Suite, dataset_digest: str) -> str:
     return artifacts.digest({"suite": suite.name, "version": suite.version, "benchmarks": parts})
 
 
-def prepare_task(benchmark: Benchmark, dataset: Path, workshop: Path) -> Path | None:
-    """The folder to show lmms-eval: our task with its data files filled in; None for a task of lmms-eval's own.
+def prepare_task(benchmark: Benchmark, dataset: Ref | str, workshop: Path) -> Path | None:
+    """The folder to show lmms-eval: our task with the held-out samples of ``dataset``; None for a task of lmms-eval's own.
 
-    The data library's cache stays in ``workshop`` too.
+    They, and the data library's cache, stay in ``workshop``.
 
     Raises:
         SuiteError: there is no such task, or the dataset has no evaluation split.
@@ -152,20 +155,18 @@ def prepare_task(benchmark: Benchmark, dataset: Path, workshop: Path) -> Path | 
     if not benchmark.own and benchmark.questions is None:
         return None
     source = _own_folder(benchmark)
-    if benchmark.questions is not None:
-        rows = workshop / "questions.jsonl"
-        write_task_data(Path(benchmark.questions), benchmark.scorer, rows)
-        shards = [str(rows)]
-    else:
-        shards = [str(path) for path in sorted((dataset / "eval").glob("*.parquet"))]
-    if not shards:
-        raise SuiteError(f"{dataset} has no eval/*.parquet: prepare it with an evaluation split")
     folder = workshop / "tasks"
     folder.mkdir(parents=True)
+    if benchmark.questions is not None:
+        samples = workshop / "questions.jsonl"
+        write_task_data(Path(benchmark.questions), benchmark.scorer, samples)
+    elif not write_held_out(dataset, samples := workshop / "held_out.parquet"):
+        raise SuiteError(f"{dataset} holds out no sample: prepare it with an evaluation split (data.eval_fraction)")
     for helper in source.glob("*.py"):
         shutil.copyfile(helper, folder / helper.name)
+    files, cache = json.dumps([str(samples)]), json.dumps(str(workshop / "cache"))
     for template in source.glob("*.yaml.in"):
         text = template.read_text(encoding="utf-8")  # a JSON list or string is YAML too
-        text = text.replace("{data_files}", json.dumps(shards)).replace("{cache_dir}", json.dumps(str(workshop / "cache")))
+        text = text.replace("{data_files}", files).replace("{cache_dir}", cache)
         (folder / template.name.removesuffix(".in")).write_text(text, encoding="utf-8")
     return folder
