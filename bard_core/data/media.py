@@ -27,7 +27,13 @@ class Media:
         """
         if self.shard.source.schema_name != "messages":
             raise RowRefused("image bytes missing", f"only a path: {name!r:.80}")
-        if not name or "\0" in name or name.startswith(("/", "\\")) or "://" in name or ".." in name.replace("\\", "/").split("/"):
+        if (
+            not name
+            or "\0" in name
+            or name.startswith(("/", "\\"))
+            or "://" in name
+            or ".." in name.replace("\\", "/").split("/")
+        ):
             raise RowRefused("path leads out of the root", f"{name!r:.80}")
         if storage.is_local(self.root):
             root = storage.local_path(self.root).resolve()
