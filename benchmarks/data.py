@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from _machine import write as write_result
+from _reading import measure_read
 from PIL import Image
 
 from bard_core.config.sections import DataConfig
@@ -187,7 +188,7 @@ def measure_prepare(rows: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--part", choices=["prepare"], action="append", help="what to measure; default: everything")
+    parser.add_argument("--part", choices=list(MEASURES), action="append", help="what to measure; default: everything")
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -205,7 +206,7 @@ def main() -> None:
         write_result("data", measured)
 
 
-MEASURES = {"prepare": measure_prepare}
+MEASURES = {"prepare": measure_prepare, "read": measure_read}
 
 if __name__ == "__main__":
     main()

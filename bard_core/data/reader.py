@@ -18,7 +18,8 @@ from bard_core.store import artifacts
 from bard_core.store.refs import Ref
 
 OPEN_UNITS = 128
-RESIDENT_BYTES = 128 * 2**20
+RESIDENT_BYTES = 64 * 2**20
+FAULT_BYTES = 2**16  # the least that a touched page brings with it
 
 
 class Reader:
@@ -77,7 +78,7 @@ class Reader:
 
     def _give_back(self, size: int) -> None:
         """Count what was touched; past ``RESIDENT_BYTES``, unmap the pages of all open units (the system still caches them)."""
-        self._touched += size
+        self._touched += size + FAULT_BYTES
         if self._touched > RESIDENT_BYTES:
             self._touched = 0
             for rows in self._opened.values():

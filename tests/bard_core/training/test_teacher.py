@@ -80,7 +80,8 @@ def test_a_student_keeps_its_autoregressive_mode(walk):
 @pytest.mark.parametrize("weighting", ["none", "inverse_t"])
 def test_the_parts_of_distillation(walk, weighting):
     """Cross entropy plain or over t, KL and the teacher's entropy where the teacher has a block: added up from whole logits."""
-    teacher, examples, spec = walk
+    teacher, walked, spec = walk
+    examples = walked.examples
     model = tiny_model()
     config = SWDConfig(train=tiny_train(), ce_weighting=weighting, kl_weight=0.25, ce_weight=2.0)
     batch = collate([(example, 0) for example in examples[:3]], replace(spec, tail_weight=1.0))

@@ -68,7 +68,7 @@ def finish(processes, timeout_s=120.0):
 def train(spec, world=1, **kwargs):
     """Run a stage to its end; (run, samples and noise by step, unless loader processes saw them)."""
     processes, run, notes = start(spec, world, **kwargs)
-    codes = finish(processes)
+    codes = finish(processes, timeout_s=600.0 if kwargs.get("data_workers") else 120.0)
     assert codes == [0] * world, f"ranks exited with {codes}"
     return run, read_notes(notes, world) if not kwargs.get("data_workers") else []
 
