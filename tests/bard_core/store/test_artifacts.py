@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
