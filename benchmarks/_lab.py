@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset as ds
 from _released import released
 from tqdm import tqdm
 
-from bard_core.data.messages import open_image
+from bard_core.data.heldout import held_out
+from bard_core.data.images import open_image
 from bard_core.decoding import GenerationOutput, generate, generate_autoregressive
 from bard_core.evaluation.speed import Decode, Timing, compare, take_turns
 from bard_core.evaluation.tradeoff import accuracy_under_parallelism
@@ -70,7 +70,7 @@ class _Suite:
 
         read: Any = AutoProcessor.from_pretrained
         self.processor = read(dataset / "processor")
-        rows = ds.dataset(dataset / "eval", format="parquet").to_table(columns=["messages", "images", "answer"]).to_pylist()
+        rows = list(held_out(str(dataset)))
         self.samples = len(rows)
         self.references = [row["answer"].split() for row in rows]
         chats = [self._chat(row) for row in rows]

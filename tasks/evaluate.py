@@ -4,7 +4,7 @@ import time
 
 from bard_core.config.sections import EvaluationConfig, StorageConfig, TrackingConfig
 from bard_core.evaluation import benchmark as judging
-from bard_core.evaluation import evaluate as judge
+from bard_core.evaluation.evaluate import evaluate as judge
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.evaluation.suites import Benchmark, suite_of
 from bard_core.store import claims, storage
@@ -54,7 +54,11 @@ def finish_evaluation(
     uri = artifact_uri(storage_config, "evaluate", model.name, "evaluate", *decides)
     started = time.perf_counter()
     params = {"suite": evaluation.suite, **evaluation.decoding.model_dump()}
-    with claims.kept(claim), stage_run(tracking, parent_run or None, "evaluate", f"evaluate {model.name}", params) as run:
+    with (
+        claims.kept(claim),
+        claims.exclusive(f"{uri}.claim"),  # of two pipelines at once, one registers the model and the other finds it registered
+        stage_run(tracking, parent_run or None, "evaluate", f"evaluate {model.name}", params) as run,
+    ):
         result = judge(model, source, dataset, evaluation, uri, judged)
         log_evaluation(tracking, run, result, protocol_digest(evaluation, dataset))
         register(tracking, model, source, dataset)

@@ -4,34 +4,44 @@ Resuming is ours, not Ray's: every attempt has a fresh Ray run name, and the wor
 of the run's folder, which the spec's digest names. So a stale run is never mistaken for this one, and a run goes on with however
 many workers there are. Stages of one process share one Ray: flytekit's plugin starts it or joins the cluster's, else we do.
 
-SIGTERM to the driver leaves a request to stop; the workers checkpoint and end, and the process exits with 75 (run it again).
+Ray trains in a thread; this one looks after it. A signal leaves a request to stop, the workers checkpoint and end, and the
+process exits with 75 (run it again). What hangs because something of Ray is dead is ended and tried again. A run's folder is
+claimed: of two drivers that want it, the second waits and finds the run finished.
 """
 
 import logging
 import os
-import signal
 import tempfile
 import threading
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from tqdm import tqdm
-
 from bard_core.config.sections import ComputeConfig, TrackingConfig
-from bard_core.store import artifacts, storage
+from bard_core.data.batches import noisy_copies
+from bard_core.data.fit import RowsTooShortError, check_rows
+from bard_core.data.reader import Reader
+from bard_core.preflight import PreflightError
+from bard_core.store import artifacts, claims, storage
+from bard_core.store.claims import Claim
 from bard_core.store.refs import CheckpointRef
 from bard_core.tracking import StageRun, stage_run
+from bard_core.training.checkpoints import retention
 from bard_core.training.checkpoints.writer import Run, latest_complete
-from bard_core.training.curve import CURVE, read_curve
-from bard_core.training.interrupts import EXIT_STOPPED, Stopped, ask_to_stop, withdraw
+from bard_core.training.curve import CURVE
+from bard_core.training.interrupts import Stopped, ask_to_stop, withdraw
 from bard_core.training.spec import StageSpec, checkpoint_ref, run_of
 from bard_core.training.stage import prepare_base, run_stage
+from tasks import ray_local, stopping
+from tasks.follow import Follower, Watchdog
 
+ray_local.apart()  # before flytekit's plugin starts a Ray
+log = logging.getLogger(__name__)
+CONTROLLER_FAILURES = 3  # a worker group that does not start within 180 s, say; Ray's default is to try for ever
 PASSED_ON = ("AWS_", "BARD_", "HF_", "MLFLOW_", "NCCL_", "TRANSFORMERS_")  # Ray starts workers without the driver's environment
 
 # Every stage would repeat that Ray has been started, or joined already, and how it checks tokens.
@@ -52,8 +62,18 @@ def _worker(environment: dict[str, str], config: dict[str, Any]) -> None:
         torch.cuda.set_device(ray.train.torch.get_device())
     compute = ComputeConfig.model_validate_json(config["compute"])
     spec = StageSpec.model_validate_json(config["spec"])
+    claim = Claim.model_validate_json(config["claim"])
     try:
-        run_stage(spec, config["base"], run_of(spec, compute.checkpoints), losing_node=_losing_node, parallel=compute.parallel)
+        run_stage(
+            spec,
+            config["base"],
+            run_of(spec, compute.checkpoints),
+            losing_node=_losing_node,
+            claim=claim,
+            data_workers=compute.loaders,
+            cache_bytes=int(compute.data_cache_gib * 2**30),
+            parallel=compute.parallel,
+        )
     except Stopped as stopped:
         logging.getLogger(__name__).warning("%s: %s", spec.name, stopped)
 
@@ -64,24 +84,34 @@ def _losing_node() -> bool:
     return ray.train.get_preemption_info() is not None
 
 
+class AttemptHung(RuntimeError):
+    """Training stood still because something of Ray is dead: says what."""
+
+
 def train_on_ray(spec: StageSpec, compute: ComputeConfig, tracking: TrackingConfig, parent_run: str) -> CheckpointRef:
     """Train one stage to its end and return its final checkpoint; a finished run is returned as it is.
 
     Raises:
-        SystemExit: with code 75 when SIGTERM stopped it behind a checkpoint.
+        SystemExit: with code 75 when it was stopped behind a checkpoint.
+        PreflightError: the cluster does not hold what ``compute`` asks for.
     """
     where = run_of(spec, compute.checkpoints)
-    if (final := _finished(spec, where, where.settings.verify_sha256)) is None:
-        _join_ray()
-    base = prepare_base(spec, where)
-    with stage_run(tracking, parent_run, spec.stage, spec.name, _params(spec)) as run:
-        with _followed(spec, where, run), _stoppable(where, compute.stop_within_s) as asked:
+    with claims.exclusive(f"{where.uri}.claim") as claim:
+        if (final := _finished(spec, where, where.settings.verify_sha256)) is None:
+            _check_rows(spec)
+            ray_local.join()
+            ray_local.check(compute)
+        base = prepare_base(spec, where)
+        with stage_run(tracking, parent_run, spec.stage, spec.name, _params(spec)) as run:
+            follower = Follower(where.uri, spec.name, spec.train.steps, run)
             if final is None:
-                _fit(spec, base, compute)
+                with stopping.deferred(spec.name):
+                    _train(spec, where, compute, follower, partial(_fit, spec, base, compute, claim))
                 final = _finished(spec, where, False)
-        if asked.is_set():  # a stage that ended all the same is found finished by the next start
-            raise SystemExit(EXIT_STOPPED)
-        _log_curve(where, run)
+            follower.close()
+            if stopping.asked():
+                stopping.leave(f"stopped at {_reached(where)} of {spec.train.steps}")
+            _log_curve(where, run)
     if final is None:
         raise RuntimeError(
             f"{spec.name}: training ended without a checkpoint at step {spec.train.steps}; see the workers' log above"
@@ -89,12 +119,77 @@ def train_on_ray(spec: StageSpec, compute: ComputeConfig, tracking: TrackingConf
     return checkpoint_ref(spec, base, final)
 
 
-def _join_ray() -> None:
-    """Before SIGTERM is handled here: ``ray.init`` installs a handler of its own."""
-    import ray
+def _check_rows(spec: StageSpec) -> None:
+    block_size = None if spec.stage == "source" else spec.block_size
+    try:
+        copies = noisy_copies(block_size, spec.noise)
+        check_rows(Reader(spec.dataset, "train"), block_size, copies, spec.train.max_tokens_per_row)
+    except RowsTooShortError as error:
+        raise PreflightError(f"{spec.name}: {error}") from error
 
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False)
+
+def _reached(where: Run) -> str:
+    steps = retention.steps(where.uri)
+    return f"step {steps[-1]}" if steps else "step 0"
+
+
+def _train(spec: StageSpec, where: Run, compute: ComputeConfig, follower: Follower, fit: Callable[[], None]) -> None:
+    """Fit, again with a new Ray where an attempt hangs, as often as a worker may fail."""
+    withdraw(where.uri)
+    for attempt in range(compute.max_failures + 1):
+        try:
+            return _attend(spec, where, compute, follower, fit)
+        except AttemptHung as hung:
+            if stopping.asked():
+                return
+            if attempt == compute.max_failures:
+                raise
+            log.error(
+                "%s: %s; starting it again from its last checkpoint (%d of %d)",
+                spec.name,
+                hung,
+                attempt + 1,
+                compute.max_failures,
+            )
+            ray_local.restart()
+
+
+def _attend(spec: StageSpec, where: Run, compute: ComputeConfig, follower: Follower, fit: Callable[[], None]) -> None:
+    """Call ``fit`` in a thread and look after it: the curve, requests to stop, and whether it still can move.
+
+    Raises:
+        AttemptHung: see ``Watchdog``. SystemExit: it did not stop within ``compute.stop_within_s``. What ``fit`` raises.
+    """
+    failure: list[BaseException] = []
+    thread = threading.Thread(target=_caught, args=(fit, failure), daemon=True)
+    thread.start()
+    watchdog, requested, since = Watchdog(), False, 0.0
+    while thread.is_alive():
+        thread.join(timeout=0.5)
+        step = follower.look()
+        since = since or (time.monotonic() if stopping.asked() else 0.0)
+        if since and not requested:
+            with suppress(storage.StorageError):  # a place that is away for a moment is asked again
+                ask_to_stop(where.uri)
+                requested = True
+        if since and time.monotonic() - since > compute.stop_within_s:
+            stopping.leave(
+                f"no checkpoint within {compute.stop_within_s:.0f} s; stopped at {_reached(where)} of {spec.train.steps}"
+            )
+        if thread.is_alive() and (trouble := watchdog.look(step)) is not None:
+            raise AttemptHung(f"{trouble}, and nothing has moved since step {step}")
+    if failure and not stopping.asked():
+        if trouble := ray_local.trouble():
+            raise AttemptHung(f"{trouble} ({failure[0]})") from failure[0]
+        raise failure[0]
+    withdraw(where.uri)
+
+
+def _caught(fit: Callable[[], None], failure: list[BaseException]) -> None:
+    try:
+        fit()
+    except BaseException as error:  # noqa: BLE001 - the thread that attends raises it
+        failure.append(error)
 
 
 def _finished(spec: StageSpec, where: Run, hashes: bool) -> str | None:
@@ -103,7 +198,7 @@ def _finished(spec: StageSpec, where: Run, hashes: bool) -> str | None:
     return newest if newest and artifacts.read_manifest(newest).step == spec.train.steps else None
 
 
-def _fit(spec: StageSpec, base: str, compute: ComputeConfig) -> None:
+def _fit(spec: StageSpec, base: str, compute: ComputeConfig, claim: Claim) -> None:
     # Importing torch on a busy laptop takes longer than Ray's 30 seconds.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -118,6 +213,7 @@ def _fit(spec: StageSpec, base: str, compute: ComputeConfig) -> None:
             "spec": spec.model_dump_json(),
             "compute": compute.model_dump_json(),
             "base": base,
+            "claim": claim.model_dump_json(),
             "threads": compute.cpus_per_worker,
         },
         scaling_config=ScalingConfig(
@@ -128,65 +224,12 @@ def _fit(spec: StageSpec, base: str, compute: ComputeConfig) -> None:
         run_config=RunConfig(
             name=f"{spec.name}-{spec.digest[:8]}-{uuid.uuid4().hex[:8]}",
             storage_path=str(storage.home() / "ray"),
-            failure_config=FailureConfig(max_failures=compute.max_failures, max_preemption_failures=-1),
+            failure_config=FailureConfig(
+                max_failures=compute.max_failures, max_preemption_failures=-1, controller_failure_limit=CONTROLLER_FAILURES
+            ),
         ),
     )
     trainer.fit()
-
-
-@contextmanager
-def _stoppable(where: Run, within_s: float) -> Iterator[threading.Event]:
-    """While the body runs, SIGTERM asks the run to stop, and ends the process when it has not within ``within_s``."""
-    asked = threading.Event()
-    withdraw(where.uri)
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        ask_to_stop(where.uri)
-        signal.setitimer(signal.ITIMER_REAL, within_s)
-
-    def too_late(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(EXIT_STOPPED)
-
-    before = signal.signal(signal.SIGTERM, stop), signal.signal(signal.SIGALRM, too_late)
-    try:
-        yield asked
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGTERM, before[0])
-        signal.signal(signal.SIGALRM, before[1])
-        withdraw(where.uri)
-
-
-@contextmanager
-def _followed(spec: StageSpec, where: Run, run: StageRun) -> Iterator[None]:
-    """Show the curve as a bar and send it to MLflow while the body runs."""
-    done = threading.Event()
-    thread = threading.Thread(target=_follow, args=(spec, where, run, done), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join(timeout=30)
-
-
-def _follow(spec: StageSpec, where: Run, run: StageRun, done: threading.Event) -> None:
-    seen = 0.0
-    with tqdm(total=spec.train.steps, desc=f"{spec.name:<10}", unit="step", mininterval=1.0) as bar:
-        while True:
-            last = done.wait(timeout=1.0)
-            for record in read_curve(storage.join(where.uri, CURVE)):
-                if record["step"] > seen:
-                    seen = record["step"]
-                    run.log_metrics({k: v for k, v in record.items() if k != "step"}, step=int(seen))
-                    bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)
-                    bar.update(int(seen) - bar.n)
-            if last:
-                return
 
 
 def _log_curve(where: Run, run: StageRun) -> None:

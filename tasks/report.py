@@ -11,7 +11,7 @@ from bard_core.report import build as reporting
 from bard_core.report import leaderboard
 from bard_core.store import artifacts
 from bard_core.store.refs import EvalResult
-from bard_core.tracking import log_comparison, stage_run
+from bard_core.tracking import log_comparison, settle, stage_run
 from tasks.settings import Dataset, Report, artifact_uri, stage_task
 
 
@@ -26,6 +26,7 @@ def report(
 ) -> Report:
     """Write report.json, report.md and report.html; the page is also the task's Flyte Deck."""
     uri = artifact_uri(storage_config, "report", name, "report", dataset.key, [result.key for result in results])
+    settle(tracking)
     with stage_run(tracking, parent_run, "report", "report", {}) as run:
         ref = reporting.build(results, dataset, uri, f"Bard: {name}")
         folder = artifacts.fetch(ref)

@@ -1,10 +1,14 @@
 """The pipeline's parent run in MLflow: opened first, closed last with the table on the terminal."""
 
+import atexit
 import json
+import os
 
+from bard_core import preflight
 from bard_core import tracking as mlflow_tracking
-from bard_core.config.file import check_stages
+from bard_core.config.file import check_data, check_stages
 from bard_core.config.sections import (
+    ComputeConfig,
     DataConfig,
     EvaluationConfig,
     GateConfig,
@@ -22,10 +26,11 @@ from bard_core.promotion.request import Request
 from bard_core.report.views import console_table
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import EvalResult
-from tasks.settings import Dataset, Report, stage_task
+from tasks import stopping
+from tasks.settings import Dataset, Report, runs_here, stage_task
 
 
-@stage_task("prepare", "control")
+@stage_task("prepare", "control", retries=0)
 def open_run(
     name: str,
     data: DataConfig,
@@ -33,18 +38,31 @@ def open_run(
     pbm: PBMConfig,
     swd: SWDConfig,
     evaluation: EvaluationConfig,
+    compute: ComputeConfig,
     storage_config: StorageConfig,
     tracking: TrackingConfig,
 ) -> str:
     """The parent run of exactly this configuration: made once, found again by every later start. Not cached: its id is MLflow's.
 
-    The pipeline's first task, so it also refuses sections that do not fit each other, and a suite that is not there.
+    The pipeline's first task at every start, so it also refuses what cannot work, and sweeps what a kill left behind.
     """
     check_stages(pbm, swd, evaluation.decoding)
+    check_data(data, pbm, swd)
     suite_of(evaluation)
+    here = runs_here() and not os.environ.get("RAY_ADDRESS")
+    preflight.check(data, source, pbm, swd, compute, storage_config, on_this_machine=here)
+    storage.sweep_scratch()
     sections = {"data": data, "source": source, "pbm": pbm, "swd": swd, "evaluation": evaluation}
     params = {section: artifacts.digest(value)[:16] for section, value in sections.items()}
-    return mlflow_tracking.open_pipeline(tracking, name, params)
+    run_id = mlflow_tracking.open_pipeline(tracking, name, params)
+    if runs_here():
+        atexit.register(_abandon, tracking, run_id)
+    return run_id
+
+
+def _abandon(tracking: TrackingConfig, run_id: str) -> None:
+    """What did not come to ``close_run`` was stopped or failed."""
+    mlflow_tracking.abandon_pipeline(tracking, run_id, "KILLED" if stopping.asked() else "FAILED")
 
 
 @stage_task("evaluate", "control", retries=0)

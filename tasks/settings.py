@@ -1,19 +1,23 @@
 """What all tasks share: the local cache, which image a stage runs in, and refs that carry their content hash."""
 
 from collections.abc import Callable
+from functools import wraps
 from inspect import signature
 from typing import Annotated, Any
 
-from flytekit import HashMethod, dynamic, task
+from flytekit import FlyteContextManager, HashMethod, dynamic, task
 
 from bard_core.config.sections import PodStage, StorageConfig
 from bard_core.config.versions import VERSIONS, Code
+from bard_core.preflight import PreflightError
 from bard_core.store import artifacts, storage
-from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, ModelRef, ReportRef
-from tasks import cache
+from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, LooksRef, ModelRef, ReportRef
+from bard_core.tracking import TrackingError
+from tasks import cache, stopping
 from tasks.resources import ENVIRONMENT, pod
 
 cache.use()
+stopping.listen()
 
 NOT_IN_KEYS = ("compute", "tracking", "parent_run", "claim")  # inputs that say where and for whom, not what
 
@@ -21,6 +25,7 @@ Dataset = Annotated[DatasetRef, HashMethod(lambda ref: ref.key)]
 Checkpoint = Annotated[CheckpointRef, HashMethod(lambda ref: ref.key)]
 Model = Annotated[ModelRef, HashMethod(lambda ref: ref.key)]
 Evaluation = Annotated[EvalResult, HashMethod(lambda ref: ref.key)]
+Looks = Annotated[LooksRef, HashMethod(lambda ref: ref.key)]
 Report = Annotated[ReportRef, HashMethod(lambda ref: ref.key)]
 
 
@@ -40,7 +45,18 @@ def stage_task(stage: str, size: PodStage, *, code: Code | None = None, **specia
         if code is not None:
             left_out = tuple(name for name in NOT_IN_KEYS if name in signature(function).parameters)
             caching = {"cache": True, "cache_version": str(VERSIONS[code]), "cache_ignore_input_vars": left_out}
-        return task(**{**_shared(stage, size), "retries": 2, **caching, **special})(function)
+
+        @wraps(function)
+        def body(*args: Any, **kwargs: Any) -> Any:
+            with stopping.stage(function.__name__.replace("_", " ")):
+                try:
+                    return function(*args, **kwargs)
+                except (PreflightError, TrackingError, storage.StorageError) as error:
+                    if not runs_here():
+                        raise
+                    raise SystemExit(f"refused: {error}") from error  # one line, without the traceback that pyflyte prints
+
+        return task(**{**_shared(stage, size), "retries": 2, **caching, **special})(body)
 
     return decorate
 
@@ -52,6 +68,12 @@ def stage_dynamic(stage: str) -> Callable[[Callable[..., Any]], Any]:
 
 def _shared(stage: str, size: PodStage) -> dict[str, Any]:
     return {"container_image": image(stage), "environment": ENVIRONMENT, **pod(size)}
+
+
+def runs_here() -> bool:
+    """Whether ``pyflyte run`` runs the workflow in this process, and not a cluster one of its tasks."""
+    state = FlyteContextManager.current_context().execution_state
+    return state is not None and state.is_local_execution()
 
 
 def artifact_uri(storage_config: StorageConfig, folder: str, name: str, code: Code, *inputs: Any) -> str:

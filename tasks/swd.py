@@ -1,8 +1,8 @@
 """swd: Stage-Wise Distillation of a large-block student from the frozen small-block teacher."""
 
-from bard_core.config.sections import ComputeConfig, SWDConfig, TrackingConfig, ar_share
+from bard_core.config.sections import ComputeConfig, SWDConfig, TrackingConfig
 from bard_core.diffusion.names import CleanAttention
-from bard_core.training.spec import StageSpec
+from bard_core.training.spec import swd_spec
 from tasks.launch import train_on_ray
 from tasks.ray_cluster import ray_task
 from tasks.settings import Checkpoint, Dataset, Model
@@ -21,18 +21,4 @@ def swd(
 ) -> Checkpoint:
     """Distil ``student`` at its own block size; it was trained on the same dataset as its teacher."""
     attention: CleanAttention = "causal" if clean_attention == "causal" else "block"
-    spec = StageSpec(
-        stage="swd",
-        dataset=dataset,
-        train=config.train,
-        parent=student,
-        block_size=student.block_size,
-        clean_attention=attention,
-        noise=config.noise,
-        ar_weight=ar_share(config.ar_weight, attention),
-        reduction=config.reduction,
-        tail_weight=config.tail_weight,
-        swd=config,
-        teacher=teacher,
-    )
-    return train_on_ray(spec, compute, tracking, parent_run)
+    return train_on_ray(swd_spec(config, attention, dataset, student, teacher), compute, tracking, parent_run)

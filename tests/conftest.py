@@ -1,8 +1,11 @@
 """Every test runs with its own home folder, without Flyte's cache, on one thread, and without a network to wait for."""
 
+import json
 import os
 import shutil
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,52 @@ os.environ.update(
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+
+class Faults:
+    """The table of ``make test-faults``: what was injected, how often, and what became of it."""
+
+    def __init__(self) -> None:
+        self.times: Counter[tuple[str, str]] = Counter()
+        self.failed: list[str] = []
+        self.started = time.monotonic()
+
+    def survived(self, fault: str, outcome: str, times: int = 1) -> None:
+        """Note it once the test has seen that nothing was lost, that it was told, and that nobody had to lend a hand."""
+        self.times[fault, outcome] += times
+
+    def write(self, path: Path) -> None:
+        rows = [{"fault": fault, "times": n, "outcome": outcome} for (fault, outcome), n in sorted(self.times.items())]
+        body = {
+            "injections": sum(self.times.values()),
+            "kinds": len({fault for fault, _ in self.times}),
+            "lost, silent, hung or mended by hand": len(self.failed),
+            "failed": self.failed,
+            "minutes": round((time.monotonic() - self.started) / 60, 1),
+            "faults": rows,
+        }
+        path.write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
+
+
+LEDGER = Faults()
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return LEDGER
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    if report.failed and "faults" in getattr(item, "fixturenames", ()):
+        LEDGER.failed.append(item.nodeid)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if path := os.environ.get("BARD_FAULTS_TABLE"):
+        LEDGER.write(Path(path))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -19,7 +19,7 @@ FLOORS = (
     {"models", "tracking"},
     {"data"},
     {"decoding", "training"},
-    {"evaluation", "plan"},
+    {"evaluation", "plan", "preflight", "serving"},
     {"report", "promotion"},
     {"cli"},
 )
@@ -32,7 +32,7 @@ HOMES: dict[str, set[str]] = {
     "ray": set(),
     "tasks": set(),
     "workflows": set(),
-    "mlflow": {f"bard_core/tracking/{name}.py" for name in ("models", "registry", "runs")},
+    "mlflow": {f"bard_core/tracking/{name}.py" for name in ("models", "pipelines", "registry", "runs")},
     "lmms_eval": {"bard_core/evaluation/lmms_plugin.py", "bard_core/evaluation/lmms_score.py"},
 }
 # Needed by a stage, not by the library: bard_core must import on a machine without them.

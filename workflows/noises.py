@@ -11,12 +11,12 @@ from bard_core.config.sections import ComputeConfig, DataConfig, NoiseStudy, Sou
 from tasks.consolidate import consolidate
 from tasks.curves import curves
 from tasks.pbm import pbm as merge_blocks
-from tasks.prepare import prepare, raw_inputs
 from tasks.ray_cluster import training
 from tasks.resolve import resolve_source, source_inputs
 from tasks.resources import pod
 from tasks.settings import Dataset, Report, stage_dynamic
 from tasks.source import train_source
+from workflows.prepare import prepare
 
 
 @stage_dynamic("train")
@@ -65,8 +65,7 @@ def bard_noises(
     tracking: TrackingConfig = TrackingConfig(),
 ) -> Report:
     """Returns the report: report.md and curves.png in its folder."""
-    raw = raw_inputs(data=data)
-    dataset = prepare(data=data, raw=raw, storage_config=storage_config, tracking=tracking, parent_run="")
+    dataset = prepare(data=data, compute=compute, storage_config=storage_config, tracking=tracking, parent_run="")
     return train_each(
         name=name,
         dataset=dataset,

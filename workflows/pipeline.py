@@ -21,7 +21,6 @@ from bard_core.config.sections import (
 )
 from tasks.consolidate import consolidate
 from tasks.pbm import pbm as merge_blocks
-from tasks.prepare import prepare, raw_inputs
 from tasks.ray_cluster import training
 from tasks.report import report
 from tasks.resolve import resolve_source, source_inputs
@@ -31,6 +30,7 @@ from tasks.settings import Dataset, Evaluation, stage_dynamic
 from tasks.source import train_source
 from tasks.swd import swd as distil
 from workflows.evaluate import evaluate
+from workflows.prepare import prepare
 
 
 @stage_dynamic("train")
@@ -60,11 +60,12 @@ def convert(
     models = {1: base}
     latest = base
     for stage in pbm.stages:
+        own = prepare(data=stage.data, compute=compute, **place) if stage.data else dataset
         checkpoint = merge_blocks(
             method=pbm.method,
             block_size=stage.block_size,
             train=stage.train,
-            dataset=dataset,
+            dataset=own,
             parent=latest,
             compute=compute,
             **run,
@@ -72,11 +73,12 @@ def convert(
         latest = consolidate(checkpoint=checkpoint, clean_attention=pbm.clean_attention, **place).with_overrides(**small)
         models[stage.block_size] = latest
         results.append(evaluate(model=latest, source=base, **judge))
+    distilled_on = prepare(data=swd.data, compute=compute, **place) if swd.data and swd.block_sizes else dataset
     for block_size in swd.block_sizes:
         checkpoint = distil(
-            config=swd.model_copy(update={"block_sizes": ()}),
+            config=swd.model_copy(update={"block_sizes": (), "data": None}),
             clean_attention=pbm.clean_attention,
-            dataset=dataset,
+            dataset=distilled_on,
             student=models[block_size],
             teacher=models[swd.teacher_block_size],
             compute=compute,
@@ -108,11 +110,11 @@ def bard_pipeline(
         pbm=pbm,
         swd=swd,
         evaluation=evaluation,
+        compute=compute,
         storage_config=storage_config,
         tracking=tracking,
     )
-    raw = raw_inputs(data=data)
-    dataset = prepare(data=data, raw=raw, storage_config=storage_config, tracking=tracking, parent_run=parent_run)
+    dataset = prepare(data=data, compute=compute, storage_config=storage_config, tracking=tracking, parent_run=parent_run)
     results = convert(
         dataset=dataset,
         source=source,

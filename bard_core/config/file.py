@@ -1,9 +1,11 @@
 """A whole configuration file: its sections, what one of them cannot know of the others, and how it is read."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
+from pydantic_core import PydanticCustomError
 
 from bard_core.config.sections import (
     ComputeConfig,
@@ -14,44 +16,59 @@ from bard_core.config.sections import (
     PBMConfig,
     SourceConfig,
     StorageConfig,
-    StrictModel,
     SWDConfig,
     TrackingConfig,
 )
+from bard_core.config.strict import Name, StrictModel
+
+STAGE_FAULTS = "stage_faults"  # the type of pydantic's error; its context holds the faults
+Fault = tuple[str, str]  # a dotted key, and what is wrong with it
 
 
 def check_stages(pbm: PBMConfig, swd: SWDConfig, decoding: DecodingConfig) -> None:
+    """Raises ValueError where ``stage_faults`` finds any, naming each key and what is allowed."""
+    if found := [f"{key} {problem}" for key, problem in stage_faults(pbm, swd, decoding)]:
+        raise ValueError("; ".join(found))
+
+
+def stage_faults(pbm: PBMConfig, swd: SWDConfig, decoding: DecodingConfig) -> Iterator[Fault]:
     """What one section cannot know alone: every student and the teacher of distillation come out of a PBM stage, and keep
     their AR mode only if that stage's clean stream has one; and every model can decode as it will be judged.
-
-    Raises:
-        ValueError: naming the key and what is allowed.
     """
-    if swd.ar_weight and pbm.clean_attention != "causal":
-        raise ValueError("swd.ar_weight needs pbm.clean_attention: causal (a block-wise clean stream sees its own targets)")
-    if decoding.strategy == "self_speculative" and pbm.clean_attention != "causal":
-        raise ValueError(
-            "evaluation.decoding.strategy self_speculative needs pbm.clean_attention: causal (it verifies in AR mode)"
-        )
     sizes = [stage.block_size for stage in pbm.stages]
-    if decoding.denoising_steps is not None and decoding.denoising_steps > sizes[0]:
-        raise ValueError(
-            f"evaluation.decoding.denoising_steps is {decoding.denoising_steps}, more than the smallest block of pbm.stages, "
-            f"{sizes[0]}"
-        )
+    if swd.ar_weight and pbm.clean_attention != "causal":
+        yield "swd.ar_weight", "needs pbm.clean_attention: causal (a block-wise clean stream sees its own targets)"
+    if decoding.strategy == "self_speculative" and pbm.clean_attention != "causal":
+        yield "evaluation.decoding.strategy", "self_speculative needs pbm.clean_attention: causal (it verifies in AR mode)"
+    if (steps := decoding.denoising_steps) is not None and steps > sizes[0]:
+        yield "evaluation.decoding.denoising_steps", f"is {steps}, more than the smallest block of pbm.stages, {sizes[0]}"
     for key, wanted in (("teacher_block_size", (swd.teacher_block_size,)), ("block_sizes", swd.block_sizes)):
         if missing := [size for size in wanted if size not in sizes]:
-            raise ValueError(f"swd.{key} names {missing[0]}, which no entry of pbm.stages trains; allowed are {sizes}")
+            yield f"swd.{key}", f"names {missing[0]}, which no entry of pbm.stages trains; allowed are {sizes}"
     if small := [size for size in swd.block_sizes if size <= swd.teacher_block_size]:
-        raise ValueError(
-            f"swd.block_sizes names {small[0]}; a student's blocks are larger than its teacher's, {swd.teacher_block_size}"
-        )
+        yield "swd.block_sizes", f"names {small[0]}; a student's blocks are larger than its teacher's, {swd.teacher_block_size}"
+    if len(set(swd.block_sizes)) < len(swd.block_sizes):
+        yield "swd.block_sizes", f"names a size twice, got {list(swd.block_sizes)}"
+
+
+def check_data(data: DataConfig, pbm: PBMConfig, swd: SWDConfig) -> None:
+    """Raises ValueError where ``data_faults`` finds any, naming each key and what is allowed."""
+    if found := [f"{key} {problem}" for key, problem in data_faults(data, pbm, swd)]:
+        raise ValueError("; ".join(found))
+
+
+def data_faults(data: DataConfig, pbm: PBMConfig, swd: SWDConfig) -> Iterator[Fault]:
+    """Stages with data of their own train the same model, so its processor is the same."""
+    stages = {f"pbm.stages.{number}.data": stage.data for number, stage in enumerate(pbm.stages)} | {"swd.data": swd.data}
+    for key, own in stages.items():
+        if own is not None and own.processor != data.processor:
+            yield f"{key}.processor", f"is {own.processor!r}; all stages share data.processor, {data.processor!r}"
 
 
 class PipelineConfig(StrictModel):
     """A whole configuration file: the inputs of ``workflows/pipeline.py:bard_pipeline``."""
 
-    name: str = Field(min_length=1)
+    name: Name
     data: DataConfig
     source: SourceConfig
     pbm: PBMConfig
@@ -64,7 +81,10 @@ class PipelineConfig(StrictModel):
 
     @model_validator(mode="after")
     def _students_are_trained(self) -> "PipelineConfig":
-        check_stages(self.pbm, self.swd, self.evaluation.decoding)
+        found = [*stage_faults(self.pbm, self.swd, self.evaluation.decoding), *data_faults(self.data, self.pbm, self.swd)]
+        if found:
+            said = "; ".join(f"{key} {problem}" for key, problem in found)
+            raise PydanticCustomError(STAGE_FAULTS, "{said}", {"said": said, "faults": found})
         return self
 
 
@@ -76,12 +96,3 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"not YAML: {error}") from error
-
-
-def read_pipeline(path: Path) -> PipelineConfig:
-    """Read a configuration file.
-
-    Raises:
-        ValueError: it is not YAML, or naming each fault (ValidationError). OSError: there is no such file.
-    """
-    return PipelineConfig.model_validate(read_yaml(path))

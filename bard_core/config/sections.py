@@ -6,31 +6,16 @@ a stage is cached by exactly the sections it reads. Units are in the names (``ti
 
 import math
 from collections.abc import Mapping
-from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from bard_core.config.sources import RawSource
+from bard_core.config.strict import StrictModel
 from bard_core.diffusion.names import CleanAttention, NoiseName, Reduction
 
-RawSchema = Literal["finevision", "llava_onevision", "mmfinereason"]
-
-
-class StrictModel(BaseModel):
-    """A frozen model that refuses unknown keys, and says which there are."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, values: Any) -> Any:
-        known = list(cls.model_fields)
-        for key in values if isinstance(values, Mapping) else ():
-            if key not in known:
-                close = get_close_matches(str(key), known, n=1)
-                hint = f"did you mean {close[0]!r}? " if close else ""
-                raise ValueError(f"unknown key {key!r}: {hint}allowed are {', '.join(known)}")
-        return values
+BASES = Path(__file__).resolve().parents[2] / "configs" / "data"
 
 
 def _place(uri: str) -> str:
@@ -85,15 +70,6 @@ class LabWorldConfig(StrictModel):
         return self
 
 
-class RawSource(StrictModel):
-    """Raw Parquet shards in one public schema."""
-
-    name: str = Field(min_length=1, description="Name written into every sample's id and source column")
-    schema_name: RawSchema = Field(description="Which converter reads the rows")
-    uri: str = Field(min_length=1, description="Folder, s3:// prefix or hub dataset id (hf://datasets/...) of *.parquet")
-    max_samples: int | None = Field(None, ge=1, description="Read at most this many rows; None: all")
-
-
 class DataConfig(StrictModel):
     """prepare: raw shards in, tokenised ``messages`` samples out."""
 
@@ -105,11 +81,28 @@ class DataConfig(StrictModel):
     )
     processor_revision: str | None = Field(None, description="Of a hub processor: branch, tag or commit; None: main as it is now")
     max_tokens: int = Field(8192, ge=16, description="Samples longer than this are cut at a turn boundary or refused")
+    max_answer_tokens: int | None = Field(None, ge=1, description="Likewise for one answer; None: max_tokens alone bounds it")
     min_pixels: int = Field(256 * 256, ge=256)
     max_pixels: int = Field(2048 * 2048, ge=256)
     eval_fraction: float = Field(0.02, ge=0.0, le=0.5, description="Share of images held out (lab brings its own split)")
-    samples_per_shard: int = Field(2000, ge=1)
+    max_refused: float = Field(0.05, ge=0.0, le=1.0, description="Share of a source's rows that may be refused before it fails")
+    suites: tuple[str, ...] = Field((), description="Evaluation suites whose images must not be trained on")
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_base(cls, values: Any) -> Any:
+        """``base`` names a file of configs/data, or is the path of one; what stands beside it takes precedence."""
+        if not isinstance(values, Mapping) or "base" not in values:
+            return values
+        import yaml
+
+        named = BASES / f"{values['base']}.yaml"
+        path = named if named.is_file() else Path(str(values["base"])).expanduser()
+        if not path.is_file():
+            known = ", ".join(sorted(found.stem for found in BASES.glob("*.yaml")))
+            raise ValueError(f"data.base {values['base']!r} is no file and none of configs/data: {known}")
+        return yaml.safe_load(path.read_text(encoding="utf-8")) | {key: values[key] for key in values if key != "base"}
 
     @model_validator(mode="after")
     def _has_data(self) -> "DataConfig":
@@ -223,6 +216,7 @@ class PBMStage(StrictModel):
 
     block_size: int = Field(ge=1, le=256)
     train: TrainConfig
+    data: DataConfig | None = Field(None, description="What this stage trains on; None: what all share")
 
 
 AR_WEIGHT = Field(
@@ -294,6 +288,7 @@ class SWDConfig(StrictModel):
     block_sizes: tuple[int, ...] = Field((32,), description="Students: block sizes among pbm.stages")
     teacher_block_size: int = Field(4, ge=1, le=256)
     train: TrainConfig
+    data: DataConfig | None = Field(None, description="What students are distilled on; None: what all share")
     noise: NoiseConfig = NoiseConfig(min_t=0.1, max_t=0.5)
     ce_weight: float = Field(1.0, ge=0.0)
     ce_weighting: Literal["none", "inverse_t"] = Field(
@@ -416,6 +411,11 @@ class ComputeConfig(StrictModel):
     num_workers: int | tuple[int, int] = Field(2, description="Ray Train workers; [fewest, most] follows the cluster's size")
     use_gpu: bool = False
     cpus_per_worker: int = Field(1, ge=1)
+    prepare_tasks: int = Field(1, ge=1, description="Tasks that share the raw shards of prepare; each uses all its cores")
+    data_workers: int | None = Field(
+        None, ge=0, description="Processes a worker that load data ahead; None: all its CPUs but one, so none on a laptop"
+    )
+    data_cache_gib: float = Field(100.0, gt=0.0, description="Disk on each node for data fetched from elsewhere")
     max_failures: int = Field(2, ge=0, description="Worker failures a stage survives; nodes taken away are not counted")
     stop_within_s: float = Field(90.0, gt=0.0, description="After SIGTERM, the longest wait for a last checkpoint")
     checkpoints: CheckpointConfig = CheckpointConfig()
@@ -431,6 +431,11 @@ class ComputeConfig(StrictModel):
     @property
     def fewest_workers(self) -> int:
         return self.num_workers[0] if isinstance(self.num_workers, tuple) else self.num_workers
+
+    @property
+    def loaders(self) -> int:
+        """``data_workers`` with its default."""
+        return self.cpus_per_worker - 1 if self.data_workers is None else self.data_workers
 
     @model_validator(mode="after")
     def _workers(self) -> "ComputeConfig":

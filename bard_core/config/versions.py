@@ -9,14 +9,14 @@ from typing import Literal
 Code = Literal["prepare", "resolve", "source", "pbm", "swd", "teacher", "consolidate", "answers", "evaluate", "report"]
 
 VERSIONS: dict[Code, int] = {
-    "prepare": 6,
-    "resolve": 6,
-    "source": 6,
-    "pbm": 6,
-    "swd": 6,
-    "teacher": 6,  # the answers that an offline teacher keeps
-    "consolidate": 6,
-    "answers": 6,  # what a model says to a benchmark's prompts
-    "evaluate": 6,
-    "report": 6,
+    "prepare": 7,
+    "resolve": 7,
+    "source": 7,
+    "pbm": 7,
+    "swd": 7,
+    "teacher": 7,  # the answers that an offline teacher keeps
+    "consolidate": 7,
+    "answers": 7,  # what a model says to a benchmark's prompts
+    "evaluate": 7,
+    "report": 7,
 }

@@ -6,14 +6,15 @@ Shape suffixes: B rows, L row length, C position channels (3 for multimodal rope
 tokens, R noisy tokens.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from bard_core.config.sections import NoiseConfig
+from bard_core.data.bins import Rows, lay_rows
 from bard_core.data.examples import Example
 from bard_core.diffusion.layout import CLEAN, NOISY, PADDING, SampleLayout, TokenTable, sample_layout
 from bard_core.diffusion.names import Reduction
@@ -37,13 +38,16 @@ class Supervision:
     weight_P: Tensor
     sample_P: Tensor
 
-    def to(self, device: torch.device | str) -> "Supervision":
-        return Supervision(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Supervision":
+        return Supervision(**{name: change(getattr(self, name)) for name in self.__dataclass_fields__})
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows ready for the model. ``teacher_table`` is the same tokens under the teacher's block size (distillation only)."""
+    """Rows ready for the model. ``teacher_table`` is the same tokens under the teacher's block size (distillation only).
+
+    ``places``: where in the walk over the data its samples stand. ``patches``: its images, decoded (see ``data.pictures``).
+    """
 
     input_ids_BL: Tensor
     position_ids_CBL: Tensor
@@ -53,19 +57,28 @@ class Batch:
     images: list[bytes]
     grid_thw: list[list[int]]
     sample_ids: list[str]
-    epochs: list[int]
+    places: Sequence[int] = ()
+    patches: Tensor | None = None
     teacher_table_BL: TokenTable | None = None
     teacher_knows_P: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """The tensors on ``device``, without waiting for it; images and names stay."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The tensors in pinned memory, from where they reach a GPU without waiting; the data loader calls this."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         moved: dict[str, Any] = {}
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
             if isinstance(value, Tensor):
-                value = value.to(device, non_blocking=True)
-            moved[name] = value.to(device) if isinstance(value, TokenTable | Supervision) else value
-        return Batch(**moved)
+                moved[name] = change(value)
+            elif isinstance(value, TokenTable | Supervision):
+                moved[name] = value.map(change)
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -90,49 +103,53 @@ class BatchSpec:
     seed: int = 0
     max_tokens_per_row: int = 8192
 
-
-@dataclass
-class _Row:
-    """Tokens of the samples packed so far, as lists of tensors to concatenate."""
-
-    length: int = 0
-    ids: list[Tensor] = field(default_factory=list)
-    positions: list[Tensor] = field(default_factory=list)
-    tables: list[Tensor] = field(default_factory=list)  # each [5, n]: sample, position, block, role, teacher block
+    @property
+    def copies(self) -> int:
+        """Noisy copies of each turn."""
+        return noisy_copies(self.block_size, self.noise)
 
 
-def collate(examples: Sequence[tuple[Example, int]], spec: BatchSpec, corruptions: Sequence[Corruption] | None = None) -> Batch:
-    """Lay out, corrupt and pack (example, epoch) pairs into one batch. Rows are filled first-fit, in order.
+def noisy_copies(block_size: int | None, noise: NoiseConfig) -> int:
+    """How many noisy streams a sample has beside its clean one."""
+    return 0 if block_size is None else (2 if noise.complementary else 1)
 
-    ``corruptions``: each sample's noise, where it is known already; None: drawn as ``spec.noise`` says.
+
+def collate(
+    examples: Sequence[tuple[Example, int]],
+    spec: BatchSpec,
+    corruptions: Sequence[Corruption] | None = None,
+    rows: Rows | None = None,
+) -> Batch:
+    """Lay out, corrupt and pack (example, epoch) pairs into one batch.
+
+    ``corruptions``: each sample's noise, where it is known already; None: drawn as ``spec.noise`` says. ``rows``: the examples of
+    each row, by number; None: as ``data.bins`` lays them.
+
+    Raises:
+        ValueError: a sample is longer than a row; see ``data.fit``.
     """
-    rows: list[_Row] = []
-    placed: list[tuple[int, int]] = []  # (row, offset) of each sample
     known = [None] * len(examples) if corruptions is None else corruptions
     pieces = [_assemble(example, epoch, spec, noise) for (example, epoch), noise in zip(examples, known, strict=True)]
-    for index, piece in enumerate(pieces):
-        size = piece.ids.numel()
-        where = next((r for r, row in enumerate(rows) if row.length + size <= spec.max_tokens_per_row), None)
-        if where is None:
-            rows.append(_Row())
-            where = len(rows) - 1
-        row = rows[where]
-        placed.append((where, row.length))
-        row.ids.append(piece.ids)
-        row.positions.append(piece.positions)
-        piece.table[0] = index
-        row.tables.append(piece.table)
-        row.length += size
-    length = max(row.length for row in rows)
+    sizes = [piece.ids.numel() for piece in pieces]
+    if (largest := max(sizes)) > spec.max_tokens_per_row:
+        raise ValueError(
+            f"{examples[sizes.index(largest)][0].id} takes {largest} tokens laid out, a row {spec.max_tokens_per_row}; cut it "
+            "by data.fit.Fitted, or raise max_tokens_per_row"
+        )
+    rows = lay_rows(sizes, spec.max_tokens_per_row) if rows is None else rows
+    length = max(sum(sizes[i] for i in row) for row in rows)
     table = torch.full((5, len(rows), length), PADDING)
     ids = torch.full((len(rows), length), spec.pad_token_id)
-    channels = pieces[0].positions.shape[0]
-    positions = torch.zeros(channels, len(rows), length, dtype=torch.long)
+    positions = torch.zeros(pieces[0].positions.shape[0], len(rows), length, dtype=torch.long)
+    placed = [(0, 0)] * len(pieces)  # (row, offset) of each sample
     for r, row in enumerate(rows):
-        ids[r, : row.length] = torch.cat(row.ids)
-        positions[:, r, : row.length] = torch.cat(row.positions, dim=1)
-        table[:, r, : row.length] = torch.cat(row.tables, dim=1)
-    order = sorted(range(len(pieces)), key=lambda i: placed[i])  # images follow the tokens' order
+        start = 0
+        for i in row:
+            piece, stop = pieces[i], start + sizes[i]
+            piece.table[0] = i
+            ids[r, start:stop], positions[:, r, start:stop], table[:, r, start:stop] = piece.ids, piece.positions, piece.table
+            placed[i], start = (r, start), stop
+    order = [i for row in rows for i in row]  # images follow the tokens' order
     offsets = [row * length + start for row, start in placed]
     shape = tuple(
         (where, start, len(pick.input_ids_N), tuple(pick.turns))
@@ -153,7 +170,6 @@ def collate(examples: Sequence[tuple[Example, int]], spec: BatchSpec, corruption
         images=[image for i in order for image in examples[i][0].images],
         grid_thw=[grid for i in order for grid in examples[i][0].grid_thw],
         sample_ids=[example.id for example, _ in examples],
-        epochs=[epoch for _, epoch in examples],
         teacher_table_BL=teacher,
         teacher_knows_P=torch.cat([piece.teacher_knows for piece in pieces]) if teacher else None,
     )

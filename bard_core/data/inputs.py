@@ -11,7 +11,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bard_core.config.sections import DataConfig, SourceConfig, StrictModel
+from bard_core.config.sections import DataConfig, SourceConfig
+from bard_core.config.sources import RawSource
+from bard_core.config.strict import StrictModel
+from bard_core.data.sources import base_of
 from bard_core.store import artifacts, storage
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -43,23 +46,28 @@ def raw_inputs(config: DataConfig) -> RawInputs:
         InputError: a place is empty, or cannot be reached.
     """
     return RawInputs(
-        sources={source.name: contents(source.uri) for source in config.sources},
+        sources={source.name: _of_source(source) for source in config.sources},
         processor=None if config.processor == "lab" else contents(config.processor, config.processor_revision),
     )
 
 
 def pinned(config: DataConfig, raw: RawInputs) -> DataConfig:
     """The configuration with the commits that were found, so that what was looked at is what is read."""
-    sources = tuple(source.model_copy(update={"uri": _at(source.uri, raw.sources[source.name])}) for source in config.sources)
+    sources = tuple(_at(source, raw.sources[source.name]) for source in config.sources)
     commit = raw.processor.commit if raw.processor else None
     return config.model_copy(update={"sources": sources, "processor_revision": commit})
 
 
-def _at(uri: str, found: Contents) -> str:
-    if found.commit is None:
-        return uri
-    owner, name, *folders = uri.removeprefix(HUB).split("/")
-    return HUB + "/".join([owner, f"{name.partition('@')[0]}@{found.commit}", *folders])
+def _of_source(source: RawSource) -> Contents:
+    """What is below the folder that the source's pattern starts from, and below the root of the files that its rows name."""
+    found = contents(base_of(source.uri)[0], source.revision)
+    if not source.root:
+        return found
+    return Contents(digest=artifacts.digest([found.digest, contents(source.root).digest]), commit=found.commit)
+
+
+def _at(source: RawSource, found: Contents) -> RawSource:
+    return source if found.commit is None else source.model_copy(update={"revision": found.commit})
 
 
 def source_inputs(config: SourceConfig) -> Contents:

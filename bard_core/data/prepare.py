@@ -1,231 +1,248 @@
 """prepare: raw shards in, one verified dataset artifact out.
 
-Reads every source as a stream, converts rows to ``messages`` samples, tokenises them, splits off the evaluation images,
-and writes Parquet shards, the processor, a report of what was kept and why the rest was not, and the quarantined rows'
-ids. What is written:
+    jobs        one a raw shard
+    units       one a job, made by a pool of processes, each committed alone (``shard``): what is finished stays
+    dataset     processor, units.json, index.arrow, card.json and card.html: written by the merge, which reads no sample
 
-    train/*.parquet, eval/*.parquet   samples (columns: ``sample_schema``)
-    processor/                        Hugging Face processor
-    data_report.json                  counts, lengths, quarantine reasons, the leakage check
-    quarantine.jsonl                  one line for every refused row: id, source, reason, detail
-    manifest.json                     written last
+Killed anywhere, the next run makes the units that lack. The dataset's manifest depends on the shards' bytes and the
+configuration, not on who made which unit when.
 """
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from itertools import islice
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from bard_core.config.sections import DataConfig, RawSource
-from bard_core.data.conversation import with_system_turn
-from bard_core.data.ledger import Ledger
-from bard_core.data.messages import RowRefused, Sample, convert
-from bard_core.data.sources import RawRow, read_rows
-from bard_core.data.tokenize import SampleTokenizer, Tokenized, load_processor
+from bard_core.config.sections import DataConfig
+from bard_core.config.sources import RawSource
+from bard_core.data import index
+from bard_core.data.card import build_card, page, summary
+from bard_core.data.download import keep
+from bard_core.data.merge import Merged, merge
+from bard_core.data.rows import count_rows
+from bard_core.data.sampling import sample_limit
+from bard_core.data.shard import ENTRIES, FACTS, Job, make_unit, read_file
+from bard_core.data.sources import Shard, list_shards
+from bard_core.data.tokenize import load_processor
+from bard_core.data.units import units_uri
 from bard_core.lab import world
-from bard_core.lab.world import Split
 from bard_core.store import artifacts, storage
-from bard_core.store.refs import DatasetRef
+from bard_core.store.refs import DatasetRef, UnitRef, UnitsRef
 
-BATCH_ROWS = 64
+BYTES_PER_PROCESS = 64 * 2**20  # raw bytes below which another process costs more to start than it saves
+LOST_POOLS = 3
 
 
 class PrepareError(Exception):
     """The data cannot be prepared: says what, where and how to fix it."""
 
 
-def prepare(config: DataConfig, output_uri: str) -> DatasetRef:
-    """Prepare a dataset and commit it to ``output_uri`` (a local folder or s3:// prefix).
+def prepare(
+    config: DataConfig,
+    output_uri: str,
+    *,
+    processes: int | None = None,
+    made: Sequence[UnitsRef] = (),
+    benchmarks: Mapping[str, Any] | None = None,
+) -> DatasetRef:
+    """Prepare a dataset and commit it to ``output_uri`` (a local folder or s3:// prefix), its units beside it.
+
+    Args:
+        processes: how many work on shards; None: one a core, fewer for little data.
+        made: the units of all shards, where several tasks made them before.
+        benchmarks: name -> looks of the images that benchmarks ask about, which are kept out of training.
 
     Raises:
-        PrepareError: no training sample is left, or an image stands on both sides of the split.
+        PrepareError: too many rows were refused, or no training sample is left.
         SourceError: a source cannot be read.
     """
     with storage.scratch("prepare") as scratch:
-        staging = scratch / "dataset"
-        staging.mkdir()
-        processor = load_processor(config)
-        processor.save_pretrained(staging / "processor")
-        tokenizer = SampleTokenizer(processor, config.max_tokens)
-        inputs = _inputs(config, scratch / "raw")
-        with Ledger(staging / "quarantine.jsonl") as ledger:
-            writers: dict[Split, ShardWriter] = {
-                split: ShardWriter(staging / split, split, config.samples_per_shard) for split in ("train", "eval")
-            }
-            for rows, source, split in _batches(inputs):
-                _prepare_batch(rows, source, split, config, tokenizer, writers, ledger)
-            for writer in writers.values():
-                writer.close()
-            report = ledger.report(config)
-        _check(report)
-        (staging / "data_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        facts: dict[str, Any] = {"num_train": writers["train"].count, "num_eval": writers["eval"].count}
-        facts["system_prompt"] = config.system_prompt
-        manifest = artifacts.commit_directory(
-            staging, output_uri, kind="dataset", config_digest=artifacts.digest(config), metadata=facts
-        )
-    return DatasetRef(uri=output_uri, manifest_sha256=manifest.digest, **facts)
+        jobs = plan_jobs(config, output_uri, scratch)
+        units: Sequence[UnitRef] = make_units(jobs, processes) if not made else _in_order(made, len(jobs))
+        return _assemble(config, output_uri, jobs, units, scratch, benchmarks)
 
 
-def _inputs(config: DataConfig, raw_folder: Path) -> list[tuple[RawSource, Split | None]]:
-    """All sources, each with the side it belongs to; None: split by image."""
-    inputs: list[tuple[RawSource, Split | None]] = [(source, None) for source in config.sources]
+def _in_order(made: Sequence[UnitsRef], count: int) -> list[UnitRef]:
+    """Units of several groups in the order of the shards.
+
+    Raises:
+        PrepareError: some lack, because the shards changed since.
+    """
+    placed = {group.group + place * group.of: unit for group in made for place, unit in enumerate(group.units)}
+    if sorted(placed) != list(range(count)):
+        raise PrepareError(f"units of {len(placed)} shards were made, but there are {count} now: prepare again")
+    return [placed[number] for number in range(count)]
+
+
+def plan_jobs(config: DataConfig, output_uri: str, scratch: Path) -> list[Job]:
+    """One job a shard, in the order of sources and names. Writes the processor, and the lab's shards, to ``scratch``.
+
+    Raises:
+        PrepareError: two sources share a name. SourceError: a source cannot be listed.
+    """
+    processor = scratch / "processor"
+    load_processor(config).save_pretrained(processor)
+    digest = artifacts.digest([[entry.path, entry.sha256] for entry in artifacts.file_entries(processor)])
+    jobs = []
+    for source in _sources(config, scratch / "raw"):
+        shards = list_shards(source)
+        limit = None
+        if source.max_samples is not None:
+            rows = [count_rows(keep(shard), shard.format) for shard in shards]
+            limit = sample_limit(config.seed, shards, rows, source.max_samples)
+        jobs += [
+            Job(
+                shard=shard,
+                units_uri=units_uri(output_uri),
+                processor=str(processor),
+                processor_digest=digest,
+                max_tokens=config.max_tokens,
+                max_answer_tokens=config.max_answer_tokens,
+                seed=config.seed,
+                system_prompt=config.system_prompt,
+                drawn=limit,
+            )
+            for shard in shards
+        ]
+    return jobs
+
+
+def _sources(config: DataConfig, raw_folder: Path) -> list[RawSource]:
+    sources = list(config.sources)
     if config.lab is not None:
-        for split, sources in world.write_raw(config.lab, raw_folder).items():
-            inputs += [(source, split) for source in sources]
-    names = [source.name for source, _ in inputs]
+        sources += [source for sides in world.write_raw(config.lab, raw_folder).values() for source in sides]
+    names = [source.name for source in sources]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise PrepareError(f"data.sources: name {', '.join(repeated)} is used twice; sample ids need distinct names")
-    return inputs
+    return sources
 
 
-def _batches(inputs: list[tuple[RawSource, Split | None]]) -> Iterator[tuple[list[RawRow], RawSource, Split | None]]:
-    """Batches of raw rows of all sources, under a progress bar that estimates the time left."""
-    from tqdm import tqdm
-
-    shape = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-    with tqdm(total=len(inputs), desc="prepare", bar_format=shape) as bar:
-        seen = 0
-        for index, (source, split) in enumerate(inputs):
-            rows = read_rows(source)
-            while batch := list(islice(rows, BATCH_ROWS)):
-                yield batch, source, split
-                seen += len(batch)
-                bar.set_postfix_str(f"{source.name}, {seen} rows", refresh=False)
-                bar.update(index + min(batch[-1].progress, 1.0) - bar.n)
-            bar.update(index + 1 - bar.n)
-
-
-def _prepare_batch(
-    rows: list[RawRow],
-    source: RawSource,
-    split: Split | None,
-    config: DataConfig,
-    tokenizer: SampleTokenizer,
-    writers: "dict[Split, ShardWriter]",
-    ledger: Ledger,
-) -> None:
-    """Convert, tokenise, split and write one batch; refused rows go to the ledger."""
-    samples: list[tuple[Sample, list[bytes]]] = []
-    for row in rows:
-        try:
-            sample = convert(row.values, source.schema_name, row.id, source.name)
-            sample = replace(sample, messages=with_system_turn(sample.messages, config.system_prompt))
-        except RowRefused as refusal:
-            ledger.refuse(row.id, source.name, refusal)
-            continue
-        samples.append((sample, [hashlib.sha256(data).digest() for data in sample.images]))
-    for (sample, digests), result in zip(samples, tokenizer([sample for sample, _ in samples]), strict=True):
-        try:
-            if isinstance(result, RowRefused):
-                raise result
-            side = split or side_of(sample, digests, config.seed, config.eval_fraction)
-            writers[side].add(_row(result, side))
-            ledger.keep(result, side, digests[: len(result.sample.images)])
-        except RowRefused as refusal:
-            ledger.refuse(sample.id, sample.source, refusal)
-
-
-def side_of(sample: Sample, image_digests: Iterable[bytes], seed: int, eval_fraction: float) -> Split:
-    """The side of the split, decided by each image's own hash, so that no image can stand on both.
-
-    A text-only sample is decided by its messages.
+def make_units(jobs: Sequence[Job], processes: int | None = None) -> list[UnitRef]:
+    """The unit of each job, in the jobs' order, under a bar that shows bytes and the time left.
 
     Raises:
-        RowRefused: the sample shows images of both sides.
+        PrepareError: the processes were killed again and again. SourceError: see ``shard.make_unit``.
     """
-    keys = list(image_digests) or [json.dumps(sample.messages, sort_keys=True).encode()]
-    draws = (hashlib.sha256(f"bard-split/{seed}/".encode() + key).digest() for key in keys)
-    held_out = {int.from_bytes(draw[:8], "big") < eval_fraction * 2**64 for draw in draws}
-    if len(held_out) > 1:
-        raise RowRefused("images on both sides of the split", f"{len(keys)} images")
-    return "eval" if held_out.pop() else "train"
+    from tqdm import tqdm
+
+    total = sum(job.shard.size for job in jobs)
+    processes = processes or min(len(os.sched_getaffinity(0)), 1 + total // BYTES_PER_PROCESS)
+    made: dict[int, UnitRef] = {}
+    with tqdm(total=total, desc="prepare", unit="B", unit_scale=True) as bar:
+        for number, unit in _all(jobs, min(processes, len(jobs))):
+            made[number] = unit
+            bar.set_postfix_str(f"{len(made)} of {len(jobs)} shards", refresh=False)
+            bar.update(jobs[number].shard.size)
+    return [made[number] for number in range(len(jobs))]
 
 
-def _row(result: Tokenized, split: Split) -> dict[str, Any]:
-    """One Parquet row (see ``sample_schema``)."""
-    sample = result.sample
-    row = {
-        "id": sample.id,
-        "source": sample.source,
-        "messages": json.dumps(sample.messages, ensure_ascii=False),
-        "images": sample.images,
-        "input_ids": result.input_ids,
-        "turns": result.turns,
-        "image_grid_thw": result.image_grid_thw,
-        "num_tokens": len(result.input_ids),
-        "num_visual_tokens": result.num_visual_tokens,
-        "num_supervised_tokens": result.num_supervised_tokens,
-    }
-    return row | ({"answer": sample.messages[-1]["content"][0]["text"]} if split == "eval" else {})
+def _all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[int, UnitRef]]:
+    """Units as they are finished. A process that is killed takes the pool with it: another goes on with what lacks."""
+    if processes <= 1:
+        for number, job in enumerate(jobs):
+            yield number, make_unit(job)
+        return
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["bard_core.data.shard"])
+    left = dict(enumerate(jobs))
+    for _ in range(LOST_POOLS):
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            futures = {pool.submit(make_unit, job): number for number, job in left.items()}
+            try:
+                for future in as_completed(futures):
+                    unit = future.result()
+                    yield futures[future], unit
+                    del left[futures[future]]
+                return
+            except BrokenProcessPool:
+                continue
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+    names = ", ".join(job.shard.uri for job in list(left.values())[:3])
+    raise PrepareError(
+        f"processes were killed {LOST_POOLS} times over {names}: out of memory? Prepare with fewer processes; finished units stay"
+    )
 
 
-def sample_schema(split: Split) -> Any:
-    """The Arrow schema of prepared samples; evaluation rows also carry the last turn's text as ``answer``."""
+def _assemble(
+    config: DataConfig,
+    output_uri: str,
+    jobs: Sequence[Job],
+    units: Sequence[UnitRef],
+    scratch: Path,
+    benchmarks: Mapping[str, Any] | None = None,
+) -> DatasetRef:
+    """Merge the units of all jobs into the dataset.
+
+    Raises:
+        PrepareError: too many rows were refused, or no training sample is left.
+    """
+    staging = scratch / "dataset"
+    staging.mkdir()
+    (scratch / "processor").rename(staging / "processor")
+    shards = [job.shard for job in jobs]
+    facts, merged = _merged(config, shards, units, units_uri(output_uri), benchmarks)
+    index.write(staging / index.FILE, merged.columns)
+    (staging / index.UNITS_FILE).write_text(json.dumps([unit.model_dump() for unit in units], indent=1) + "\n", encoding="utf-8")
+    card = build_card(shards, facts, merged)
+    print(summary(card))
+    _check(card, config)
+    (staging / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    (staging / "card.html").write_text(page(card), encoding="utf-8")
+    facts_of = {"num_train": card["samples"]["train"], "num_eval": card["samples"]["eval"], "system_prompt": config.system_prompt}
+    manifest = artifacts.commit_directory(
+        staging, output_uri, kind="dataset", config_digest=artifacts.digest(_placeless(config)), metadata=facts_of
+    )
+    return DatasetRef(uri=output_uri, manifest_sha256=manifest.digest, **facts_of)
+
+
+def _merged(
+    config: DataConfig, shards: Sequence[Shard], units: Sequence[UnitRef], uri: str, benchmarks: Mapping[str, Any] | None
+) -> tuple[list[dict[str, Any]], Merged]:
+    """What each unit says of itself, and the merge of their entries."""
     import pyarrow as pa
 
-    lists = pa.list_(pa.list_(pa.int32()))
-    columns = {"id": pa.string(), "source": pa.string(), "messages": pa.string(), "images": pa.list_(pa.binary())}
-    columns |= {"input_ids": pa.list_(pa.int32()), "turns": lists, "image_grid_thw": lists}
-    columns |= dict.fromkeys(("num_tokens", "num_visual_tokens", "num_supervised_tokens"), pa.int32())
-    return pa.schema([*columns.items(), *([("answer", pa.string())] if split == "eval" else [])])
+    facts, entries = [], []
+    for shard, unit in zip(shards, units, strict=True):
+        place = storage.join(uri, unit.name)
+        manifest = artifacts.read_manifest(place)
+        if manifest.digest != unit.manifest_sha256:
+            raise artifacts.ArtifactError(f"{place} was replaced while it was merged; prepare again")
+        facts.append(json.loads(read_file(place, manifest, FACTS)))
+        with pa.ipc.open_stream(read_file(place, manifest, ENTRIES)) as stream:
+            entries.append((shard.source, stream.read_all()))
+    return facts, merge(entries, seed=config.seed, eval_fraction=config.eval_fraction, benchmarks=benchmarks)
 
 
-class ShardWriter:
-    """Writes rows to ``<folder>/00000.parquet``, ``00001.parquet``, ... in small row groups."""
-
-    def __init__(self, folder: Path, split: Split, rows_per_shard: int) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self.schema = sample_schema(split)
-        self.rows_per_shard = rows_per_shard
-        self.count = 0
-        self._pending: list[dict[str, Any]] = []
-        self._writer: Any = None
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Append one row; closes the shard when it is full."""
-        self._pending.append(row)
-        self.count += 1
-        full = self.count % self.rows_per_shard == 0
-        if full or len(self._pending) == BATCH_ROWS:
-            self._flush()
-        if full:
-            self.close()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        if self._writer is None:
-            shard = (self.count - 1) // self.rows_per_shard
-            self._writer = pq.ParquetWriter(self.folder / f"{shard:05d}.parquet", self.schema, compression="zstd")
-        self._writer.write_table(pa.Table.from_pylist(self._pending, schema=self.schema))
-        self._pending = []
-
-    def close(self) -> None:
-        """Write what is pending and finish the current shard."""
-        if self._pending:
-            self._flush()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+def _placeless(config: DataConfig) -> DataConfig:
+    """The configuration without local folders: the same data in another folder is the same dataset."""
+    hidden = {"root": ""}
+    sources = [
+        source.model_copy(update=hidden | ({"uri": "local"} if storage.is_local(source.uri) else {})) for source in config.sources
+    ]
+    return config.model_copy(update={"sources": tuple(sources)})
 
 
-def _check(report: dict[str, Any]) -> None:
-    """Refuse a dataset that cannot train or whose evaluation would be dishonest."""
-    if report["train"]["samples"] == 0:
+def _check(card: dict[str, Any], config: DataConfig) -> None:
+    """Refuse a dataset of which too much was refused, or that cannot train."""
+    for name, source in card["sources"].items():
+        shares = {
+            "rows": (sum(source["refused"].values()), source["rows"]),
+            "shards": (len(source["damaged"]), source["shards"]),
+        }
+        for what, (lost, total) in shares.items():
+            if lost > config.max_refused * total:
+                raise PrepareError(
+                    f"source {name!r}: {lost} of {total} {what} were refused: {source['refused'] or source['damaged']}. "
+                    f"data.max_refused is {config.max_refused:.0%}: mend them (see quarantine.jsonl of its units), or raise it"
+                )
+    if card["samples"]["train"] == 0:
         raise PrepareError(
-            f"no training sample is left; rows refused: {report['refused'] or 'none'}; check data.sources, data.eval_fraction "
-            "and data.max_tokens"
-        )
-    shared = report["leakage"]["images_in_both"]
-    if shared:
-        raise PrepareError(
-            f"{shared} evaluation images also occur in training; sources with their own split share images: "
-            "remove one of them from data.sources"
+            f"no training sample is left; rows refused: {card['refused'] or 'none'}, left out: {card['left_out'] or 'none'}; "
+            "check data.sources, data.eval_fraction and data.max_tokens"
         )

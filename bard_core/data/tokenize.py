@@ -4,8 +4,8 @@ The chat template is rendered, tokenised, and every image placeholder is repeate
 the grid follows from the image size by the resize arithmetic of transformers' Qwen2-VL image processor (which all of
 Qwen2-VL, Qwen2.5-VL and Qwen3-VL use). The result is what the processor itself yields for the same messages.
 
-A sample longer than the limit loses whole turns at its end, never a part of a supervised turn; one whose first turn does
-not fit is refused. Both are counted by the caller.
+A sample longer than the limits loses whole turns at its end, never a part of a supervised turn; one whose first turn does
+not fit is refused. Both are counted by the caller. What cannot fit by its length in characters is not even tokenised.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bard_core.config.sections import DataConfig
-from bard_core.data.messages import RowRefused, Sample
+from bard_core.data.messages import Sample
+from bard_core.data.refusal import RowRefused
 from bard_core.diffusion.names import MASK_TOKEN
 from bard_core.lab.processor import TOKEN_PX, build_lab_processor
 from bard_core.models.turns import find_turns, turn_markers
 from bard_core.models.vlm import known_mask_token
+
+MAX_CHARACTERS_PER_TOKEN = 64  # text that must be more tokens than allowed, however it is tokenised in practice
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,13 @@ def image_grid(image_processor: Any, height: int, width: int) -> tuple[int, int,
 
 
 class SampleTokenizer:
-    """Tokenises samples for one processor and one length limit (in tokens)."""
+    """Tokenises samples for one processor and its length limits in tokens: of a sample, and of one answer (None: the same)."""
 
-    def __init__(self, processor: Any, max_tokens: int) -> None:
+    def __init__(self, processor: Any, max_tokens: int, max_answer_tokens: int | None = None) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_tokens = max_tokens
+        self.max_answer_tokens = max_answer_tokens or max_tokens
         self.image_token_id = int(processor.image_token_id)
         self.markers = turn_markers(processor)
         # plain added tokens such as <think> may occur in text; these may not: they would forge turns or images
@@ -102,17 +106,33 @@ class SampleTokenizer:
 
     def __call__(self, samples: Sequence[Sample]) -> list["Tokenized | RowRefused"]:
         """Tokenise a batch; each result stands at its sample's place and is a sample or the refusal of it."""
-        forged = [self._forged(sample) for sample in samples]
-        texts = ["" if token else self._render(sample.messages) for sample, token in zip(samples, forged, strict=True)]
+        readable = [self._readable(sample) for sample in samples]
+        texts = [self._render(sample.messages) for sample in readable if isinstance(sample, Sample)]
+        ids = iter(self._ids(texts) if texts else [])
         results: list[Tokenized | RowRefused] = []
-        for sample, token, ids in zip(samples, forged, self._ids(texts) if texts else [], strict=True):
+        for sample, given in zip(readable, samples, strict=True):
             try:
-                if token:
-                    raise RowRefused("special token in text", token)
-                results.append(self._finish(sample, ids))
+                if isinstance(sample, RowRefused):
+                    raise sample
+                done = self._finish(sample, next(ids))
+                results.append(replace(done, was_cut=done.was_cut or len(sample.messages) < len(given.messages)))
             except RowRefused as refusal:
                 results.append(refusal)
         return results
+
+    def _readable(self, sample: Sample) -> Sample | RowRefused:
+        """The sample without the turns that cannot fit, or the refusal of one that must not be tokenised."""
+        length, fitting = 0, 0
+        for number, message in enumerate(sample.messages, 1):
+            length += sum(len(item["text"]) for item in message["content"] if item["type"] == "text")
+            if length > MAX_CHARACTERS_PER_TOKEN * self.max_tokens:
+                break
+            fitting = number if message["role"] == "assistant" else fitting
+        if not fitting:
+            return RowRefused("first turn too long", f"more than {MAX_CHARACTERS_PER_TOKEN} x {self.max_tokens} characters")
+        sample = sample if fitting == len(sample.messages) else _first(sample, fitting)
+        token = self._forged(sample)
+        return RowRefused("special token in text", token) if token else sample
 
     def _forged(self, sample: Sample) -> str:
         """The first special token written out in the sample's texts; empty if there is none."""
@@ -129,7 +149,7 @@ class SampleTokenizer:
         expected = sum(message["role"] == "assistant" for message in sample.messages)
         if len(turns) != expected:
             raise RowRefused("chat template loses turns", f"found {len(turns)} assistant turns of {expected}")
-        if len(input_ids) > self.max_tokens:
+        if len(input_ids) > self.max_tokens or any(end - start > self.max_answer_tokens for start, end in turns):
             return self._cut(sample, len(input_ids), turns)
         return Tokenized(sample, input_ids, turns, grids, sum(visual), was_cut=False)
 
@@ -149,12 +169,26 @@ class SampleTokenizer:
     def _cut(self, sample: Sample, length: int, turns: list[tuple[int, int]]) -> Tokenized:
         """Keep the turns that fit, with the images they show; refuse the sample if not even the first does."""
         tail = length - turns[-1][1]
-        kept = sum(end + tail <= self.max_tokens for _, end in turns)
+        fits = [end + tail <= self.max_tokens and end - start <= self.max_answer_tokens for start, end in turns]
+        kept = fits.index(False)
         if kept == 0:
-            raise RowRefused("first turn too long", f"ends at token {turns[0][1]}, max_tokens is {self.max_tokens}")
+            start, end = turns[0]
+            limits = f"max_tokens is {self.max_tokens}, max_answer_tokens {self.max_answer_tokens}"
+            raise RowRefused("first turn too long", f"{end - start} tokens up to token {end}; {limits}")
         answers = [index for index, message in enumerate(sample.messages) if message["role"] == "assistant"]
-        messages = sample.messages[: answers[kept - 1] + 1]
-        shown = sum(item["type"] == "image" for message in messages for item in message["content"])
-        shorter = replace(sample, messages=messages, images=sample.images[:shown], image_sizes=sample.image_sizes[:shown])
-        done = self._finish(shorter, self._ids([self._render(messages)])[0])
+        shorter = _first(sample, answers[kept - 1] + 1)
+        done = self._finish(shorter, self._ids([self._render(shorter.messages)])[0])
         return replace(done, was_cut=True)
+
+
+def _first(sample: Sample, count: int) -> Sample:
+    """The first ``count`` messages of a sample, with the images they show."""
+    messages = sample.messages[:count]
+    shown = sum(item["type"] == "image" for message in messages for item in message["content"])
+    return replace(
+        sample,
+        messages=messages,
+        images=sample.images[:shown],
+        image_sizes=sample.image_sizes[:shown],
+        looks=sample.looks[:shown],
+    )

@@ -165,7 +165,7 @@ class _Decode:
             for row, was_open in zip(self.rows, open_rows, strict=True):
                 row.steps[-1] += was_open
             now_open = self._is_open(tokens, masked)
-            yield StepEvent(block, step, names, tokens, filled, revised)
+            yield StepEvent(block, step, names, tokens, filled, revised, proposal.confidence)
             open_rows, broken = torch.stack((now_open, proposal.broken)).tolist()
             for row, bad in zip(self.rows, broken, strict=True):
                 refuse_broken(bad, row.index, f"step {step} of block {block}")

@@ -70,7 +70,7 @@ class StepEvent:
     """One denoising step of a block. Tensors are [active rows, block] on the model's device; reading them waits for the step.
 
     ``rows`` are the batch rows they belong to; ``filled`` marks positions that got their token, ``revised`` those whose
-    earlier token was taken back at this step.
+    earlier token was taken back at this step. ``confidence`` is the probability of what was proposed there.
     """
 
     block: int
@@ -79,6 +79,7 @@ class StepEvent:
     tokens: Tensor
     filled: Tensor
     revised: Tensor | None
+    confidence: Tensor | None = None
 
 
 @dataclass(frozen=True)

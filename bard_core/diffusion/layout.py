@@ -13,7 +13,7 @@ A sample may carry several noisy copies (complementary masks): role 1, 2, ...; a
 Shape suffixes: B rows, L row length, N clean tokens of a sample, R noisy tokens of a sample.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,8 +40,8 @@ class TokenTable:
     role: Tensor
     key: Hashable = None
 
-    def to(self, device: torch.device | str) -> "TokenTable":
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in FIELDS})
+    def map(self, change: Callable[[Tensor], Tensor]) -> "TokenTable":
+        return replace(self, **{name: change(getattr(self, name)) for name in FIELDS})
 
     def __getitem__(self, index: Any) -> "TokenTable":
         """The same index into all four tensors."""

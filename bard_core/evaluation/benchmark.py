@@ -81,8 +81,10 @@ def judge(
     if (done := _already_judged(output_uri, model, dataset, benchmark, config)) is not None:
         return done
     store = storage.join(answers_uri, answers_key(model, benchmark, config.decoding))
-    folder, data = artifacts.fetch(model), artifacts.fetch(dataset)
-    job = Job(str(folder), _mode(model), str(data), benchmark, config.decoding, config.batch_size, store)
+    folder = artifacts.fetch(model)
+    if benchmark.own:
+        artifacts.fetch(dataset)  # it is the one that the ref was made for
+    job = Job(str(folder), _mode(model), dataset.uri, benchmark, config.decoding, config.batch_size, store)
     count = _gpus() if processes is None else processes
     if count > 1:
         _answer_in_processes(job, count)
@@ -164,7 +166,7 @@ def _run(job: Job, scratch: Path, out: Path, shard: tuple[int, int] | None = Non
     with quiet():
         chat = plugin.BardChat(job.folder, mode=job.mode, batch_size=job.batch_size, **job.decoding.model_dump())
         chat.store, chat.shard = AnswerStore(job.answers_uri), shard
-        task = scoring.load_task(job.benchmark, prepare_task(job.benchmark, Path(job.dataset), scratch))
+        task = scoring.load_task(job.benchmark, prepare_task(job.benchmark, job.dataset, scratch))
         return chat, scoring.score(chat, job.benchmark, task, out)
 
 

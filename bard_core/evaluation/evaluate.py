@@ -181,7 +181,6 @@ def _time(
 ) -> dict[float | None, Speed]:
     """Speed of every decoding on prompts of every benchmark, one by one, in answers of at most the decoding's own limit."""
     plugin, scoring = lmms()
-    data = artifacts.fetch(dataset)
     prompts: list[Any] = []
     with quiet():
         baseline = plugin.BardChat(str(artifacts.fetch(source)), mode="ar", **config.decoding.model_dump())
@@ -195,7 +194,7 @@ def _time(
         for benchmark in benchmarks:
             workshop = scratch / benchmark.name
             workshop.mkdir()
-            task = scoring.load_task(benchmark, prepare_task(benchmark, data, workshop))
+            task = scoring.load_task(benchmark, prepare_task(benchmark, dataset, workshop))
             asking.follow(benchmark)
             prompts += asking.some_prompts(task, max(1, config.speed_samples // len(benchmarks)))
     decoders = {str(threshold): chat.decode for threshold, chat in chats.items() if chat is not baseline}

@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
-from bard_core.config.sections import LabWorldConfig, RawSchema, RawSource
+from bard_core.config.sections import LabWorldConfig
+from bard_core.config.sources import RawSchema, RawSource
 
 Split = Literal["train", "eval"]
 SHARES: dict[RawSchema, float] = {"finevision": 0.4, "llava_onevision": 0.4, "mmfinereason": 0.2}
@@ -184,7 +185,9 @@ def write_raw(world: LabWorldConfig, folder: Path) -> dict[Split, tuple[RawSourc
                 table = pa.Table.from_pylist(items[start : start + ROWS_PER_SHARD], schema=schemas[schema])
                 pq.write_table(table, target / f"{shard:05d}.parquet", compression="zstd")
         sources[split] = tuple(
-            RawSource(name=f"lab-{split}-{schema}", schema_name=schema, uri=str(folder / split / schema), max_samples=None)
+            RawSource(
+                name=f"lab-{split}-{schema}", schema_name=schema, uri=str(folder / split / schema), split=split, compare="bytes"
+            )
             for schema, items in rows.items()
             if items
         )

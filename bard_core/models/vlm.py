@@ -207,15 +207,24 @@ def _part(model: Any, names: tuple[str, ...]) -> nn.Module | None:
 
 
 def position_ids(model: Any, input_ids_N: Tensor, image_grid_thw: Tensor | None = None) -> Tensor:
-    """Positions of one conversation: [3, N] for multimodal rope (temporal, height, width), else [1, N]."""
+    """Positions of one conversation: [3, N] for multimodal rope (temporal, height, width), else [1, N].
+
+    An ``empty_model`` will do: they follow from its config.
+    """
     body = backbone(model)
     if not hasattr(body, "get_rope_index"):
         return torch.arange(len(input_ids_N))[None]
-    types = torch.zeros_like(input_ids_N)
-    types[input_ids_N == model.config.image_token_id] = 1
-    if (video_id := getattr(model.config, "video_token_id", None)) is not None:
-        types[input_ids_N == video_id] = 2
+    types_N = token_types(model.config, input_ids_N)
     positions, _ = body.get_rope_index(
-        input_ids_N[None], image_grid_thw=image_grid_thw, mm_token_type_ids=types[None].int(), attention_mask=None
+        input_ids_N[None], image_grid_thw=image_grid_thw, mm_token_type_ids=types_N[None].int(), attention_mask=None
     )
     return positions[:, 0]
+
+
+def token_types(config: Any, input_ids_N: Tensor) -> Tensor:
+    """What each token stands for: 0 text, 1 image, 2 video (uint8)."""
+    types = torch.zeros_like(input_ids_N, dtype=torch.uint8)
+    for kind, name in ((1, "image_token_id"), (2, "video_token_id")):
+        if (token := getattr(config, name, None)) is not None:
+            types[input_ids_N == token] = kind
+    return types

@@ -54,7 +54,7 @@ def promote(
         ArtifactError: an evaluation that is needed is gone or torn.
     """
     lock = storage.join(storage.root_uri(storage_config), "claims", f"registry-{tracking.registered_model}")
-    with claims.exclusive(lock) as claim:
+    with claims.exclusive(lock, timeout_s=300.0) as claim:
         known = {version.number: version for version in versions(tracking)}
         if number not in known:
             raise PromotionError(f"no version {number} of {tracking.registered_model!r}; there are: {sorted(known)}")

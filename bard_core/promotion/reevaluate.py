@@ -10,7 +10,7 @@ import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from bard_core.config.sections import StrictModel
+from bard_core.config.strict import StrictModel
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.promotion.comparison import comparison, left_out, markdown
 from bard_core.promotion.promote import CHAMPION, promote

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bard_core.config.file import read_yaml
-from bard_core.config.sections import ComputeConfig, EvaluationConfig, GateConfig, StorageConfig, StrictModel, TrackingConfig
+from bard_core.config.sections import ComputeConfig, EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
+from bard_core.config.strict import StrictModel
 from bard_core.promotion.promote import score_of
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import EvalResult

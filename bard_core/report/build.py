@@ -6,9 +6,9 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from bard_core.data.heldout import held_out
 from bard_core.evaluation.compare import load_samples, on_frontier, paired, source_of
 from bard_core.evaluation.tradeoff import accuracy_under_parallelism, points, speedup_at_parity
 from bard_core.report.pictures import curves_png, frontier_png
@@ -145,7 +145,7 @@ def _samples(results: Sequence[EvalResult], dataset: DatasetRef) -> tuple[list[d
     answers = {result.model.name: {record["id"]: record["text"] for record in load_samples(result)} for result in results}
     judged = list(answers[source_of(results).model.name])
     chosen = judged[:: max(1, len(judged) // SAMPLES)][:SAMPLES]
-    documents = _documents(artifacts.fetch(dataset), set(chosen))
+    documents = {row["id"]: row for row in held_out(dataset, chosen)}
     chosen = [key for key in chosen if key in documents]  # public benchmarks bring documents of their own
     records = [
         {
@@ -157,18 +157,6 @@ def _samples(results: Sequence[EvalResult], dataset: DatasetRef) -> tuple[list[d
         for key in chosen
     ]
     return records, [documents[key]["images"] for key in chosen]
-
-
-def _documents(folder: Path, ids: set[str]) -> dict[str, dict[str, Any]]:
-    """Rows of the evaluation split by id; none where there is no such split."""
-    import pyarrow.dataset as ds
-
-    if not (folder / "eval").is_dir():
-        return {}
-    table = ds.dataset(folder / "eval", format="parquet").to_table(
-        columns=["id", "messages", "images", "answer"], filter=ds.field("id").isin(sorted(ids))
-    )
-    return {row["id"]: row for row in table.to_pylist()}
 
 
 def _question(document: dict[str, Any]) -> str:

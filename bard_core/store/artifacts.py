@@ -21,8 +21,9 @@ from bard_core.store.refs import Frozen, Ref
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+DOWNLOADS = 2  # of an artifact that arrives damaged, before it is damaged there
 AGAIN = "run the same command again, which makes it anew (on a Flyte cluster with --overwrite-cache)"
-Kind = Literal["dataset", "teacher", "model", "checkpoint", "benchmark", "evaluation", "report"]
+Kind = Literal["dataset", "unit", "looks", "teacher", "model", "checkpoint", "benchmark", "evaluation", "report"]
 
 
 class ArtifactError(Exception):
@@ -167,9 +168,9 @@ def _publish_remote(staging: Path, uri: str, manifest: Manifest) -> None:
     write_manifest(uri, manifest)
 
 
-def _already_there(uri: str, wanted: str) -> bool:
+def _already_there(uri: str, wanted: str, part: str = "") -> bool:
     try:
-        return read_manifest(uri).digest == wanted and verify(uri).digest == wanted
+        return read_manifest(uri).digest == wanted and verify(uri, part=part).digest == wanted
     except ArtifactError:
         return False
 
@@ -178,30 +179,31 @@ def read_manifest(uri: str) -> Manifest:
     """Raises ArtifactError when there is none or it is not one."""
     try:
         return Manifest.model_validate_json(storage.read_bytes(storage.join(uri, MANIFEST)))
-    except storage.StorageError as error:
+    except storage.NothingThereError as error:
         raise ArtifactError(f"{uri} has no {MANIFEST}: it was never committed, or was torn; {AGAIN}") from error
     except ValidationError as error:
         raise DamagedError(f"{uri}/{MANIFEST} is not a manifest ({error.error_count()} faults); {AGAIN}") from error
 
 
-def verify(uri: str, hashes: bool | Callable[[FileEntry], bool] = True) -> Manifest:
+def verify(uri: str, hashes: bool | Callable[[FileEntry], bool] = True, part: str = "") -> Manifest:
     """Check an artifact, local or remote, against its manifest: its files are those listed, whole and (``hashes``) unchanged.
 
-    ``hashes`` may choose the files to hash, so that several processes share the work.
+    ``hashes`` may choose the files to hash, so that several processes share the work. ``part``: only files whose path begins so.
 
     Raises:
         ArtifactError: naming the first file that is missing, unlisted, cut or changed.
     """
     manifest = read_manifest(uri)
-    sizes = storage.file_sizes(uri)
-    for entry in manifest.files:
+    sizes = {name: size for name, size in storage.file_sizes(uri).items() if name.startswith(part)}
+    files = [entry for entry in manifest.files if entry.path.startswith(part)]
+    for entry in files:
         if entry.path not in sizes:
             raise DamagedError(f"{uri}: {entry.path} is missing; {AGAIN}")
         if sizes[entry.path] != entry.size:
             raise DamagedError(f"{uri}: {entry.path} has {sizes[entry.path]} bytes, not {entry.size}: it was cut; {AGAIN}")
-    if extra := sorted(sizes.keys() - {entry.path for entry in manifest.files} - {MANIFEST}):
+    if extra := sorted(sizes.keys() - {entry.path for entry in files} - {MANIFEST}):
         raise ArtifactError(f"{uri}: {extra[0]} is not in the manifest: it was added later; remove it, or {AGAIN}")
-    for entry in manifest.files if hashes else ():
+    for entry in files if hashes else ():
         if callable(hashes) and not hashes(entry):
             continue
         if storage.sha256(storage.join(uri, entry.path)) != entry.sha256:
@@ -233,39 +235,53 @@ def set_aside(uri: str, why: ArtifactError) -> None:
     log.warning("%s; it was set aside as %s", str(why).removesuffix(f"; {AGAIN}"), target)
 
 
-def fetch(ref: Ref | str, expected_sha256: str | None = None) -> Path:
+def fetch(ref: Ref | str, expected_sha256: str | None = None, part: str = "") -> Path:
     """A verified local folder of an artifact: its own when local, else a download kept in the home folder's cache.
 
-    A damaged cached copy is downloaded again; a damaged artifact is set aside.
+    ``part``: only the files whose path begins so (``processor/``) are brought and verified. A damaged cached copy is downloaded
+    again, and so is a download that is not what the manifest says: bytes flip on the way. An artifact that is damaged where it
+    lies is set aside.
 
     Raises:
-        ArtifactError: it is torn, or is not the artifact the ref was made for.
+        ArtifactError: it is torn, has no such part, or is not the artifact the ref was made for.
     """
     uri, expected = (ref.uri, ref.manifest_sha256) if isinstance(ref, Ref) else (ref, expected_sha256)
     try:
-        return _fetch(uri, expected)
+        return _fetch(uri, expected, part)
     except DamagedError:
         try:
-            verify(uri)
+            verify(uri, part=part)
         except DamagedError as error:
             set_aside(uri, error)
             raise
-    return _fetch(uri, expected)  # it is whole where it lies: bytes flipped on the way
+    return _fetch(uri, expected, part)  # it is whole where it lies: bytes flipped on the way
 
 
-def _fetch(uri: str, expected: str | None) -> Path:
+def _fetch(uri: str, expected: str | None, part: str) -> Path:
+    manifest = read_manifest(uri)
+    found = _expect(uri, expected, manifest.digest)
+    if not any(entry.path.startswith(part) for entry in manifest.files):
+        raise ArtifactError(f"{uri} has no {part}: it holds {', '.join(sorted({e.path.split('/')[0] for e in manifest.files}))}")
     if storage.is_local(uri):
-        _expect(uri, expected, read_manifest(uri).digest)
-        verify(uri)
+        verify(uri, part=part)
         return storage.local_path(uri)
-    found = _expect(uri, expected, read_manifest(uri).digest)
-    kept = storage.home() / "cache" / found
-    if _already_there(str(kept), found):
+    for _ in range(DOWNLOADS - 1):
+        try:
+            return _bring(uri, found, part)
+        except ArtifactError as error:
+            log.warning("%s; fetching it again", error)
+    return _bring(uri, found, part)
+
+
+def _bring(uri: str, found: str, part: str) -> Path:
+    cache = storage.home() / "cache"
+    kept = cache / (f"{found}-{hashlib.sha256(part.encode()).hexdigest()[:8]}" if part else found)
+    if _already_there(str(kept), found, part):
         return kept
-    scratch = storage.home() / "cache" / f".{found}.{uuid.uuid4().hex}"
+    scratch = cache / f".{found}.{uuid.uuid4().hex}"
     try:
-        storage.download_tree(uri, scratch)
-        _expect(uri, found, verify(str(scratch)).digest)
+        storage.download_tree(uri, scratch, lambda name: name.startswith(part) or name == MANIFEST)
+        _expect(uri, found, verify(str(scratch), part=part).digest)
         storage.replace_folder(scratch, kept)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

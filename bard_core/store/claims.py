@@ -3,22 +3,28 @@
 A claim is a folder of numbered files; the highest number holds. A number is taken by creating its file, which only one can do.
 Who finds the holder released or run out creates the next number. Nothing is ever deleted, so no race can undo a claim.
 
-A holder renews while it works (``kept``). Machines that share claims must agree on the time to within a few seconds.
+A holder renews while it works (``kept``). Machines that share claims must agree on the time to within a few seconds. A holder
+whose process is seen to be dead, on this machine, is replaced at once.
 """
 
 import json
+import logging
+import math
 import os
+import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from bard_core.store import storage
 
+log = logging.getLogger(__name__)
 LEASE_S = 120.0  # a holder that died in the midst of its work is replaced after this
 HANDOVER_S = 1800.0  # how long the next task of the same work may take to start
 
@@ -45,7 +51,31 @@ class _State:
 
     @property
     def free(self) -> bool:
-        return self.until <= time.time()
+        return self.until <= time.time() or process_is_dead(self.owner.rpartition("/")[0])
+
+
+def this_process() -> str:
+    """A name of this process that no other has, before or after: host, process id, and when it was started."""
+    return f"{socket.gethostname()}/{os.getpid()}/{_started(os.getpid())}"
+
+
+def process_is_dead(name: str) -> bool:
+    """Whether the process that ``this_process`` named is seen to be dead. Of another machine nothing can be seen."""
+    host, _, rest = name.partition("/")
+    pid, _, started = rest.partition("/")
+    return host == socket.gethostname() and pid.isdigit() and _started(int(pid)) != started
+
+
+def _started(pid: int) -> str:
+    """When a process was started, as Linux counts it; "-" where only its life can be seen, "" when it is dead."""
+    try:
+        os.kill(pid, 0)
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except ProcessLookupError:
+        return ""
+    except OSError:
+        return "-"
+    return "" if fields[0] in "ZX" else fields[19]
 
 
 def _state(uri: str) -> _State:
@@ -65,13 +95,24 @@ def _body(owner: str, until: float) -> bytes:
     return json.dumps({"owner": owner, "until": until}).encode()
 
 
-def take(uri: str, lease_s: float = LEASE_S) -> Claim | None:
-    """The claim to the work named by ``uri``, or None while another holds it."""
+def take(uri: str, lease_s: float = LEASE_S, travels: bool = True) -> Claim | None:
+    """The claim to the work named by ``uri``, or None while another holds it.
+
+    ``travels``: another process may take it on, so that it does not end with this one.
+    """
     state = _state(uri)
     if not state.free:
         return None
-    claim = Claim(uri=uri, number=state.number + 1, owner=f"{os.getpid()}-{uuid.uuid4().hex[:12]}")
+    owner = str(os.getpid()) if travels else this_process()
+    claim = Claim(uri=uri, number=state.number + 1, owner=f"{owner}/{uuid.uuid4().hex[:12]}")
     return claim if storage.create_file(_file(uri, claim.number), _body(claim.owner, time.time() + lease_s)) else None
+
+
+def check(claim: Claim) -> None:
+    """Raises ClaimLostError when another has it."""
+    state = _state(claim.uri)
+    if state.number != claim.number:
+        raise ClaimLostError(f"{claim.uri}: the claim ran out and {state.owner} took it over")
 
 
 def renew(claim: Claim, lease_s: float = LEASE_S) -> None:
@@ -80,9 +121,7 @@ def renew(claim: Claim, lease_s: float = LEASE_S) -> None:
     Raises:
         ClaimLostError: another has it.
     """
-    state = _state(claim.uri)
-    if state.number != claim.number:
-        raise ClaimLostError(f"{claim.uri}: the claim ran out and {state.owner} took it over")
+    check(claim)
     storage.write_bytes(_file(claim.uri, claim.number), _body(claim.owner, time.time() + lease_s))
 
 
@@ -129,16 +168,19 @@ def _renew_until(claim: Claim, lease_s: float, done: threading.Event) -> None:
 
 
 @contextmanager
-def exclusive(uri: str, timeout_s: float = 300.0, poll_s: float = 0.2) -> Iterator[Claim]:
+def exclusive(uri: str, timeout_s: float = math.inf, poll_s: float = 0.2) -> Iterator[Claim]:
     """Wait for the claim, hold it while the body runs, release it.
 
     Raises:
         TimeoutError: it was never free. ClaimLostError: the body took longer than it could be held.
     """
-    deadline = time.monotonic() + timeout_s
-    while (claim := take(uri)) is None:
+    deadline, told = time.monotonic() + timeout_s, False
+    while (claim := take(uri, travels=False)) is None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{uri} was held by {_state(uri).owner} for {timeout_s:.0f} s: see whether that still runs")
+        if not told:
+            log.warning("%s is at work on %s; waiting for it", _state(uri).owner.rpartition("/")[0], uri.removesuffix(".claim"))
+            told = True
         time.sleep(poll_s)
     with kept(claim):
         yield claim

@@ -31,6 +31,29 @@ class DatasetRef(Ref):
     system_prompt: str | None = None
 
 
+class UnitRef(Frozen):
+    """One prepared raw shard, by the name it has beside its dataset; how many rows and bytes it holds."""
+
+    name: str
+    manifest_sha256: str
+    rows: int
+    bytes: int
+
+
+class UnitsRef(Frozen):
+    """The units that one of several tasks made: those of every ``of``-th shard, from shard ``group`` on."""
+
+    group: int
+    of: int
+    units: tuple[UnitRef, ...]
+
+
+class LooksRef(Ref):
+    """How the images look that a suite's benchmarks ask about."""
+
+    suite: str
+
+
 class CheckpointRef(Ref):
     """The final checkpoint of a training run, with what consolidation needs to know of it. ``precision``: of its forwards."""
 

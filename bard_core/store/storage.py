@@ -1,40 +1,85 @@
 """Bytes in a local folder or under an s3:// prefix, through fsspec; local writes are atomic.
 
 S3 takes its endpoint and credentials from the usual AWS_* variables (``AWS_ENDPOINT_URL`` for another S3 API).
+Every call outlives a hiccup of the place; what remains is a ``StorageError`` (see ``hiccups``).
 """
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from bard_core.config.sections import StorageConfig
+from bard_core.store.hiccups import FULL, NothingThereError, StorageError, explained, persistent, tried
+
+__all__ = ["NothingThereError", "StorageError"]
+OLD_S = 60.0  # a scratch folder younger than this may not be locked yet
 
 
-class StorageError(Exception):
-    """A place cannot be read or written: says which, why and how to fix it."""
+def home_path() -> Path:
+    """Where ``home()`` is, made or not."""
+    return Path(os.environ.get("BARD_HOME") or Path(__file__).resolve().parents[2] / ".bard").absolute()
 
 
 def home() -> Path:
-    """The embedded defaults' folder: ``$BARD_HOME``, else ``.bard`` beside the code. Created when missing."""
-    folder = Path(os.environ.get("BARD_HOME") or Path(__file__).resolve().parents[2] / ".bard").absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    """The embedded defaults' folder: ``$BARD_HOME``, else ``.bard`` beside the code. Created when missing.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    folder = home_path()
+    with persistent(f"BARD_HOME {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 @contextlib.contextmanager
 def scratch(name: str) -> Iterator[Path]:
-    """A new folder of ``home()`` to make an artifact in, its own even when another process makes the same; gone afterwards."""
+    """A new folder of ``home()`` to make an artifact in, its own even when another process makes the same; gone afterwards.
+
+    Its maker holds a lock on it, which ends with the maker: see ``sweep_scratch``.
+    """
     workshop = home() / "staging"
-    workshop.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=workshop, ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    with persistent(str(workshop)):
+        workshop.mkdir(exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=workshop))
+        lock = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a disk without locks: nobody sweeps there either
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_scratch() -> list[str]:
+    """Remove the scratch folders whose makers are dead; returns their names."""
+    swept = []
+    for folder in sorted((home() / "staging").glob("*-*")):
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except OSError:
+            continue  # gone in the meantime, or no folder
+        try:
+            if time.time() - os.fstat(lock).st_ctime < OLD_S:
+                continue
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+            swept.append(folder.name)
+        except OSError:
+            continue  # in use
+        finally:
+            os.close(lock)
+    return swept
 
 
 def root_uri(config: StorageConfig) -> str:
@@ -73,27 +118,35 @@ def _filesystem(uri: str) -> tuple[Any, str]:
 
 
 def exists(uri: str) -> bool:
-    filesystem, path = _filesystem(uri)
-    filesystem.invalidate_cache()
-    return bool(filesystem.exists(path))
+    def ask() -> bool:
+        filesystem, path = _filesystem(uri)
+        filesystem.invalidate_cache()
+        return bool(filesystem.exists(path))
+
+    return tried(uri, ask)
 
 
 def read_bytes(uri: str) -> bytes:
-    """Raises StorageError when there is nothing."""
-    filesystem, path = _filesystem(uri)
-    try:
+    """Raises NothingThereError when there is nothing."""
+
+    def read() -> bytes:
+        filesystem, path = _filesystem(uri)
         return bytes(filesystem.cat_file(path))
-    except FileNotFoundError as error:
-        raise StorageError(f"{uri}: nothing there") from error
+
+    return tried(uri, read)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Write whole or not at all: locally temp file, fsync, rename; an S3 put is atomic by itself."""
-    if not is_local(uri):
+
+    def put() -> None:
         filesystem, path = _filesystem(uri)
         filesystem.pipe_file(path, data)
-        return
-    target = local_path(uri)
+
+    tried(uri, (lambda: _write_local(local_path(uri), data)) if is_local(uri) else put, needed=len(data))
+
+
+def _write_local(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
@@ -112,22 +165,25 @@ def create_file(uri: str, data: bytes) -> bool:
     Locally a hard link, which fails where a file is; on S3 a conditional put (``If-None-Match: *``).
     """
     if not is_local(uri):
-        filesystem, path = _filesystem(uri)
-        try:
-            filesystem.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            return False
-        return True
+
+        def put() -> bool:
+            filesystem, path = _filesystem(uri)
+            try:
+                filesystem.pipe_file(path, data, mode="create")
+            except FileExistsError:
+                return bytes(filesystem.cat_file(path)) == data  # ours, when the answer to an earlier try was lost
+            return True
+
+        return tried(uri, put, needed=len(data))
     target = local_path(uri)
     scratch = f"{target}.{uuid.uuid4().hex}.new"
     write_bytes(scratch, data)
     try:
-        os.link(scratch, target)
-    except FileExistsError:
-        return False
+        with contextlib.suppress(FileExistsError):
+            tried(uri, lambda: os.link(scratch, target))
+        return os.path.samefile(scratch, target)
     finally:
         os.unlink(scratch)
-    return True
 
 
 def file_sizes(uri: str) -> dict[str, int]:
@@ -136,11 +192,15 @@ def file_sizes(uri: str) -> dict[str, int]:
     Raises:
         StorageError: a name would lead out of the folder.
     """
-    filesystem, path = _filesystem(uri)
-    filesystem.invalidate_cache()
-    base = path.rstrip("/") + "/"
-    found = filesystem.find(path, detail=True).items()
-    sizes = {name.removeprefix(base): int(info["size"] or 0) for name, info in found if name.startswith(base)}
+
+    def find() -> dict[str, int]:
+        filesystem, path = _filesystem(uri)
+        filesystem.invalidate_cache()
+        base = path.rstrip("/") + "/"
+        found = filesystem.find(path, detail=True).items()
+        return {name.removeprefix(base): int(info["size"] or 0) for name, info in found if name.startswith(base)}
+
+    sizes = tried(uri, find)
     if bad := [name for name in sizes if ".." in name.split("/")]:
         raise StorageError(f"{uri}: the file name {bad[0]!r} leads out of the folder; remove that file")
     return sizes
@@ -157,13 +217,17 @@ def file_facts(uri: str) -> dict[str, dict[str, Any]]:
 
 def list_folders(uri: str) -> list[str]:
     """Names of the folders right below ``uri``, sorted; empty when there is nothing."""
-    filesystem, path = _filesystem(uri)
-    filesystem.invalidate_cache()
-    try:
-        found = filesystem.ls(path, detail=True)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(str(info["name"]).rstrip("/").rsplit("/", 1)[-1] for info in found if info["type"] == "directory")
+
+    def ask() -> list[str]:
+        filesystem, path = _filesystem(uri)
+        filesystem.invalidate_cache()
+        try:
+            found = filesystem.ls(path, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(str(info["name"]).rstrip("/").rsplit("/", 1)[-1] for info in found if info["type"] == "directory")
+
+    return tried(uri, ask)
 
 
 def list_files(uri: str) -> list[str]:
@@ -172,23 +236,28 @@ def list_files(uri: str) -> list[str]:
 
 
 def sha256(uri: str) -> str:
-    """sha256 (hex) of one file, read as a stream. Raises StorageError when there is nothing."""
-    filesystem, path = _filesystem(uri)
-    try:
+    """sha256 (hex) of one file, read as a stream. Raises NothingThereError when there is nothing."""
+
+    def read() -> str:
+        filesystem, path = _filesystem(uri)
+        total = hashlib.sha256()
         with filesystem.open(path, "rb") as file:
-            total = hashlib.sha256()
             while chunk := file.read(8 * 2**20):
                 total.update(chunk)
-    except FileNotFoundError as error:
-        raise StorageError(f"{uri}: nothing there") from error
-    return total.hexdigest()
+        return total.hexdigest()
+
+    return tried(uri, read)
 
 
 def delete_file(uri: str) -> None:
     """Remove one file; nothing happens when it is not there."""
-    filesystem, path = _filesystem(uri)
-    with contextlib.suppress(FileNotFoundError):
-        filesystem.rm_file(path)
+
+    def remove() -> None:
+        filesystem, path = _filesystem(uri)
+        with contextlib.suppress(FileNotFoundError):
+            filesystem.rm_file(path)
+
+    tried(uri, remove)
 
 
 def delete_tree(uri: str, first: str = "") -> None:
@@ -250,23 +319,42 @@ def move_tree(uri: str, target: str) -> None:
 
 def upload_tree(folder: Path, uri: str, names: Collection[str] | None = None) -> None:
     """Copy a local folder's files, or those with the given relative ``names``, to ``uri``."""
-    filesystem, path = _filesystem(uri)
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = file.relative_to(folder).as_posix()
-        if names is not None and name not in names:
-            continue
-        target = f"{path.rstrip('/')}/{name}"
-        filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-        filesystem.put_file(str(file), target)
+        if names is None or name in names:
+            tried(join(uri, name), lambda file=file, name=name: _put(file, join(uri, name)), needed=file.stat().st_size)  # type: ignore[misc]
 
 
-def download_tree(uri: str, folder: Path) -> None:
-    """Copy all files below ``uri`` into a local folder. Raises StorageError when there are none."""
-    filesystem, path = _filesystem(uri)
-    names = list_files(uri)
-    if not names:
-        raise StorageError(f"{uri}: nothing there")
-    for name in names:
-        target = folder / name
+def _put(file: Path, uri: str) -> None:
+    filesystem, target = _filesystem(uri)
+    filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+    filesystem.put_file(str(file), target)
+
+
+def download_tree(uri: str, folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
+    """Copy all files below ``uri`` whose relative names are ``wanted`` into a local folder.
+
+    Raises:
+        NothingThereError: there are none.
+    """
+    sizes = {name: size for name, size in file_sizes(uri).items() if wanted(name)}
+    if not sizes:
+        raise NothingThereError(f"{uri}: nothing there")
+    for name, size in sorted(sizes.items()):
+        download_file(join(uri, name), folder / name, size)
+
+
+def download_file(uri: str, target: Path, size: int | None = None) -> None:
+    """Copy one file here. Raises NothingThereError when there is none."""
+
+    def get() -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        filesystem.get_file(f"{path.rstrip('/')}/{name}", str(target))
+        filesystem, path = _filesystem(uri)
+        filesystem.get_file(path, str(target))
+
+    try:
+        tried(uri, get, needed=size)
+    except StorageError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
+            raise explained(str(target), error.__cause__, size) from error.__cause__
+        raise

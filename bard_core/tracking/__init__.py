@@ -13,14 +13,16 @@ from bard_core.tracking.models import (
     log_model,
     scored_models,
 )
+from bard_core.tracking.pipelines import abandon_pipeline, close_pipeline, open_pipeline, settle
 from bard_core.tracking.registry import Version, register, set_alias, tag_version, versions
-from bard_core.tracking.runs import StageRun, TrackingError, client_of, close_pipeline, open_pipeline, stage_run, tracking_uri
+from bard_core.tracking.runs import StageRun, TrackingError, client_of, stage_run, tracking_uri
 
 __all__ = [
     "LoggedScores",
     "StageRun",
     "TrackingError",
     "Version",
+    "abandon_pipeline",
     "client_of",
     "close_pipeline",
     "complete",
@@ -33,6 +35,7 @@ __all__ = [
     "register",
     "scored_models",
     "set_alias",
+    "settle",
     "stage_run",
     "tag_version",
     "tracking_uri",

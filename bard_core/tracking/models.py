@@ -39,7 +39,7 @@ def log_model(config: TrackingConfig, run_id: str | None, ref: ModelRef) -> str 
 
     Weights are not uploaded. ``log_evaluation`` creates it later when it could not be created here.
     """
-    return runs._survive(f"log the model {ref.name}", lambda: _log_model(config, run_id, ref))
+    return runs.survive(f"log the model {ref.name}", lambda: _log_model(config, run_id, ref))
 
 
 def _log_model(config: TrackingConfig, run_id: str | None, ref: ModelRef) -> str:
@@ -130,7 +130,7 @@ def log_comparison(config: TrackingConfig, run: StageRun, result: EvalResult, nu
         metrics = [_metric(name, value, model_id, result.suite, result.suite_digest) for name, value in numbers.items()]
         run.client.log_batch(run.run_id, metrics=metrics)
 
-    runs._survive(f"log the comparison of {result.model.name}", send)
+    runs.survive(f"log the comparison of {result.model.name}", send)
 
 
 def _metric(name: str, value: float, model_id: str, dataset: str, digest: str) -> "Metric":

@@ -1,23 +1,25 @@
-"""Runs: one parent a pipeline, a child a stage.
+"""Runs: one a stage, the children of a pipeline's (``pipelines``).
 
 Training never stops for tracking: what cannot be delivered
 waits in memory, is tried again with later metrics (after a growing pause, so that a dead server costs little time) and is
-flushed when the stage ends. A metric sent twice counts once, because MLflow keys it by name, step, time and value.
+flushed when the stage ends; what is left then is a debt (see ``debts``), and the run does not end before it is paid. A metric
+sent twice counts once, because MLflow keys it by name, step, time and value.
 """
 
-import fcntl
+import json
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bard_core.config.sections import TrackingConfig
-from bard_core.store import artifacts, databases, storage
+from bard_core.store import claims, databases, storage
+from bard_core.tracking.debts import Debt, locked, owe
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 BATCH = 500  # metrics a call; the server takes 1000
-PIPELINE_TAG = "bard.pipeline"  # the digest of a pipeline's name and parameters
+PROCESS_TAG = "bard.process"
 FLUSH_TRIES, FIRST_PAUSE_S, LONGEST_PAUSE_S = 3, 1.0, 60.0
 
 
@@ -55,7 +57,7 @@ def _client(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
 
     local = uri.startswith("sqlite")
     # Processes that create one sqlite store together break each other's migrations.
-    with _locked(storage.home() / "mlflow.lock") if local else nullcontext():
+    with locked("mlflow") if local else nullcontext():
         if local:
             file = Path(uri.removeprefix("sqlite:///"))
             databases.set_aside_if_damaged(file, file, "MLflow begins anew; the pipeline's end registers its models again")
@@ -79,14 +81,7 @@ def _create_experiment(client: "MlflowClient", experiment: str, place: str | Non
         return str(found.experiment_id)  # another machine created it in the meantime
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _survive(what: str, action: Callable[[], Any]) -> Any:
+def survive(what: str, action: Callable[[], Any]) -> Any:
     """The action's result, or None and a warning: tracking must never stop the work it follows."""
     try:
         return action()
@@ -95,48 +90,18 @@ def _survive(what: str, action: Callable[[], Any]) -> Any:
         return None
 
 
-def _create_run(config: TrackingConfig, name: str, tags: dict[str, str], params: dict[str, Any]) -> str:
+def create_run(config: TrackingConfig, name: str, tags: dict[str, str], params: dict[str, Any]) -> str:
     from mlflow.entities import Param
 
     client, experiment = client_of(config)
-    run = client.create_run(experiment, run_name=name, tags=tags)
+    run = client.create_run(experiment, run_name=name, tags={**tags, PROCESS_TAG: claims.this_process()})
     if params:
         wanted = [Param(key, str(value)[:500]) for key, value in params.items()]
-        _survive("log parameters", lambda: client.log_batch(run.info.run_id, params=wanted))
+        survive("log parameters", lambda: client.log_batch(run.info.run_id, params=wanted))
     return str(run.info.run_id)
 
 
-def open_pipeline(config: TrackingConfig, name: str, params: dict[str, Any]) -> str:
-    """The id of the parent run of a pipeline with this name and these parameters, found or started.
-
-    Raises:
-        TrackingError: MLflow cannot be reached. Nothing has run yet, so this is the moment to say it.
-    """
-    key = artifacts.digest([name, params])
-    try:
-        client, experiment = client_of(config)
-        if found := client.search_runs([experiment], f"tags.`{PIPELINE_TAG}` = '{key}'", max_results=1):
-            return str(found[0].info.run_id)
-        return _create_run(config, name, {"bard.kind": "pipeline", PIPELINE_TAG: key}, params)
-    except Exception as error:
-        raise TrackingError(
-            f"no MLflow at {tracking_uri(config)} ({type(error).__name__}: {error}); start it, "
-            "or leave tracking.tracking_uri and MLFLOW_TRACKING_URI empty for sqlite in the home folder"
-        ) from error
-
-
-def close_pipeline(config: TrackingConfig, run_id: str, metrics: dict[str, float]) -> None:
-    """Write the pipeline's own numbers and end its run; calling it again changes nothing but the numbers."""
-
-    def close() -> None:
-        client, _ = client_of(config)
-        client.log_batch(run_id, metrics=_metrics(metrics, 0))
-        client.set_terminated(run_id, status="FINISHED")
-
-    _survive(f"close the pipeline run {run_id}", close)
-
-
-def _metrics(values: dict[str, float], step: int) -> "list[Metric]":
+def metrics_of(values: dict[str, float], step: int) -> "list[Metric]":
     from mlflow.entities import Metric
 
     now_ms = int(time.time() * 1000)
@@ -149,12 +114,17 @@ class StageRun:
     ``run_id`` is None until MLflow has been reached once.
     """
 
-    def __init__(self, config: TrackingConfig, create: Callable[[], str]) -> None:
-        self._config, self._create = config, create
+    def __init__(
+        self, config: TrackingConfig, name: str, tags: dict[str, str], params: dict[str, Any], run_id: str | None = None
+    ) -> None:
+        self._config, self._name, self._tags, self._params = config, name, tags, params
         self._lock = threading.RLock()
         self._waiting: list[Metric] = []
         self._pause_s, self._not_before = FIRST_PAUSE_S, 0.0
-        self.run_id: str | None = _survive("open a run", create)
+        self.run_id = run_id or survive("open a run", self._create)
+
+    def _create(self) -> str:
+        return create_run(self._config, self._name, self._tags, self._params)
 
     @property
     def client(self) -> "MlflowClient":
@@ -162,10 +132,15 @@ class StageRun:
 
     def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
         """Deliver metrics now, or later when MLflow is away."""
+        self.add(metrics_of(metrics, step))
         with self._lock:
-            self._waiting += _metrics(metrics, step)
             if time.monotonic() >= self._not_before:
                 self.deliver()
+
+    def add(self, metrics: "list[Metric]") -> None:
+        """Let metrics wait for the next delivery."""
+        with self._lock:
+            self._waiting += metrics
 
     def deliver(self) -> bool:
         """Send what waits, in batches that are dropped only once accepted; False when something still waits."""
@@ -200,35 +175,56 @@ class StageRun:
     def log_file(self, path: Path) -> None:
         """Keep a small file (a curve, a report) with the run."""
         if self.deliver():
-            _survive(f"log {path}", lambda: self.client.log_artifact(self.run_id, str(path)))
+            survive(f"log {path}", lambda: self.client.log_artifact(self.run_id, str(path)))
+
+    def log_dataset(self, name: str, digest: str, source: str, profile: str) -> None:
+        """Name a dataset that the run made or used, with a few numbers of it as JSON."""
+        if self.deliver():
+            survive(f"log the dataset {name}", lambda: self._log_dataset(str(self.run_id), name, digest, source, profile))
+
+    def _log_dataset(self, run_id: str, name: str, digest: str, source: str, profile: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput
+
+        place = json.dumps({"uri": source})
+        found = Dataset(name=name, digest=digest[:36], source_type="artifact", source=place, profile=profile)
+        self.client.log_inputs(run_id, datasets=[DatasetInput(dataset=found)])
 
     def finish(self, status: str) -> None:
-        """Flush, trying a few times, and end the run."""
+        """Flush, trying a few times, and end the run; one that is not whole is owed."""
         for attempt in range(FLUSH_TRIES):
-            if self.deliver():
-                break
+            if self.end(status):
+                return
             if attempt + 1 < FLUSH_TRIES:
                 time.sleep(FIRST_PAUSE_S)
-        else:
-            log.warning(
-                "tracking: run %s ends with %d undelivered metrics; the training curve has them", self.run_id, len(self._waiting)
-            )
-        if (run_id := self.run_id) is not None:
-            _survive("end a run", lambda: self.client.set_terminated(run_id, status=status))
+        log.warning("tracking: run %s: %d undelivered metrics are kept for the next start", self._name, len(self._waiting))
+        waiting = [(metric.key, metric.value, metric.timestamp, metric.step) for metric in self._waiting]
+        place = tracking_uri(self._config), self._config.experiment
+        params = {key: str(value) for key, value in self._params.items()}
+        survive(
+            "keep what MLflow missed", lambda: owe(Debt(*place, self.run_id, self._name, self._tags, params, waiting, status))
+        )
+
+    def end(self, status: str) -> bool:
+        if not self.deliver() or self.run_id is None:
+            return False
+        with suppress(Exception):
+            self.client.set_terminated(self.run_id, status=status)
+            return True
+        return False
 
 
 @contextmanager
 def stage_run(
     config: TrackingConfig, parent_run_id: str | None, stage: str, name: str, params: dict[str, Any]
 ) -> Iterator[StageRun]:
-    """A child run of the pipeline (or a run by itself), ended as FINISHED, or FAILED when the body raises."""
+    """A child run of the pipeline (or a run by itself), ended as FINISHED; FAILED when the body raises, KILLED when stopped."""
     tags = {"bard.kind": "stage", "bard.stage": stage}
     if parent_run_id:
         tags["mlflow.parentRunId"] = parent_run_id
-    run = StageRun(config, lambda: _create_run(config, name, tags, params))
+    run = StageRun(config, name, tags, params)
     try:
         yield run
-    except BaseException:
-        run.finish("FAILED")
+    except BaseException as error:
+        run.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
         raise
     run.finish("FINISHED")

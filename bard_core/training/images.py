@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bard_core.data.messages import open_image
+from bard_core.data.pictures import decode, scale
 from bard_core.models.attention import ImageFeatures, Patches, encode_images
 
 CACHE_BYTES = 2**30
@@ -26,40 +26,46 @@ class ImageEncoder:
         self._bytes = 0
         self._as_tensors = (False, False)
 
-    def __call__(self, images: Sequence[bytes], grid_thw: Sequence[Sequence[int]]) -> ImageFeatures | Patches | None:
+    def __call__(
+        self, images: Sequence[bytes], grid_thw: Sequence[Sequence[int]], patches: Tensor | None = None
+    ) -> ImageFeatures | Patches | None:
+        """``patches``: of all the images, decoded before (``data.pictures.decode``)."""
         if not images:
             return None
         grids = torch.tensor(grid_thw)
+        if patches is not None and not self.frozen:
+            return Patches(scale(self.image_processor, patches.to(self.device)), grids.to(self.device))
         keys = [hashlib.blake2b(image, digest_size=16).digest() for image in images]
         fresh = {key: i for i, key in enumerate(keys) if key not in self._kept}
-        found = dict(self._kept)
+        found = {key: self._kept[key] for key in keys if key in self._kept}
         if fresh:
-            found.update(zip(fresh, self._compute([images[i] for i in fresh.values()], grids[list(fresh.values())]), strict=True))
-            self._keep({key: found[key] for key in fresh})
+            at = list(fresh.values())
+            if patches is None:
+                decoded = decode(self.image_processor, [images[i] for i in at], grids[at].tolist())
+            else:
+                pieces = patches.split(grids.prod(-1).tolist())
+                decoded = torch.cat([pieces[i] for i in at])
+            new = dict(zip(fresh, self._compute(decoded, grids[at]), strict=True))
+            self._keep(new)
+            found |= new
         parts = [found[key] for key in keys]
         if self.frozen:
             merged, *deepstack = (torch.cat(level) for level in zip(*parts, strict=True))
             lengths = tuple(part[0].shape[0] for part in parts)
             return ImageFeatures(merged, tuple(deepstack), lengths, self._as_tensors).to(self.device)
-        return Patches(torch.cat([part[0] for part in parts]).to(self.device), grids.to(self.device))
+        together = torch.cat([part[0] for part in parts]).to(self.device)
+        return Patches(scale(self.image_processor, together), grids.to(self.device))
 
-    def _compute(self, images: Sequence[bytes], grids: Tensor) -> list[tuple[Tensor, ...]]:
+    def _compute(self, patches: Tensor, grids: Tensor) -> list[tuple[Tensor, ...]]:
         """What is kept of each image: (merged, *deepstack) features if frozen, else (patches,)."""
-        pictures = [open_image(image) for image in images]
-        out = self.image_processor(images=pictures, return_tensors="pt")
-        if not torch.equal(out["image_grid_thw"], grids):
-            raise ValueError(
-                f"image grids {out['image_grid_thw'].tolist()} differ from the prepared {grids.tolist()}: "
-                "the processor's pixel limits changed since the dataset was prepared; prepare it again"
-            )
-        patches = out["pixel_values"]
         if not self.frozen:
             return [(piece,) for piece in patches.split(grids.prod(-1).tolist())]
         with torch.no_grad():
-            features = encode_images(self.model, patches.to(self.device), grids.to(self.device))
+            values = scale(self.image_processor, patches.to(self.device))
+            features = encode_images(self.model, values, grids.to(self.device))
         self._as_tensors = features.as_tensors
         levels = [level.split(features.lengths) for level in (features.merged_TD, *features.deepstack)]
-        return [tuple(level[i] for level in levels) for i in range(len(images))]
+        return [tuple(level[i] for level in levels) for i in range(len(grids))]
 
     def _keep(self, fresh: dict[bytes, tuple[Tensor, ...]]) -> None:
         size = sum(tensor.numel() * tensor.element_size() for part in fresh.values() for tensor in part)

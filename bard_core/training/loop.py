@@ -5,7 +5,8 @@ There is no host sync inside a step: the loss is read, and tested for NaN, when 
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 
 from bard_core.config.sections import TrainConfig
-from bard_core.data.batches import Batch, BatchSpec, collate
-from bard_core.data.examples import Example, step_samples
+from bard_core.data.batches import Batch, BatchSpec
+from bard_core.data.feed import MicroBatches, steps
 from bard_core.diffusion.layout import PADDING
+from bard_core.store.claims import ClaimLostError
 from bard_core.training.checkpoints.writer import Run, Writer, latest_complete, restore, sweep
 from bard_core.training.curve import Record
 from bard_core.training.images import ImageEncoder
@@ -31,6 +33,10 @@ class TrainingDiverged(RuntimeError):
     """The loss became NaN or infinite; names the step and the samples at fault."""
 
 
+class OutOfMemory(RuntimeError):
+    """Memory ran out in a step: names its rows and samples."""
+
+
 @dataclass
 class _Window:
     """What happened since the last log line: tensors, read only when logged.
@@ -41,6 +47,7 @@ class _Window:
     before: list[dict[str, float]] = field(default_factory=list)
     steps: list["Step"] = field(default_factory=list)
     samples: list[list[str]] = field(default_factory=list)
+    waited_s: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -57,24 +64,25 @@ class Step(NamedTuple):
 
 def train(
     objective: Objective,
-    examples: Sequence[Example],
+    data: MicroBatches,
     encoder: ImageEncoder,
     config: TrainConfig,
-    spec: BatchSpec,
     run: Run,
     device: torch.device,
     on_record: Callable[[Record], None],
     interrupts: Interrupts,
+    data_workers: int = 0,
 ) -> str:
     """Train to ``config.steps`` from the newest complete checkpoint of the run, and return the final checkpoint's uri.
 
     ``on_record`` receives, on rank 0, every ``config.log_every`` steps, {step, loss, lr, grad_norm, supervised_tokens_per_s,
-    peak_memory_gib}, the loss's parts by name (see ``training.objectives``) and, on GPUs whose peak is known, mfu; with
+    data_wait, peak_memory_gib}, the loss's parts by name (see ``training.objectives``) and, on known GPUs, mfu; with
     {train_s, checkpoint_blocked_s, checkpoint_write_s}: seconds since this start of the run began to train, how many of them it
-    waited for checkpoints, and what the last one took behind it.
+    waited for checkpoints, and what the last one took behind it. ``data_wait`` is the share of the time that rank 0 waited for
+    its batches, which ``data_workers`` processes load ahead.
 
     Raises:
-        TrainingDiverged: the loss is not finite.
+        TrainingDiverged: the loss is not finite. OutOfMemory: a step's rows do not fit.
         ValueError: the global batch is smaller than ranks x micro-batches.
         Stopped: the run was asked to stop, and its last step is in a checkpoint.
         CheckpointError: checkpoints cannot be written, or those in the run's folder are another run's.
@@ -94,16 +102,16 @@ def train(
     record: Record = {}
     started = time.perf_counter()
     objective.train()
-    while step < config.steps and wish is not Wish.STOP:
+    ahead = steps(data, step, config.steps, data_workers, pin=device.type == "cuda")
+    while step < config.steps and wish < Wish.STOP:
         # What a model draws at random (dropout) follows from the step, so resuming needs no generator's state.
         torch.manual_seed((config.seed * 1_000_003 + step) * world + rank)
         set_rates(optimizer, schedule(step, config.steps, config.optimizer))
-        picks = step_samples(len(examples), step, config.batch_size, config.seed)[rank::world]
-        batches = [
-            collate([(examples[i], epoch) for i, epoch in picks[part :: config.accumulation]], spec).to(device)
-            for part in range(config.accumulation)
-        ]
-        window.steps.append(train_step(objective, optimizer, batches, encoder, config, spec, world))
+        asked = time.perf_counter()
+        batches = [batch.to(device) for batch in next(ahead)]
+        window.waited_s += time.perf_counter() - asked
+        with _naming_samples(step, batches):
+            window.steps.append(train_step(objective, optimizer, batches, encoder, config, data.spec, world))
         window.samples.append([name for batch in batches for name in batch.sample_ids])
         step += 1
         if step % config.log_every == 0 or step == config.steps:
@@ -114,8 +122,11 @@ def train(
                 on_record(record)
             window = _Window()
         wish = interrupts.poll()
+        if wish is Wish.LEAVE:
+            raise ClaimLostError(f"{run.uri}: another driver has taken over this run at step {step}; leaving it to that one")
         if step % config.checkpoint_every == 0 or step == config.steps or wish is not Wish.NONE:
             writer.save(step, {"loss": record.get("loss"), "window": _losses(window, step)})
+    ahead.close()
     writer.close()
     if step < config.steps:
         raise Stopped(step)
@@ -153,7 +164,7 @@ def train_step(
     for batch in batches:
         reduce_at(objective, last=batch is batches[-1])
         with mixed_precision(config.precision, device):
-            loss = objective(batch, encoder(batch.images, batch.grid_thw))
+            loss = objective(batch, encoder(batch.images, batch.grid_thw, batch.patches))
         streams = ((loss.noisy, weight), (loss.clean, clean_weight))
         mean = torch.stack([stream / divisor for stream, divisor in streams if stream is not None]).sum()
         (mean * world).backward()  # FSDP averages gradients over ranks; the sum over ranks needs the factor back
@@ -166,6 +177,25 @@ def train_step(
     full_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     losses = dict(zip(["loss", *names], sum_over_ranks(sums).unbind(), strict=True))
     return Step(losses, supervised, tokens, full_norm, torch.cat(samples))
+
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@contextmanager
+def _naming_samples(step: int, batches: Sequence[Batch]) -> Iterator[None]:
+    """Where memory runs out, say over which samples."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error).lower() for words in OUT_OF_MEMORY):
+            raise
+        rows = ", ".join(f"{batch.input_ids_BL.shape[0]} x {batch.input_ids_BL.shape[1]}" for batch in batches)
+        names = [name for batch in batches for name in batch.sample_ids]
+        raise OutOfMemory(
+            f"memory ran out at step {step + 1} over rows of {rows} tokens, samples {names} ({str(error).splitlines()[:1]}); "
+            "raise train.accumulation, lower train.max_tokens_per_row, or set train.activation_checkpointing"
+        ) from error
 
 
 def _losses(window: _Window, step: int) -> list[dict[str, float]]:
@@ -197,6 +227,7 @@ def _read(window: _Window, step: int, objective: Objective, optimizer: torch.opt
         "lr": optimizer.param_groups[0]["lr"],
         "grad_norm": float(window.steps[-1].norm),
         "supervised_tokens_per_s": supervised / seconds,
+        "data_wait": window.waited_s / seconds,
         "peak_memory_gib": peak_memory_gib(device),
         **({} if mfu is None else {"mfu": mfu}),
     }

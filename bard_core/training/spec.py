@@ -4,7 +4,17 @@ from typing import Literal
 
 from pydantic import ValidationInfo, field_validator
 
-from bard_core.config.sections import CheckpointConfig, LabModelConfig, NoiseConfig, StrictModel, SWDConfig, TrainConfig
+from bard_core.config.sections import (
+    CheckpointConfig,
+    LabModelConfig,
+    NoiseConfig,
+    PBMMethod,
+    SourceConfig,
+    SWDConfig,
+    TrainConfig,
+    ar_share,
+)
+from bard_core.config.strict import StrictModel
 from bard_core.config.versions import VERSIONS
 from bard_core.diffusion.names import CleanAttention, Reduction
 from bard_core.store import artifacts, storage
@@ -62,6 +72,53 @@ class StageSpec(StrictModel):
         if self.stage == "source":
             return "source"
         return f"{self.stage}-b{self.block_size}" + ("" if self.noise.name == "mask" else f"-{self.noise.name}")
+
+
+def source_spec(source: SourceConfig, dataset: DatasetRef) -> StageSpec:
+    """The lab's source model, from scratch on the AR objective.
+
+    Raises:
+        ValueError: the configuration names a pretrained source.
+    """
+    if source.train is None:
+        raise ValueError(f"source.model is {source.model!r}, which is not trained here; only 'lab' is")
+    return StageSpec(stage="source", dataset=dataset, train=source.train, lab_model=source.lab_model, clean_attention="causal")
+
+
+def pbm_spec(method: PBMMethod, block_size: int, train: TrainConfig, dataset: DatasetRef, parent: ModelRef) -> StageSpec:
+    """``parent`` learns to denoise blocks of ``block_size``."""
+    return StageSpec(
+        stage="pbm",
+        dataset=dataset,
+        train=train,
+        parent=parent,
+        block_size=block_size,
+        clean_attention=method.clean_attention,
+        noise=method.noise,
+        ar_weight=method.ar_share,
+        reduction=method.reduction,
+        tail_weight=method.tail_weight,
+    )
+
+
+def swd_spec(
+    config: SWDConfig, clean_attention: CleanAttention, dataset: DatasetRef, student: ModelRef, teacher: ModelRef
+) -> StageSpec:
+    """``student`` is distilled at its own block size from the frozen ``teacher``."""
+    return StageSpec(
+        stage="swd",
+        dataset=dataset,
+        train=config.train,
+        parent=student,
+        block_size=student.block_size,
+        clean_attention=clean_attention,
+        noise=config.noise,
+        ar_weight=ar_share(config.ar_weight, clean_attention),
+        reduction=config.reduction,
+        tail_weight=config.tail_weight,
+        swd=config.model_copy(update={"block_sizes": ()}),
+        teacher=teacher,
+    )
 
 
 def run_of(spec: StageSpec, settings: CheckpointConfig = CheckpointConfig()) -> Run:

@@ -3,6 +3,7 @@
 The launcher (Ray Train, torchrun, a test) sets up the process group, or none, and calls :func:`run_stage` on every rank.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +13,19 @@ import torch
 
 from bard_core.config.sections import ParallelConfig
 from bard_core.config.versions import VERSIONS
-from bard_core.data.batches import BatchSpec
-from bard_core.data.examples import Example, attach_positions, load_examples
+from bard_core.data.batches import BatchSpec, noisy_copies
+from bard_core.data.examples import Positions
+from bard_core.data.feed import MicroBatches, Walk
+from bard_core.data.fit import Fitted
+from bard_core.data.reader import Reader
+from bard_core.data.units import CACHE_BYTES
 from bard_core.diffusion.names import MASK_TOKEN
 from bard_core.diffusion.noise import replacement_tokens
 from bard_core.lab.model import build_lab_model
 from bard_core.models import BardSettings, bard_settings, load, record_settings
 from bard_core.models.vlm import reserved_ids, same_vision
 from bard_core.store import artifacts, storage
+from bard_core.store.claims import Claim
 from bard_core.store.refs import DatasetRef
 from bard_core.training.checkpoints.writer import Run
 from bard_core.training.curve import CURVE, Curve, Record
@@ -32,6 +38,8 @@ from bard_core.training.parallel import shard, use_activation_checkpointing
 from bard_core.training.ranks import once_a_node, rank_and_world
 from bard_core.training.spec import StageSpec
 from bard_core.training.teacher import OnlineTeacher, Teacher, precompute
+
+log = logging.getLogger(__name__)
 
 
 def prepare_base(spec: StageSpec, run: Run) -> str:
@@ -47,7 +55,7 @@ def prepare_base(spec: StageSpec, run: Run) -> str:
     if artifacts.standing(base) is None:
         from transformers import AutoProcessor
 
-        processor = AutoProcessor.from_pretrained(artifacts.fetch(spec.dataset) / "processor")
+        processor = AutoProcessor.from_pretrained(artifacts.fetch(spec.dataset, part="processor/") / "processor")
         model = build_lab_model(spec.lab_model, processor, _largest_side(spec.dataset), spec.train.seed)
         mask_id = int(processor.tokenizer.convert_tokens_to_ids(MASK_TOKEN))
         record_settings(model, BardSettings(block_size=1, mask_token_id=mask_id, system_prompt=spec.dataset.system_prompt))
@@ -61,8 +69,9 @@ def prepare_base(spec: StageSpec, run: Run) -> str:
 
 def _largest_side(dataset: DatasetRef) -> int:
     """Longest image side of the training data in pixels (a patch is 16)."""
-    examples = load_examples(artifacts.fetch(dataset), "train")
-    return 16 * max(side for example in examples for grid in example.grid_thw for side in grid[1:])
+    reader = Reader(dataset, "train")
+    grids = (reader.row(i, ("image_grid_thw",))["image_grid_thw"].as_py() for i in range(len(reader)))
+    return 16 * max(side for sample in grids for grid in sample or () for side in grid[1:])
 
 
 def run_stage(
@@ -71,32 +80,40 @@ def run_stage(
     run: Run,
     on_record: Callable[[Record], None] = lambda record: None,
     losing_node: Callable[[], bool] | None = None,
+    claim: Claim | None = None,
+    data_workers: int = 0,
+    cache_bytes: int = CACHE_BYTES,
     parallel: ParallelConfig = ParallelConfig(),
 ) -> str:
     """Train this rank's share and return the final checkpoint's uri. Rank 0 appends to the run's ``curve.jsonl``.
 
-    ``base`` is what ``prepare_base`` returned. For ``losing_node`` see ``interrupts.Interrupts``; for errors, ``loop.train``.
+    ``base`` is what ``prepare_base`` returned. For ``losing_node`` and ``claim`` see ``Interrupts``; for errors, ``loop.train``.
+    ``data_workers`` processes load ahead (0: none), ``cache_bytes`` is for the node's fetched units; neither changes a result.
     """
     from transformers import AutoProcessor
 
     started = time.perf_counter()
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    data = once_a_node(lambda: artifacts.fetch(spec.dataset))
-    processor = AutoProcessor.from_pretrained(data / "processor")
+    reader = once_a_node(lambda: Reader(spec.dataset, "train", cache_bytes))
+    processor = AutoProcessor.from_pretrained(artifacts.fetch(spec.dataset, part="processor/") / "processor")
     tokenizer = processor.tokenizer
     model = load(once_a_node(lambda: artifacts.fetch(spec.parent or base)), device=device)
     settings = bard_settings(model)
     mask_id = settings.mask_token_id
     if mask_id is None:
         mask_id = int(tokenizer.convert_tokens_to_ids(MASK_TOKEN))
-    examples = load_examples(data, "train")
-    attach_positions(examples, model)
+    block_size = None if spec.stage == "source" else spec.block_size
+    limit, merge = spec.train.max_tokens_per_row, processor.image_processor.merge_size
+    fitted = Fitted(reader, block_size, noisy_copies(block_size, spec.noise), limit, processor.image_token_id, merge)
+    if fitted.told and rank_and_world()[0] == 0:
+        log.warning("%s: %s", spec.name, fitted.told)
+    walk = Walk(fitted, spec.train.seed, Positions(model.config))
     frozen = freeze(model, spec.train.optimizer)
     if spec.train.activation_checkpointing:
         use_activation_checkpointing(model)
     encoder = ImageEncoder(model, processor.image_processor, frozen, device)
     batch_spec = BatchSpec(
-        block_size=None if spec.stage == "source" else spec.block_size,
+        block_size=block_size,
         noise=spec.noise,
         mask_token_id=mask_id,
         end_token_id=int(tokenizer.eos_token_id),
@@ -110,12 +127,16 @@ def run_stage(
         max_tokens_per_row=spec.train.max_tokens_per_row,
     )
 
+    rank, world = rank_and_world()
+    decoding = processor.image_processor if data_workers else None
+    data = MicroBatches(walk, batch_spec, spec.train.batch_size, spec.train.accumulation, rank, world, decoding)
+
     def teacher() -> Teacher:
-        return _teacher(spec, model, examples, batch_spec, encoder, device)
+        return _teacher(spec, model, walk, batch_spec, encoder, device)
 
     objective = _objective(spec, model, teacher)
     shard(objective, model, spec.train.precision, device, frozen, parallel)
-    curve = Curve(storage.join(run.uri, CURVE), rank_and_world()[0] == 0)
+    curve = Curve(storage.join(run.uri, CURVE), rank == 0)
     startup_s = time.perf_counter() - started
 
     def record(values: Record) -> None:
@@ -123,9 +144,9 @@ def run_stage(
         curve.append(values)
         on_record(values)
 
-    interrupts = Interrupts(run.uri, losing_node)
+    interrupts = Interrupts(run.uri, losing_node, claim=claim)
     try:
-        return train(objective, examples, encoder, spec.train, batch_spec, run, device, record, interrupts)
+        return train(objective, data, encoder, spec.train, run, device, record, interrupts, data_workers)
     finally:
         interrupts.close()
 
@@ -141,7 +162,7 @@ def _objective(spec: StageSpec, model: Any, teacher: Callable[[], Teacher]) -> O
 
 
 def _teacher(
-    spec: StageSpec, student: Any, examples: list[Example], batch_spec: BatchSpec, encoder: ImageEncoder, device: torch.device
+    spec: StageSpec, student: Any, walk: Walk, batch_spec: BatchSpec, encoder: ImageEncoder, device: torch.device
 ) -> Teacher:
     """The frozen teacher: the model itself, or its answers in storage beside the dataset, which this call completes."""
     assert spec.teacher is not None and spec.swd is not None
@@ -169,4 +190,4 @@ def _teacher(
     }
     uri = storage.join(f"{spec.dataset.uri}-teacher", artifacts.digest(depends_on)[:16])
     samples = spec.train.steps * spec.train.batch_size
-    return precompute(uri, samples, examples, batch_spec, lambda: asked(artifacts.fetch(ref)), device)
+    return precompute(uri, samples, walk, batch_spec, lambda: asked(artifacts.fetch(ref)), device)

@@ -2,21 +2,22 @@
 
 What the teacher says depends on the sample, its epoch, the noise and its seed, and the teacher, and on nothing of the student's
 training; so it can be kept. A shard holds the answers for 256 consecutive places of the walk over the data
-(``data.examples.step_samples``) and is an artifact of its own: a longer run adds shards, a run with another learning rate or
+(``data.feed.Walk``) and is an artifact of its own: a longer run adds shards, a run with another learning rate or
 another weight of the KL reads those that are there.
 
 Shape suffixes: P supervised positions, K top tokens.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bard_core.data.batches import Batch, BatchSpec, collate
-from bard_core.data.examples import Example, step_samples
+from bard_core.data.examples import Example
 from bard_core.diffusion.names import CleanAttention
 from bard_core.models.attention import hidden_states, training_attention
 from bard_core.store import artifacts, storage
@@ -28,6 +29,12 @@ SHARD_SAMPLES = 256
 SAMPLES_A_FORWARD = 8
 TopK = tuple[Tensor, Tensor]  # indices and logits, each [P, K], at a batch's noisy supervised positions
 Teacher = Callable[[Batch], TopK]
+
+
+class Places(Protocol):
+    """The walk: the sample at a place, with positions, and how many times it was met before."""
+
+    def __getitem__(self, place: int, /) -> tuple[Example, int]: ...
 
 
 class OnlineTeacher:
@@ -45,7 +52,7 @@ class OnlineTeacher:
     def __call__(self, batch: Batch) -> TopK:
         if batch.teacher_table_BL is None:
             raise ValueError("distillation needs batches with a teacher table: set BatchSpec.teacher_block_size")
-        images = self.encoder(batch.images, batch.grid_thw)
+        images = self.encoder(batch.images, batch.grid_thw, batch.patches)
         mask = training_attention(batch.teacher_table_BL, self.clean_attention)
         hidden_BLD = hidden_states(self.model, batch.input_ids_BL, batch.position_ids_CBL, mask, images)
         head = self.model.get_output_embeddings()
@@ -58,41 +65,37 @@ class OnlineTeacher:
 class StoredTeacher:
     """Reads the answers kept below ``uri``, a shard at a time.
 
-    Args:
-        seed: of the walk over the data, as in ``step_samples``.
-
     Raises:
-        ArtifactError: when called, if a shard is missing or damaged: run ``precompute`` again.
+        ArtifactError: when called, if a shard is missing or damaged, or is of another walk: run ``precompute`` again.
     """
 
-    def __init__(self, uri: str, examples: Sequence[Example], seed: int) -> None:
-        self.uri, self.seed = uri, seed
-        self._index = {example.id: i for i, example in enumerate(examples)}
-        self._walk: dict[int, Tensor] = {}  # epoch -> place of every example
-        self._shards: dict[int, dict[tuple[str, int], TopK]] = {}
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._shards: dict[int, list[tuple[str, TopK]]] = {}
 
     def __call__(self, batch: Batch) -> TopK:
-        found = [self._answer(key) for key in zip(batch.sample_ids, batch.epochs, strict=True)]
+        found = [self._answer(place, name) for place, name in zip(batch.places, batch.sample_ids, strict=True)]
         device = batch.noisy.index_P.device
         indices, logits = (torch.cat(parts).to(device, non_blocking=True) for parts in zip(*found, strict=True))
         return indices.long(), logits
 
-    def _answer(self, key: tuple[str, int]) -> TopK:
-        name, epoch = key
-        if epoch not in self._walk:
-            order = torch.tensor([i for i, _ in step_samples(len(self._index), epoch, len(self._index), self.seed)])
-            self._walk = {epoch: order.argsort()} | dict(list(self._walk.items())[-1:])
-        shard = (epoch * len(self._index) + int(self._walk[epoch][self._index[name]])) // SHARD_SAMPLES
+    def _answer(self, place: int, sample: str) -> TopK:
+        shard, at = divmod(place, SHARD_SAMPLES)
         if shard not in self._shards:
             self._shards = {shard: self._load(shard)} | dict(list(self._shards.items())[:3])
-        return self._shards[shard][key]
+        name, answer = self._shards[shard][at]
+        if name != sample:
+            raise artifacts.ArtifactError(
+                f"{shard_uri(self.uri, shard)} answers {name} at place {place}, not {sample}; delete it"
+            )
+        return answer
 
-    def _load(self, shard: int) -> dict[tuple[str, int], TopK]:
+    def _load(self, shard: int) -> list[tuple[str, TopK]]:
         uri = shard_uri(self.uri, shard)
         samples = artifacts.read_manifest(uri).metadata["samples"]
         tensors = load_file(artifacts.fetch(uri) / "topk.safetensors")
-        parts = [tensors[name].split(tensors["counts"].tolist()) for name in ("indices", "logits")]
-        return {(name, epoch): answer for (name, epoch), answer in zip(samples, zip(*parts, strict=True), strict=True)}
+        indices, logits = (tensors[name].split(tensors["counts"].tolist()) for name in ("indices", "logits"))
+        return list(zip(samples, zip(indices, logits, strict=True), strict=True))
 
 
 def shard_uri(uri: str, shard: int) -> str:
@@ -102,7 +105,7 @@ def shard_uri(uri: str, shard: int) -> str:
 def precompute(
     uri: str,
     samples: int,
-    examples: Sequence[Example],
+    walk: Places,
     spec: BatchSpec,
     teacher: Callable[[], Teacher],
     device: torch.device,
@@ -119,25 +122,26 @@ def precompute(
     answering = teacher() if missing else None
     for shard in missing:
         assert answering is not None
-        _write_shard(shard_uri(uri, shard), shard, examples, spec, answering, device)
+        _write_shard(shard_uri(uri, shard), shard, walk, spec, answering, device)
     barrier()
-    return StoredTeacher(uri, examples, spec.seed)
+    return StoredTeacher(uri)
 
 
 def _write_shard(
     uri: str,
     shard: int,
-    examples: Sequence[Example],
+    walk: Places,
     spec: BatchSpec,
     teacher: Teacher,
     device: torch.device,
 ) -> None:
     """Answers for one shard's samples, in the order of each sample's supervised positions."""
-    picks = step_samples(len(examples), shard, SHARD_SAMPLES, spec.seed)
-    indices, logits, counts = [], [], []
-    for start in range(0, len(picks), SAMPLES_A_FORWARD):
-        some = picks[start : start + SAMPLES_A_FORWARD]
-        batch = collate([(examples[i], epoch) for i, epoch in some], spec)
+    places = range(shard * SHARD_SAMPLES, (shard + 1) * SHARD_SAMPLES)
+    names, indices, logits, counts = [], [], [], []
+    for start in places[::SAMPLES_A_FORWARD]:
+        some = places[start - places[0] :][:SAMPLES_A_FORWARD]
+        batch = replace(collate([walk[place] for place in some], spec), places=some)
+        names += batch.sample_ids
         counts.append(batch.noisy.sample_P.bincount(minlength=len(some)))
         top = teacher(batch.to(device))
         indices.append(top[0].to("cpu", torch.int32))
@@ -147,5 +151,4 @@ def _write_shard(
         staging = scratch / "shard"
         staging.mkdir()
         save_file(tensors, staging / "topk.safetensors")
-        names = [[examples[i].id, epoch] for i, epoch in picks]
         artifacts.commit_directory(staging, uri, kind="teacher", metadata={"samples": names})

@@ -1,8 +1,6 @@
 """The plan is right about what can be checked here: public parameter counts, real checkpoints' sizes, what autograd keeps."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ import torch
 
 from bard_core import plan
 from bard_core.cli import main
-from bard_core.config.file import read_pipeline
+from bard_core.config.faults import read_config
 from bard_core.models.qwen3_vl import architecture
 from bard_core.plan import Assumptions
 
@@ -20,7 +18,7 @@ PUBLIC = {"2b": 2_127_532_032, "4b": 4_437_815_808, "8b": 8_767_123_696}  # what
 
 @pytest.mark.parametrize("size", PUBLIC)
 def test_production_configurations_and_public_sizes(size):
-    found = plan.plan(read_pipeline(CONFIGS / f"bard_{size}.yaml"), Assumptions())
+    found = plan.plan(read_config(CONFIGS / f"bard_{size}.yaml"), Assumptions())
     assert found.parameters.total == PUBLIC[size]
     assert [stage.name for stage in found.stages] == [*(f"pbm-b{b}" for b in (4, 8, 16, 32)), *(f"swd-b{b}" for b in (8, 16, 32))]
     assert found.stages[-1].teacher == "pbm-b4" and found.stages[1].parent == "pbm-b4"
@@ -33,7 +31,7 @@ def test_the_lab_is_planned_as_it_is_built(tmp_path):
     from bard_core.lab.model import build_lab_model
     from bard_core.lab.processor import build_lab_processor
 
-    config = read_pipeline(CONFIGS / "lab.yaml")
+    config = read_config(CONFIGS / "lab.yaml")
     found = plan.plan(config, Assumptions())
     model = build_lab_model(config.source.lab_model, build_lab_processor(), 96, seed=0)
     real = sum(parameter.numel() for parameter in model.parameters())
@@ -92,7 +90,7 @@ def test_activations_are_what_autograd_keeps():
 
 
 def test_more_gpus_fewer_bytes_and_more_work_more_hours():
-    config = read_pipeline(CONFIGS / "bard_2b.yaml")
+    config = read_config(CONFIGS / "bard_2b.yaml")
     model = plan.meta_model(config)
     train = config.pbm.stages[0].train
     eight, sixteen = plan.memory(model, train, 8, 4096), plan.memory(model, train, 16, 4096)
@@ -108,16 +106,11 @@ def test_the_command(capsys, tmp_path):
     assert json.loads(capsys.readouterr().out)["name"] == "lab"
     assert main.main(["plan", str(CONFIGS / "lab.yaml")]) == 0
     assert "pbm-b32" in (out := capsys.readouterr().out) and "memory a GPU at the peak" in out
+    assert main.main(["plan", str(CONFIGS / "lab.yaml"), "--json", "--swd.train.steps", "7"]) == 0
+    assert json.loads(capsys.readouterr().out)["stages"][-1]["steps"] == 7
     broken = tmp_path / "broken.yaml"
     broken.write_text((CONFIGS / "lab.yaml").read_text().replace("block_sizes: [32]", "block_sizes: [64]"))
-    assert main.main(["plan", str(broken)]) == 2 and "swd.block_sizes names 64" in capsys.readouterr().err
-    assert main.main(["plan", str(tmp_path / "none.yaml")]) == 2
-    broken.write_text("name: [lab\n")
-    assert main.main(["plan", str(broken)]) == 2 and "broken.yaml: not YAML" in capsys.readouterr().err
-    help_ = subprocess.run(
-        [sys.executable, "-m", "bard_core.cli.main", "--help"], capture_output=True, text=True, check=True
-    ).stdout
-    assert "what a configuration will cost" in help_
+    assert main.main(["plan", str(broken)]) == 2 and "swd.block_sizes: names 64" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -131,6 +124,5 @@ def test_the_command(capsys, tmp_path):
     ],
 )
 def test_the_command_refuses_what_cannot_be(capsys, flag, value, words):
-    with pytest.raises(SystemExit) as refused:
-        main.main(["plan", str(CONFIGS / "lab.yaml"), flag, value])
-    assert refused.value.code == 2 and words in capsys.readouterr().err
+    assert main.main(["plan", str(CONFIGS / "lab.yaml"), flag, value]) == 2
+    assert words in capsys.readouterr().err

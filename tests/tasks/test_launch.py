@@ -115,7 +115,7 @@ def assert_same(ref: CheckpointRef, curve: list[dict[str, float]], undisturbed) 
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_worker_is_killed(spec, undisturbed, tmp_path, seed):
+def test_a_worker_is_killed(spec, undisturbed, tmp_path, faults, seed):
     chance = random.Random(seed)
     drive = Drive(spec, tmp_path / "home", "2")
     drive.wait_for_step(spec, chance.randint(5, STEPS // 2))
@@ -123,9 +123,10 @@ def test_a_worker_is_killed(spec, undisturbed, tmp_path, seed):
     code, out = drive.finish()
     assert code == 0, drive.tail()
     assert_same(ref_of(out), drive.curve(spec), undisturbed)
+    faults.survived("kill -9 of a Ray worker", "weights and losses as undisturbed")
 
 
-def test_the_driver_is_killed_and_started_again(spec, undisturbed, tmp_path):
+def test_the_driver_is_killed_and_started_again(spec, undisturbed, tmp_path, faults):
     drive = Drive(spec, tmp_path / "home", "2")
     drive.wait_for_step(spec, 20)
     writers = [process for process in drive.descendants() if "RayTrainWorker" in process.name()]
@@ -138,9 +139,10 @@ def test_the_driver_is_killed_and_started_again(spec, undisturbed, tmp_path):
     code, out = again.finish()
     assert code == 0, again.tail()
     assert_same(ref_of(out), again.curve(spec), undisturbed)
+    faults.survived("kill -9 of the driver", "weights and losses as undisturbed")
 
 
-def test_sigterm_ends_behind_a_checkpoint_with_the_documented_code(spec, undisturbed, tmp_path):
+def test_sigterm_ends_behind_a_checkpoint_with_the_documented_code(spec, undisturbed, tmp_path, faults):
     drive = Drive(spec, tmp_path / "home", "2")
     drive.wait_for_step(spec, 20)
     asked = time.monotonic()
@@ -155,9 +157,10 @@ def test_sigterm_ends_behind_a_checkpoint_with_the_documented_code(spec, undistu
     code, out = again.finish()
     assert code == 0, again.tail()
     assert_same(ref_of(out), again.curve(spec), undisturbed)
+    faults.survived("SIGTERM to the driver of a training", "checkpoint, exit 75, then as undisturbed")
 
 
-def test_a_stopped_run_goes_on_with_as_many_workers_as_there_are(spec, undisturbed, tmp_path):
+def test_a_stopped_run_goes_on_with_as_many_workers_as_there_are(spec, undisturbed, tmp_path, faults):
     drive = Drive(spec, tmp_path / "home", "2")
     drive.wait_for_step(spec, 20)
     os.kill(drive.process.pid, signal.SIGTERM)
@@ -167,6 +170,7 @@ def test_a_stopped_run_goes_on_with_as_many_workers_as_there_are(spec, undisturb
     assert code == 0, again.tail()
     assert ref_of(out).step == STEPS
     assert [r["loss"] for r in again.curve(spec)] == pytest.approx([loss for _, loss in undisturbed[1]], rel=0.05)
+    faults.survived("other workers after a stop", "goes on")
 
 
 def test_ray_and_one_process_train_alike(spec, undisturbed, tmp_path, monkeypatch):

@@ -9,12 +9,18 @@ import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from bard_core.config.sections import EvaluationConfig, StrictModel
+from bard_core.config.sections import EvaluationConfig
+from bard_core.config.strict import StrictModel
+from bard_core.data.heldout import write_held_out
+from bard_core.evaluation.questions import content_digest, write_task_data
+from bard_core.evaluation.scorers import Scorer
 from bard_core.store import artifacts
+from bard_core.store.refs import Ref
 
 FOLDER = Path(__file__).parent
 
@@ -46,6 +52,17 @@ class Benchmark(StrictModel):
         False, description="Spaces around an answer and one full stop at its end are left out before scoring"
     )
     max_samples: int | None = Field(None, ge=1, description="Judge at most this many samples; None: all")
+    questions: str | None = Field(
+        None, description="An own benchmark: JSONL of question, answers, images; see evaluation.questions"
+    )
+    scorer: Scorer = Field("exact", description="How answers to `questions` are scored")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _questions_need_no_more(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("questions") is not None:
+            values = {"task": "bard_questions", "metrics": {"score": 1.0}, "prompt": None, **values}
+        return values
 
 
 class Suite(StrictModel):
@@ -79,6 +96,9 @@ def load_suite(name: str) -> Suite:
         raise SuiteError(f"no suite {name!r}; there are: {', '.join(available())}, or the path of a YAML file")
     body = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
+        for benchmark in body.get("benchmarks", []):
+            if benchmark.get("questions"):
+                benchmark["questions"] = str((path.parent / benchmark["questions"]).resolve())
         included = [benchmark for other in body.pop("include", []) for benchmark in load_suite(other).benchmarks]
         return Suite.model_validate({**body, "name": path.stem, "benchmarks": [*included, *body.get("benchmarks", [])]})
     except (ValidationError, AttributeError, TypeError) as error:
@@ -103,10 +123,14 @@ def _own_folder(benchmark: Benchmark) -> Path:
 
 def benchmark_digest(benchmark: Benchmark, dataset_digest: str) -> str:
     """Covers the settings, our task's files and data, and lmms-eval's version, which is that of its tasks."""
-    files = sorted(path for path in _own_folder(benchmark).iterdir() if path.is_file()) if benchmark.own else []
+    ours = benchmark.own or benchmark.questions is not None
+    files = sorted(path for path in _own_folder(benchmark).iterdir() if path.is_file()) if ours else []
+    asked = {"questions": content_digest(Path(benchmark.questions))} if benchmark.questions else {}
+    settings = benchmark.model_dump(exclude={"questions"} if asked else {"questions", "scorer"})
     return artifacts.digest(
         {
-            "benchmark": benchmark,
+            "benchmark": settings,
+            **asked,
             "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
             "dataset": dataset_digest if benchmark.own else None,
             "lmms_eval": version("lmms_eval"),
@@ -120,26 +144,29 @@ def suite_digest(suite: Suite, dataset_digest: str) -> str:
     return artifacts.digest({"suite": suite.name, "version": suite.version, "benchmarks": parts})
 
 
-def prepare_task(benchmark: Benchmark, dataset: Path, workshop: Path) -> Path | None:
-    """The folder to show lmms-eval: our task with its data files filled in; None for a task of lmms-eval's own.
+def prepare_task(benchmark: Benchmark, dataset: Ref | str, workshop: Path) -> Path | None:
+    """The folder to show lmms-eval: our task with the held-out samples of ``dataset``; None for a task of lmms-eval's own.
 
-    The data library's cache stays in ``workshop`` too.
+    They, and the data library's cache, stay in ``workshop``.
 
     Raises:
         SuiteError: there is no such task, or the dataset has no evaluation split.
     """
-    if not benchmark.own:
+    if not benchmark.own and benchmark.questions is None:
         return None
     source = _own_folder(benchmark)
-    shards = [str(path) for path in sorted((dataset / "eval").glob("*.parquet"))]
-    if not shards:
-        raise SuiteError(f"{dataset} has no eval/*.parquet: prepare it with an evaluation split")
     folder = workshop / "tasks"
     folder.mkdir(parents=True)
+    if benchmark.questions is not None:
+        samples = workshop / "questions.jsonl"
+        write_task_data(Path(benchmark.questions), benchmark.scorer, samples)
+    elif not write_held_out(dataset, samples := workshop / "held_out.parquet"):
+        raise SuiteError(f"{dataset} holds out no sample: prepare it with an evaluation split (data.eval_fraction)")
     for helper in source.glob("*.py"):
         shutil.copyfile(helper, folder / helper.name)
+    files, cache = json.dumps([str(samples)]), json.dumps(str(workshop / "cache"))
     for template in source.glob("*.yaml.in"):
         text = template.read_text(encoding="utf-8")  # a JSON list or string is YAML too
-        text = text.replace("{data_files}", json.dumps(shards)).replace("{cache_dir}", json.dumps(str(workshop / "cache")))
+        text = text.replace("{data_files}", files).replace("{cache_dir}", cache)
         (folder / template.name.removesuffix(".in")).write_text(text, encoding="utf-8")
     return folder

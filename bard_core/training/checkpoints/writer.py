@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from bard_core.config.sections import CheckpointConfig
 from bard_core.store import artifacts, storage
 from bard_core.store.artifacts import FileEntry, Manifest
+from bard_core.store.hiccups import no_room
 from bard_core.training.checkpoints import dcp, retention
 from bard_core.training.ranks import barrier, from_every_rank, from_rank_zero, new_cpu_group, once_a_node, rank_and_world
 
@@ -130,8 +131,10 @@ class Writer:
             raise CheckpointError(self._complaint(self._fault))
 
     def _complaint(self, fault: str | None) -> str:
+        before = retention.steps(self._run.uri)
+        left = f"the one before it is still whole (step {before[-1]})" if before else "there is no checkpoint yet"
         return (
-            f"{self._run.uri}: a checkpoint could not be written ({fault}); the one before it is still whole. "
+            f"{self._run.uri}: a checkpoint could not be written ({fault}); {left}. "
             "See that the place is writable and has room, and start again"
         )
 
@@ -148,7 +151,7 @@ class Writer:
             if not storage.is_local(self._run.uri):
                 storage.upload_tree(staging, final, {entry.path for entry in entries})
         except (Exception, CheckpointException) as error:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
-            fault = _reason(error)
+            fault = self._full(staging) or _reason(error)
         found = from_every_rank((fault, entries), self._group)
         fault = next((fault for fault, _ in found if fault), None)
         if rank == 0 and fault is None:
@@ -162,6 +165,16 @@ class Writer:
         shutil.rmtree(staging, ignore_errors=True)
         self.write_s = time.perf_counter() - started
         return fault
+
+    def _full(self, staging: Path) -> str | None:
+        """What a full disk lacks; DCP says of it only that a write failed."""
+        tensors = [*self._objective.parameters(), *(t for s in self._optimizer.state.values() for t in s.values())]
+        needed = sum(t.numel() * t.element_size() for t in map(_local, tensors) if isinstance(t, torch.Tensor))
+        folder = staging if staging.is_dir() else staging.parent
+        written = sum(path.stat().st_size for path in folder.glob("*") if path.is_file()) if folder == staging else 0
+        if not folder.is_dir() or shutil.disk_usage(folder).free >= needed - written:
+            return None
+        return f"No space left on device: {no_room(folder, needed - written)}"
 
     def _commit(self, staging: Path, final: str, step: int, notes: Mapping[str, Any], entries: list[FileEntry]) -> None:
         manifest = Manifest(
@@ -185,6 +198,11 @@ class Writer:
             retention.prune(self._run.uri, self._run.settings, step)
         except Exception as error:  # noqa: BLE001 - too many checkpoints are no reason to lose one
             log.warning("%s: old checkpoints could not be deleted: %s", self._run.uri, _reason(error))
+
+
+def _local(value: Any) -> Any:
+    """This rank's part of a sharded tensor."""
+    return value.to_local() if hasattr(value, "to_local") else value
 
 
 def _written_by(name: str) -> int:

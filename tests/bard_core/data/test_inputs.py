@@ -114,11 +114,11 @@ def test_a_hub_id_is_the_commit_that_main_is_now(hub: dict[str, str], bard_home:
 def test_the_commit_that_was_found_is_what_is_read(hub: dict[str, str], bard_home: Path) -> None:
     hub["/api/datasets/owner/name"] = hub["/api/datasets/owner/name/revision/main"] = FIRST
     hub["/api/models/owner/eyes/revision/v1"] = SECOND
-    raw = RawSource(name="raw", schema_name="finevision", uri="hf://datasets/owner/name/some/folder")
+    raw = RawSource(name="raw", schema_name="finevision", uri="hf://datasets/owner/name/some/folder", revision="main")
     config = DataConfig(sources=(raw,), processor="owner/eyes", processor_revision="v1")
     found = raw_inputs(config)
     fixed = pinned(config, found)
-    assert fixed.sources[0].uri == f"hf://datasets/owner/name@{FIRST}/some/folder" and fixed.processor_revision == SECOND
+    assert fixed.sources[0].revision == FIRST and fixed.processor_revision == SECOND
     assert raw_inputs(fixed) == found and pinned(fixed, found) == fixed
 
 

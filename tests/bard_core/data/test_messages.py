@@ -1,6 +1,7 @@
 """Converters against rows in the exact public schemas, good and bad."""
 
 import io
+import json
 import struct
 import zlib
 from typing import Any
@@ -8,8 +9,15 @@ from typing import Any
 import pytest
 from PIL import Image, ImageFile
 
-from bard_core.config.sections import RawSchema
-from bard_core.data.messages import RowRefused, check_image, convert, open_image
+from bard_core.config.sources import RawSchema, RawSource
+from bard_core.data.images import check_image, open_image
+from bard_core.data.messages import Sample
+from bard_core.data.messages import convert as convert_row
+from bard_core.data.refusal import RowRefused
+
+
+def convert(row: dict[str, Any], schema: RawSchema, sample_id: str, source: str, **options: Any) -> Sample:
+    return convert_row(row, RawSource(name=source, schema_name=schema, uri="/raw", **options), sample_id)
 
 
 def encode(width: int = 40, height: int = 20, format: str = "PNG", **options: Any) -> bytes:
@@ -77,7 +85,8 @@ def test_text_only_rows_are_samples() -> None:
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
 def test_image_sizes_are_those_of_the_upright_image(format: str) -> None:
     data = turned(format)
-    assert check_image(data) == (40, 20) == open_image(data).size[::-1]
+    checked = check_image(data)
+    assert (checked.height, checked.width) == (40, 20) == open_image(data).size[::-1]
 
 
 def fine(images: list[Any], *turns: Any) -> tuple[RawSchema, dict[str, Any]]:
@@ -95,11 +104,11 @@ def reason(question: Any, response: Any) -> tuple[RawSchema, dict[str, Any]]:
 
 TURN = {"user": "Q", "assistant": "A"}
 BAD_ROWS = {
-    "column missing": [("finevision", {"images": [cell(A)]}), reason(None, "A"), reason("Q", None)],
+    "column missing": [("finevision", {"images": [cell(A)]}), reason(None, "A")],
     "malformed turn": [fine([cell(A)], {"user": "Q"}), fine([cell(A)], None)],
     "text missing": [fine([cell(A)], {"user": "Q", "assistant": None}), llava(cell(A), ("human", 3), ("gpt", "A"))],
     "empty question": [fine([cell(A)], {"user": " \n", "assistant": "A"}), llava(cell(A), ("human", "<image>"), ("gpt", "A"))],
-    "empty answer": [fine([cell(A)], {"user": "Q", "assistant": ""}), reason("Q", "  ")],
+    "empty answer": [fine([cell(A)], {"user": "Q", "assistant": ""})],
     "unknown speaker": [llava(cell(A), ("narrator", "Q"), ("gpt", "A"))],
     "turns do not alternate": [
         fine([cell(A)]), llava(cell(A)), llava(cell(A), ("human", "Q")), llava(cell(A), ("gpt", "A"), ("human", "Q")),
@@ -127,3 +136,105 @@ def test_bad_rows_are_refused_with_their_reason(
     with pytest.raises(RowRefused) as refusal:
         convert(case[1], case[0], "i", "s")
     assert refusal.value.reason == reason
+
+
+def chat(*messages: tuple[str, Any]) -> list[dict[str, Any]]:
+    return [{"role": role, "content": content} for role, content in messages]
+
+
+def text(words: str) -> dict[str, Any]:
+    return {"type": "text", "text": words}
+
+
+def test_the_papers_own_format_with_images_by_number_bytes_and_in_the_row() -> None:
+    question = [
+        {"type": "image", "image": 1},
+        text("Look: "),
+        {"type": "image", "image": {"bytes": A, "path": None}},
+        text("What?"),
+    ]
+    row = {
+        "messages": chat(("system", [text("Be brief.")]), ("user", question), ("assistant", "It.")),
+        "images": [cell(A), cell(B)],
+    }
+    sample = convert(row, "messages", "i", "s")
+    assert texts_of(sample.messages) == [["system", "Be brief."], ["user", 0, "Look:", 1, "What?"], ["assistant", "It."]]
+    assert sample.images == [B, A]
+    plain = {"messages": chat(("user", "<image>Q"), ("assistant", "A")), "images": [cell(A)]}
+    assert texts_of(convert(plain, "messages", "i", "s").messages) == [["user", 0, "Q"], ["assistant", "A"]]
+    as_json = {"messages": json.dumps(plain["messages"]), "images": [cell(A)]}
+    assert convert(as_json, "messages", "i", "s") == convert(plain, "messages", "i", "s")
+    arrow = {"type": "image", "text": None, "image": None}  # as a table has them: every key, and images in order
+    unmarked = {
+        "messages": chat(("user", [arrow, {**text("Q"), "image": None}]), ("assistant", [text("A")])),
+        "images": [cell(A)],
+    }
+    assert texts_of(convert(unmarked, "messages", "i", "s").messages) == [["user", 0, "Q"], ["assistant", "A"]]
+
+
+@pytest.mark.parametrize(
+    ("reason", "row"),
+    [
+        ("unknown speaker", {"messages": chat(("narrator", "Q"))}),
+        ("unknown part", {"messages": chat(("user", [{"type": "audio"}]), ("assistant", "A"))}),
+        ("unknown part", {"messages": chat(("user", "Q"), ("assistant", [{"type": "image", "image": 0}]))}),
+        ("image missing", {"messages": chat(("user", [{"type": "image", "image": 2}, text("Q")]), ("assistant", "A"))}),
+        ("placeholder written out in a text", {"messages": chat(("user", [text("<image> Q")]), ("assistant", "A"))}),
+        (
+            "image bytes missing",
+            {"messages": chat(("user", [{"type": "image", "image": "a.png"}, text("Q")]), ("assistant", "A"))},
+        ),
+        ("text is not Unicode", {"messages": chat(("user", "Q\ud800"), ("assistant", "A"))}),
+        ("messages are not JSON", {"messages": "not a list"}),
+    ],
+)
+def test_bad_rows_of_the_papers_format_are_refused_with_their_reason(reason: str, row: dict[str, Any]) -> None:
+    with pytest.raises(RowRefused) as refusal:
+        convert(row, "messages", "i", "s")
+    assert refusal.value.reason == reason
+
+
+def test_speakers_under_either_key_and_nulls_under_the_other() -> None:
+    mixed = [
+        {"from": "human", "value": "Q1", "role": None, "content": None},
+        {"from": None, "value": None, "role": "assistant", "content": "A1"},
+        {"role": "user", "content": "Q2"},
+        {"from": "gpt", "value": "A2"},
+    ]
+    sample = convert({"conversations": mixed, "image": cell(A)}, "llava_onevision", "i", "s")
+    assert texts_of(sample.messages) == [["user", 0, "Q1"], ["assistant", "A1"], ["user", "Q2"], ["assistant", "A2"]]
+
+
+@pytest.mark.parametrize("thinking", [None, "  ", ...])
+def test_mmfinereason_falls_back_to_the_original_answer(thinking: Any) -> None:
+    row = {"question": "Q", "image": cell(A), "original_answer": "4"}
+    row |= {} if thinking is ... else {"qwen3vl_235b_thinking_response": thinking}
+    assert texts_of(convert(row, "mmfinereason", "i", "s").messages) == [["user", 0, "Q"], ["assistant", "4"]]
+
+
+def test_placeholders_that_do_not_fit_follow_the_named_rule() -> None:
+    row = llava(cell(A), ("human", "See <image> and <image>: Q"), ("gpt", "A"))[1]
+    with pytest.raises(RowRefused, match="2 <image> for 1 images"):
+        convert(row, "llava_onevision", "i", "s")
+    sample = convert(row, "llava_onevision", "i", "s", place_images="first")
+    assert texts_of(sample.messages) == [["user", 0, "See  and : Q"], ["assistant", "A"]]
+
+
+def test_a_bad_part_may_be_dropped_counted_and_a_row_of_bad_images_never_becomes_a_question_without_any() -> None:
+    turns = [{"user": "Q1 <image> or <image>", "assistant": "A1"}, {"user": "Q2", "assistant": " "}]
+    row = {"images": [cell(A[:-400]), cell(B)], "texts": turns}
+    sample = convert(row, "finevision", "i", "s", on_bad_part="drop")
+    assert texts_of(sample.messages) == [["user", "Q1", "or", 0], ["assistant", "A1"]] and sample.images == [B]
+    assert sample.dropped == ("empty last turn", "image does not decode")
+    with pytest.raises(RowRefused, match="empty answer"):
+        convert(row, "finevision", "i", "s")
+    with pytest.raises(RowRefused, match="image does not decode"):
+        convert({"images": [cell(A[:-400])], "texts": [TURN]}, "finevision", "i", "s", on_bad_part="drop")
+
+
+def test_ratings_below_the_minimum_and_unrated_rows_are_refused() -> None:
+    row = {"images": [], "texts": [TURN], "relevance_min": 3}
+    assert convert(row, "finevision", "i", "s", min_ratings={"relevance_min": 3}).messages
+    for rating in (2, None):
+        with pytest.raises(RowRefused, match="relevance_min is"):
+            convert({**row, "relevance_min": rating}, "finevision", "i", "s", min_ratings={"relevance_min": 3})

@@ -3,20 +3,30 @@
 import hashlib
 import io
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from transformers import AutoProcessor
 
-from bard_core.config.sections import DataConfig, LabWorldConfig, RawSource
+from bard_core.config.sections import DataConfig, LabWorldConfig
+from bard_core.config.sources import RawSource
+from bard_core.data.heldout import held_out
+from bard_core.data.index import Index
 from bard_core.data.prepare import PrepareError, prepare
-from bard_core.store import artifacts
+from bard_core.store import artifacts, storage
 
-LAB = DataConfig(lab=LabWorldConfig(train_images=30, eval_images=10), samples_per_shard=12)
+LAB = DataConfig(lab=LabWorldConfig(train_images=30, eval_images=10))
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +34,16 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BARD_HOME", str(tmp_path / "home"))
 
 
-def rows_of(folder: Path, split: str) -> list[dict[str, Any]]:
-    return [row for path in sorted((folder / split).glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+def rows_of(folder: Path, keep: Any = None) -> list[dict[str, Any]]:
+    """Rows of all units with their index entries, read as anybody can; ``keep``: a split, kept rows only."""
+    index = Index.open(folder)
+    rows = []
+    for unit in index.units:
+        place = folder.parent / "units" / unit.name
+        assert artifacts.verify(str(place)).digest == unit.manifest_sha256
+        rows += datasets.Dataset.from_file(str(place / "rows.arrow")).to_list()
+    both = [row | entry for row, entry in zip(rows, index.table.to_pylist(), strict=True)]
+    return [row for row in both if keep is None or (row["keep"] and row["split"] == keep)]
 
 
 def images_of(rows: list[dict[str, Any]]) -> set[str]:
@@ -38,7 +56,7 @@ def png(shade: int) -> bytes:
     return buffer.getvalue()
 
 
-def raw(folder: Path, samples: list[list[int | None]], name: str = "raw", **options: Any) -> RawSource:
+def raw(folder: Path, samples: list[list[int | None]], name: str = "raw", shards: int = 1, **options: Any) -> RawSource:
     """FineVision shards with one row for each list of image shades; None is an image without bytes."""
     folder.mkdir(parents=True)
     rows = [
@@ -48,7 +66,8 @@ def raw(folder: Path, samples: list[list[int | None]], name: str = "raw", **opti
         }
         for index, shades in enumerate(samples)
     ]
-    pq.write_table(pa.Table.from_pylist(rows), folder / "0.parquet")
+    for shard in range(shards):
+        pq.write_table(pa.Table.from_pylist(rows[shard::shards]), folder / f"{shard}.parquet")
     return RawSource(name=name, schema_name="finevision", uri=str(folder), **options)
 
 
@@ -70,7 +89,7 @@ def test_samples_without_a_system_turn_get_the_configured_one(prompt: str | None
     ref = prepare(DataConfig(sources=(source,), system_prompt=prompt, eval_fraction=0.0), str(tmp_path / "out"))
     assert ref.system_prompt == prompt
     tokenizer = AutoProcessor.from_pretrained(tmp_path / "out" / "processor").tokenizer
-    texts = [tokenizer.decode(row["input_ids"]) for row in rows_of(tmp_path / "out", "train")]
+    texts = [tokenizer.decode(row["input_ids"]) for row in rows_of(tmp_path / "out")]
     starts = ["" if system is None else f"<|im_start|>system\n{system}<|im_end|>\n" for system in (led, "Be long.", "")]
     body = "<|im_start|>user\nQuestion<|im_end|>\n<|im_start|>assistant\nAnswer<|im_end|>\n"
     assert texts == [f"{start}{body}" for start in starts], "an own system turn wins, also an empty one"
@@ -83,27 +102,60 @@ def test_the_lab_becomes_a_verified_dataset(tmp_path: Path) -> None:
     manifest = artifacts.verify(ref.uri)
     assert (manifest.kind, manifest.digest) == ("dataset", ref.manifest_sha256)
     folder = tmp_path / "out"
-    train, held_out = rows_of(folder, "train"), rows_of(folder, "eval")
-    assert (len(train), len(held_out)) == (ref.num_train, ref.num_eval) == (30, 10)
-    assert len(list((folder / "train").glob("*.parquet"))) == 3
-    assert not images_of(train) & images_of(held_out)
-    assert len({row["id"] for row in train + held_out}) == 40
+    train, evaluated = rows_of(folder, 0), rows_of(folder, 1)
+    assert (len(train), len(evaluated)) == (ref.num_train, ref.num_eval) == (30, 10)
+    assert not images_of(train) & images_of(evaluated)
+    assert len({row["id"] for row in train + evaluated}) == 40
     tokenizer = AutoProcessor.from_pretrained(folder / "processor").tokenizer
-    for row in train + held_out:
+    for row in train + evaluated:
         answers = [message["content"][0]["text"] for message in json.loads(row["messages"]) if message["role"] == "assistant"]
         assert [tokenizer.decode(row["input_ids"][start:end]) for start, end in row["turns"]] == [
             f"{a}<|im_end|>" for a in answers
         ]
-        assert row["num_tokens"] == len(row["input_ids"]) and row["num_visual_tokens"] == 9
-        assert row.get("answer", answers[-1]) == answers[-1]
-    report = json.loads((folder / "data_report.json").read_text())
-    assert report["train"]["samples"] == 30 and report["refused"] == {} and report["leakage"]["images_in_both"] == 0
-    assert report["train"]["lengths"]["num_tokens"]["total"] == sum(row["num_tokens"] for row in train)
+        assert row["tokens"] == len(row["input_ids"]) and row["visual_tokens"] == row["num_visual_tokens"] == 9
+        assert row["turn_lengths"] == [end - start for start, end in row["turns"]] and row["answer"] == answers[-1]
+        assert row["image_hashes"] == [hashlib.blake2b(data, digest_size=16).digest() for data in row["images"]]
+    card = json.loads((folder / "card.json").read_text())
+    assert card["samples"] == {"train": 30, "eval": 10} and card["refused"] == {}
+    assert card["lengths"]["train"]["tokens"]["total"] == sum(row["tokens"] for row in train)
+    assert "lab-train-finevision" in (folder / "card.html").read_text() and card["examples"][0]["pictures"]
 
 
-def test_the_same_config_gives_the_same_artifact(tmp_path: Path) -> None:
-    first, again = (prepare(LAB, str(tmp_path / name)) for name in "ab")
-    assert first.manifest_sha256 == again.manifest_sha256
+def test_held_out_samples_come_whole_and_by_id(tmp_path: Path) -> None:
+    ref = prepare(LAB, str(tmp_path / "out"))
+    rows = list(held_out(ref))
+    expected = rows_of(tmp_path / "out", 1)
+    assert [row["id"] for row in rows] == [row["id"] for row in expected] and rows[3]["images"] == expected[3]["images"]
+    assert list(held_out(ref, {rows[7]["id"], rows[2]["id"], "unknown"})) == [rows[2], rows[7]]
+
+
+def test_the_same_rows_give_the_same_artifact_whoever_prepares_them_where(tmp_path: Path) -> None:
+    samples: list[list[int | None]] = [[shade] for shade in range(40)]
+    first = raw(tmp_path / "raw", samples, shards=7)
+    ref = prepare(DataConfig(sources=(first,)), str(tmp_path / "a" / "out"), processes=1)
+    shutil.copytree(tmp_path / "raw", tmp_path / "elsewhere")
+    moved = first.model_copy(update={"uri": str(tmp_path / "elsewhere")})
+    again = prepare(DataConfig(sources=(moved,)), str(tmp_path / "b" / "out"), processes=2)
+    assert ref.manifest_sha256 == again.manifest_sha256 and ref.num_train + ref.num_eval == 40
+    assert {p.name for p in (tmp_path / "a" / "units").iterdir()} == {p.name for p in (tmp_path / "b" / "units").iterdir()}
+
+
+def test_finished_units_stay_and_a_changed_shard_is_prepared_alone(tmp_path: Path) -> None:
+    source = raw(tmp_path / "raw", [[shade] for shade in range(12)], shards=3)
+    config = DataConfig(sources=(source,))
+    prepare(config, str(tmp_path / "out"))
+    units = tmp_path / "units"
+    before = {path.name: path.stat().st_mtime_ns for path in units.glob("*/manifest.json")}
+    stamps = {path.parent.name: path.stat().st_mtime_ns for path in units.glob("*/manifest.json")}
+    (units / sorted(stamps)[0] / "rows.arrow").write_bytes(b"torn")
+    table = pq.read_table(tmp_path / "raw" / "1.parquet")
+    pq.write_table(table.slice(0, 2), tmp_path / "raw" / "1.parquet")
+    ref = prepare(config, str(tmp_path / "out"))
+    after = {path.parent.name: path.stat().st_mtime_ns for path in units.glob("*/manifest.json")}
+    assert before and len(after) == 4  # the changed shard's new unit beside its old one
+    kept = [name for name in stamps if after[name] == stamps[name]]
+    assert len(kept) == 2 and sorted(stamps)[0] not in kept  # the torn one was made again
+    assert ref.num_train + ref.num_eval == 10
 
 
 def test_images_decide_the_split_and_bad_rows_are_counted_and_quarantined(tmp_path: Path) -> None:
@@ -112,20 +164,42 @@ def test_images_decide_the_split_and_bad_rows_are_counted_and_quarantined(tmp_pa
     source = raw(tmp_path / "raw", [*samples, *mixed, [None], []])
     ref = prepare(DataConfig(sources=(source,), eval_fraction=0.3), str(tmp_path / "out"))
     folder = tmp_path / "out"
-    train, held_out = rows_of(folder, "train"), rows_of(folder, "eval")
-    assert held_out and not images_of(train) & images_of(held_out)
-    report = json.loads((folder / "data_report.json").read_text())
-    assert set(report["refused"]) == {"images on both sides of the split", "image bytes missing"}
-    assert ref.num_train + ref.num_eval + sum(report["refused"].values()) == report["sources"]["raw"]["rows"] == 262
-    quarantine = [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
-    assert len(quarantine) == sum(report["refused"].values())
-    assert {"id": "raw/0/260", "source": "raw", "reason": "image bytes missing", "detail": "got NoneType"} in quarantine
+    train, evaluated = rows_of(folder, 0), rows_of(folder, 1)
+    assert evaluated and not images_of(train) & images_of(evaluated)
+    card = json.loads((folder / "card.json").read_text())
+    assert set(card["left_out"]) == {"images on both sides of the split"} and card["refused"] == {"image bytes missing": 1}
+    assert ref.num_train + ref.num_eval + card["left_out"]["images on both sides of the split"] + 1 == 262
+    (quarantine,) = (tmp_path / "units").glob("*/quarantine.jsonl")
+    assert [json.loads(line) for line in quarantine.read_text().splitlines()] == [
+        {"id": "raw/0/260", "reason": "image bytes missing", "detail": "only a path: 'x'"}
+    ]
+
+
+def test_too_many_refusals_fail_with_their_reasons_and_enough_good_rows_do_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = raw(tmp_path / "raw", [*([[1]] * 10), *([[None]] * 190)])
+    with pytest.raises(PrepareError, match=r"190 of 200 rows were refused: .'image bytes missing': 190.*max_refused is 5%"):
+        prepare(DataConfig(sources=(source,)), str(tmp_path / "out"))
+    assert "raw: kept 10 of 200; 190: image bytes missing" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    assert prepare(DataConfig(sources=(source,), max_refused=0.95), str(tmp_path / "out")).num_train == 10
+
+
+def test_one_bad_shard_among_many_is_refused_alone(tmp_path: Path) -> None:
+    source = raw(tmp_path / "raw", [[shade] for shade in range(40)], shards=4)
+    (tmp_path / "raw" / "2.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(PrepareError, match="1 of 4 shards"):
+        prepare(DataConfig(sources=(source,)), str(tmp_path / "out"))
+    ref = prepare(DataConfig(sources=(source,), max_refused=0.25), str(tmp_path / "out"))
+    assert ref.num_train + ref.num_eval == 30
+    assert "magic bytes" in json.loads((tmp_path / "out" / "card.json").read_text())["sources"]["raw"]["damaged"]["2"]
 
 
 def test_nothing_left_to_train_on_is_an_error_with_the_reasons(tmp_path: Path) -> None:
     source = raw(tmp_path / "raw", [[None], [None]])
     with pytest.raises(PrepareError, match="'image bytes missing': 2"):
-        prepare(DataConfig(sources=(source,)), str(tmp_path / "out"))
+        prepare(DataConfig(sources=(source,), max_refused=1.0), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -133,3 +207,74 @@ def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
     source = raw(tmp_path / "raw", [[1]])
     with pytest.raises(PrepareError, match="name raw is used twice"):
         prepare(DataConfig(sources=(source, source)), str(tmp_path / "out"))
+
+
+def test_a_sample_of_a_source_is_exact_seeded_and_not_its_first_rows(tmp_path: Path) -> None:
+    source = raw(tmp_path / "raw", [[1]] * 200, shards=3, max_samples=50)
+    config = DataConfig(sources=(source,), eval_fraction=0.0)
+    ref = prepare(config, str(tmp_path / "out"))
+    numbers = [int(row["messages"].split("Question ")[1].split('"')[0]) for row in rows_of(tmp_path / "out")]
+    assert ref.num_train == len(numbers) == 50 and max(numbers) > 150
+    other = prepare(config.model_copy(update={"seed": 1}), str(tmp_path / "other" / "out"))
+    assert other.num_train == 50 and other.manifest_sha256 != ref.manifest_sha256
+
+
+def test_the_processor_is_part_of_a_units_key_and_limits_are_obeyed(tmp_path: Path) -> None:
+    source = raw(tmp_path / "raw", [[1]])
+    names = []
+    for options in ({}, {"max_tokens": 100}, {"max_answer_tokens": 50}, {"max_pixels": 1024}):
+        prepare(DataConfig(sources=(source,), eval_fraction=0.0, **options), str(tmp_path / "out"))
+        names.append({path.name for path in (tmp_path / "units").iterdir()})
+    assert [len(found) for found in names] == [1, 2, 3, 4]
+    with pytest.raises(PrepareError, match="first turn too long"):
+        prepare(DataConfig(sources=(source,), eval_fraction=0.0, max_answer_tokens=2), str(tmp_path / "out"))
+
+
+PREPARE = """
+import json, sys
+from bard_core.config.sections import DataConfig
+from bard_core.data.prepare import prepare
+if __name__ == "__main__":
+    prepare(DataConfig.model_validate_json(sys.argv[1]), sys.argv[2], processes=int(sys.argv[3]))
+"""
+
+
+def killed_at(delays: list[float], tmp_path: Path, processes: int) -> None:
+    """Kill a prepare of twelve shards, with all its processes, after each delay; then let one finish and compare."""
+    samples: list[list[int | None]] = [[shade % 256] for shade in range(360)]
+    config = DataConfig(sources=(raw(tmp_path / "raw", samples, shards=12),))
+    expected = prepare(config, str(tmp_path / "whole" / "out"), processes=1)
+    (tmp_path / "run.py").write_text(PREPARE)
+    command = [sys.executable, str(tmp_path / "run.py"), config.model_dump_json(), str(tmp_path / "out"), str(processes)]
+    stamps: dict[Path, int] = {}
+    for delay in delays:
+        process = subprocess.Popen(command, env=dict(os.environ), start_new_session=True, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while len(list((tmp_path / "units").glob("*/manifest.json"))) <= len(stamps) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for path, stamp in stamps.items():
+            assert path.stat().st_mtime_ns == stamp  # what was finished is not made again
+        stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "units").glob("*/manifest.json")}
+    assert prepare(config, str(tmp_path / "out"), processes=processes).manifest_sha256 == expected.manifest_sha256
+    assert stamps and all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    killed_at([0.0, 0.02], tmp_path, processes=1)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_at_many_moments_it_ends_the_same(tmp_path: Path, processes: int) -> None:
+    killed_at([0.01 * (number % 7) for number in range(10)], tmp_path, processes)
+
+
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    prepare(LAB, str(tmp_path / "out"))
+    assert not any((storage.home() / "staging").iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "out", "units"}

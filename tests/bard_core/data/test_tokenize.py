@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from bard_core.config.sections import DataConfig, LabWorldConfig
-from bard_core.data.messages import RowRefused, Sample, check_image, open_image
+from bard_core.data.images import check_image, open_image
+from bard_core.data.messages import Sample
+from bard_core.data.refusal import RowRefused
 from bard_core.data.tokenize import SampleTokenizer, Tokenized, load_processor
 from bard_core.diffusion.names import MASK_TOKEN
 from bard_core.lab.processor import build_lab_processor
@@ -30,7 +32,8 @@ def sample_of(turns: list[tuple[list[bytes], str, str]], system: str = "") -> Sa
         images += shown
         messages.append({"role": "user", "content": [*items, {"type": "text", "text": question}]})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-    return Sample("id", "source", messages, images, [check_image(data) for data in images])
+    sizes = [(image.height, image.width) for image in map(check_image, images)]
+    return Sample("id", "source", messages, images, sizes)
 
 
 def by_processor(processor: Any, sample: Sample) -> Any:

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from bard_core.config.sections import DecodingConfig, EvaluationConfig
-from bard_core.evaluation import evaluate
 from bard_core.evaluation.benchmark import judge
 from bard_core.evaluation.compare import load_samples
-from bard_core.evaluation.evaluate import load_result
+from bard_core.evaluation.evaluate import evaluate, load_result
 from bard_core.evaluation.suites import suite_of
 from bard_core.store import artifacts
 from bard_core.store.refs import BenchmarkRef, DatasetRef, ModelRef

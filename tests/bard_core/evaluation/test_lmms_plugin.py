@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.models.registry_v2 import ModelRegistryV2
 from PIL import Image
 
+from bard_core.data.heldout import COLUMNS
+from bard_core.data.reader import Reader
 from bard_core.decoding import GenerationOutput, GenerationStats, RowStats
 from bard_core.evaluation import gen_kwargs
 from bard_core.evaluation.answers import prompt_digest
@@ -25,14 +26,20 @@ from bard_core.store.refs import DatasetRef, ModelRef
 LAB = load_suite("lab").benchmarks[0]
 
 
+def read_rows(dataset: DatasetRef) -> list[dict[str, Any]]:
+    reader = Reader(dataset, "eval")
+    rows = [reader.row(i, (*COLUMNS, "input_ids", "turns")) for i in range(len(reader))]
+    return [{name: value.as_py() for name, value in row.items()} for row in rows]
+
+
 @pytest.fixture
 def rows(dataset: DatasetRef) -> list[dict[str, Any]]:
-    return [row for shard in sorted((Path(dataset.uri) / "eval").glob("*.parquet")) for row in pq.read_table(shard).to_pylist()]
+    return read_rows(dataset)
 
 
 @pytest.fixture
 def task(dataset: DatasetRef, tmp_path: Path) -> Any:
-    return load_task(LAB, prepare_task(LAB, Path(dataset.uri), tmp_path / "task"))
+    return load_task(LAB, prepare_task(LAB, dataset, tmp_path / "task"))
 
 
 def request(doc_id: int, kwargs: dict[str, Any], task: str = "bard_lab", messages: Any = None) -> Instance:
@@ -115,10 +122,9 @@ def test_the_recorded_system_prompt_leads_every_prompt_as_in_training(tmp_path: 
     spec = StageSpec(stage="source", dataset=data, train=TrainConfig(steps=1), lab_model=LabModelConfig(layers=1))
     base = prepare_base(spec, run_of(spec))
     assert bard_settings(load(base)).system_prompt == "You are a helpful assistant."
-    shards = sorted((tmp_path / "data" / "eval").glob("*.parquet"))
-    trained = [row["input_ids"][: row["turns"][-1][0]] for shard in shards for row in pq.read_table(shard).to_pylist()]
+    trained = [row["input_ids"][: row["turns"][-1][0]] for row in read_rows(data)]
     chat = BardChat(base, mode="ar")
-    task = load_task(LAB, prepare_task(LAB, tmp_path / "data", tmp_path / "task"))
+    task = load_task(LAB, prepare_task(LAB, data, tmp_path / "task"))
     asked = [chat.encode([chat.chat_of(task.doc_to_messages(document))])["input_ids"][0].tolist() for document in task.eval_docs]
     assert asked == trained
     assert "helpful" in chat.processor.tokenizer.decode(asked[0])

@@ -9,7 +9,9 @@ from bard_core.config.sections import EvaluationConfig
 from bard_core.evaluation.suites import SuiteError, available, benchmark_digest, load_suite, prepare_task, suite_digest, suite_of
 from bard_core.store.refs import DatasetRef
 
-PAPER = ["mmmu_val", "mmmu_pro_standard", "mme", "realworldqa", "mmstar", "mmstar_oc", "ai2d", "chartqa"]
+from ..written import row, write_dataset
+
+PAPER = ["mmmu_val", "mmmu_pro_standard", "mme", "realworldqa", "mmstar", "ai2d", "chartqa"]
 
 
 def test_the_suites_and_the_papers_settings() -> None:
@@ -52,9 +54,9 @@ def test_lmms_eval_has_every_task_with_the_named_prompt_and_metric() -> None:
 def test_a_suite_that_cannot_run_says_why(dataset: DatasetRef, tmp_path: Path) -> None:
     with pytest.raises(SuiteError, match=r"no suite 'lap'; there are: full, gate, lab, paper"):
         load_suite("lap")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(SuiteError, match="no eval/"):
-        prepare_task(load_suite("lab").benchmarks[0], tmp_path / "empty", tmp_path / "b")
+    nothing_held_out = write_dataset(tmp_path / "data", [[row("s", 4, [[2, 4]])]])
+    with pytest.raises(SuiteError, match="holds out no sample"):
+        prepare_task(load_suite("lab").benchmarks[0], nothing_held_out, tmp_path / "b")
     for text, words in (
         ("version: 1\nbenchmarks: []\n", "description"),
         ("description: d\nversion: 1\nbenchmarks: [{name: a, task: a, metrics: {x: 1}}]\n", "prompt"),

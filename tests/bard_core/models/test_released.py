@@ -73,7 +73,7 @@ def test_it_loads_and_decodes(stock: Any, folder: Path) -> None:
     """Once under the stock name, once under theirs: the same weights and the same tokens, the block size from its name."""
     loaded = load(folder, dtype="auto")
     assert same_weights(loaded, stock) and type(loaded) is type(stock)
-    assert bard_settings(loaded) == BardSettings(4, MASK_TOKEN_ID, "block", "uniform")
+    assert bard_settings(loaded) == BardSettings(4, MASK_TOKEN_ID, prefix_blocks="uniform")
     assert bard_settings(load(folder, block_size=8)).block_size == 8
     ids = {"input_ids": torch.arange(10, 22)[None]}
     given: dict[str, Any] = {"block_size": 4, "mask_token_id": MASK_TOKEN_ID, "max_new_tokens": 12, "eos_token_id": []}
@@ -100,7 +100,7 @@ def test_it_is_adopted_as_it_is(stock: Any, folder: Path, tmp_path: Path) -> Non
     build_lab_processor().save_pretrained(processor)
     adopted = load(adopt(str(folder), None, processor, tmp_path / "adopted"), dtype="auto")
     assert same_weights(adopted, stock)
-    assert bard_settings(adopted) == BardSettings(4, MASK_TOKEN_ID, "block", "uniform")
+    assert bard_settings(adopted) == BardSettings(4, MASK_TOKEN_ID, prefix_blocks="uniform")
     assert json.loads((tmp_path / "adopted" / "config.json").read_text())["model_type"] == "qwen3_vl"
 
 

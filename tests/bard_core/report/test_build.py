@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -15,6 +13,9 @@ from bard_core.evaluation.compare import ComparisonError
 from bard_core.report import build, views
 from bard_core.store import artifacts
 from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, ModelRef, OperatingPoint
+
+from ..written import row as row_of
+from ..written import write_dataset
 
 SAMPLES = 8
 
@@ -41,12 +42,8 @@ def dataset(tmp_path: Path) -> DatasetRef:
         }
         for i in range(SAMPLES)
     ]
-    folder = tmp_path / "dataset.staging"
-    (folder / "eval").mkdir(parents=True)
-    for shard in (0, 1):
-        pq.write_table(pa.Table.from_pylist(rows[shard::2]), folder / "eval" / f"{shard}.parquet")
-    manifest = artifacts.commit_directory(folder, str(tmp_path / "dataset"), kind="dataset")
-    return DatasetRef(uri=str(tmp_path / "dataset"), manifest_sha256=manifest.digest, num_train=0, num_eval=SAMPLES)
+    units = [[row_of("s", 4, [[2, 4]], split=1, **values) for values in rows[shard::2]] for shard in (0, 1)]
+    return write_dataset(tmp_path / "data", units)
 
 
 def judged(

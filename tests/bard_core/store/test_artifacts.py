@@ -181,6 +181,27 @@ def test_model_refs_have_names() -> None:
     assert ModelRef(stage="swd", block_size=32, **make).name == "swd-b32"
 
 
+def test_a_part_alone_is_brought_and_verified(uri: str, tmp_path: Path, bard_home: Path) -> None:
+    folder = staged(tmp_path / "s")
+    (folder / "beside").write_text("x")
+    manifest = artifacts.commit_directory(folder, uri, kind="model")
+    storage.write_bytes(f"{uri}/beside", b"damaged, and none of our business")
+    folder = artifacts.fetch(uri, manifest.digest, part="deep/")
+    assert (folder / "deep" / "a").read_text() == "alpha"
+    assert storage.is_local(uri) or not (folder / "beside").exists()
+    with pytest.raises(ArtifactError, match="has no shallow/: it holds beside, deep"):
+        artifacts.fetch(uri, part="shallow/")
+    with pytest.raises(ArtifactError, match="beside has 33 bytes, not 1"):
+        artifacts.fetch(uri, manifest.digest)
+
+
+def test_a_damaged_part_is_refused(uri: str, tmp_path: Path, bard_home: Path) -> None:
+    manifest = artifacts.commit_directory(staged(tmp_path / "s"), uri, kind="model")
+    FAULTS["flipped"][0](uri)
+    with pytest.raises(ArtifactError, match="deep/a does not have its recorded sha256"):
+        artifacts.fetch(uri, manifest.digest, part="deep/")
+
+
 def test_what_is_damaged_on_s3_is_set_aside_and_what_was_damaged_on_the_way_is_not(
     s3_root: str, bard_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -191,8 +212,8 @@ def test_what_is_damaged_on_s3_is_set_aside_and_what_was_damaged_on_the_way_is_n
 
     bring, flips = storage.download_tree, [b"wore"]
 
-    def on_the_way(uri: str, folder: Path) -> None:
-        bring(uri, folder)
+    def on_the_way(uri: str, folder: Path, *wanted: object) -> None:
+        bring(uri, folder, *wanted)
         if flips:
             (folder / "weights").write_bytes(flips.pop())
 

@@ -1,5 +1,7 @@
 """Claims: one holder at a time, whatever happens to the one before."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -88,3 +90,28 @@ def test_a_file_is_created_whole_or_not_at_all(place: str) -> None:
     assert not storage.create_file(storage.join(place, "a"), b"second")
     assert storage.read_bytes(storage.join(place, "a")) == b"first"
     assert storage.list_files(place) == ["a"]
+
+
+HOLD = """
+import sys, time
+from bard_core.store import claims
+with claims.exclusive(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_holder_killed_on_this_machine_is_replaced_at_once(place: str) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, place], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    assert claims.take(place) is None
+    holder.kill()
+    holder.wait()
+    with claims.exclusive(place, timeout_s=5.0) as claim:
+        assert claim.number == 2
+
+
+def test_a_claim_that_travels_outlives_the_process_that_took_it(tmp_path: Path) -> None:
+    code = f"from bard_core.store import claims; assert claims.take({str(tmp_path)!r}) is not None"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert claims.take(str(tmp_path)) is None

@@ -11,7 +11,8 @@ from transformers import AutoProcessor
 
 from bard_core.config.sections import NoiseConfig
 from bard_core.data.batches import BatchSpec, collate
-from bard_core.data.examples import Example, attach_positions, load_examples
+from bard_core.data.examples import Example, attach_positions
+from bard_core.data.reader import Reader
 from bard_core.diffusion.noise import Corruption, replacement_tokens
 from bard_core.lab.model import build_lab_model
 from bard_core.models.attention import dense_mask, hidden_states, training_attention
@@ -28,7 +29,7 @@ def parts(tiny_dataset):
     folder = artifacts.fetch(tiny_dataset)
     processor = AutoProcessor.from_pretrained(folder / "processor")
     model = build_lab_model(TINY_MODEL, processor, 64, seed=0).eval()
-    examples = load_examples(folder, "train")
+    examples = list(Reader(tiny_dataset, "train"))
     attach_positions(examples, model)
     encoder = ImageEncoder(model, processor.image_processor, True, torch.device("cpu"))
     return model, processor.tokenizer, examples, encoder

@@ -1,6 +1,7 @@
 """Stages in one process, and a consolidated model anyone can load."""
 
 import math
+import shutil
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from bard_core.training.spec import StageSpec, checkpoint_ref, run_of
 from bard_core.training.stage import prepare_base, run_stage
 
 from .conftest import stage_specs
+from .workers import same, state_of
 
 
 def weights(ref):
@@ -113,3 +115,14 @@ def test_spec_digest_names_what_matters(tiny_dataset):
     assert moved.digest == spec.digest
     assert stage_specs(tiny_dataset, None, seed=1)["source"].digest != spec.digest
     assert StageSpec.model_validate_json(spec.model_dump_json()).origin == spec.origin
+
+
+def test_loader_processes_change_no_weight_and_say_how_long_training_waited(tiny_dataset, bard_home):
+    """Images decoded by another process, vision side trained, interrupted after two steps: the weights are the same."""
+    spec = stage_specs(tiny_dataset, None, steps=3, checkpoint_every=2)["source"]
+    run = run_of(spec)
+    base = prepare_base(spec, run)
+    alone = state_of(run_stage(spec, base, run))
+    shutil.rmtree(f"{run.uri}/step-000003")
+    assert same(state_of(run_stage(spec, base, run, data_workers=1)), alone)
+    assert all(0 <= record["data_wait"] <= 1 for record in read_curve(f"{run.uri}/curve.jsonl"))

@@ -122,3 +122,25 @@ def test_a_record_says_what_a_step_cost():
     assert 0.05 < record["peak_memory_gib"] < 64 and "mfu" not in record
     assert 0 < shape_of(objective.model).decoder < sum(p.numel() for p in objective.model.parameters())
     assert step_flops(Shape(decoder=7, head=10, attention=5), tokens=3, supervised=2) == 6 * (3 * 7 + 20)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), MemoryError()],
+)
+def test_memory_that_runs_out_names_the_samples(error):
+    from types import SimpleNamespace
+
+    from bard_core.training.loop import OutOfMemory, _naming_samples
+
+    batches = [SimpleNamespace(input_ids_BL=torch.zeros(2, 27292), sample_ids=["lab/1", "lab/7"])]
+    with (
+        pytest.raises(
+            OutOfMemory, match=r"step 8 over rows of 2 x 27292 tokens, samples \['lab/1', 'lab/7'\].*max_tokens_per_row"
+        ),
+        _naming_samples(7, batches),
+    ):
+        raise error
+    with pytest.raises(RuntimeError, match="another") as other, _naming_samples(7, batches):
+        raise RuntimeError("another")
+    assert not isinstance(other.value, OutOfMemory)

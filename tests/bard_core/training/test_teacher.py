@@ -7,7 +7,7 @@ import torch
 
 from bard_core.config.sections import NoiseConfig, SWDConfig
 from bard_core.data.batches import BatchSpec, collate
-from bard_core.data.examples import Example, attach_positions, step_samples
+from bard_core.data.examples import Example, attach_positions
 from bard_core.diffusion.layout import attention_mask
 from bard_core.models.attention import dense_mask, hidden_states
 from bard_core.store import artifacts
@@ -19,6 +19,19 @@ from .conftest import tiny_train
 from .test_step import CPU, EOS, MASK, tiny_model
 
 
+class Walk:
+    """Nine samples around and around."""
+
+    def __init__(self, examples):
+        self.examples = examples
+
+    def __getitem__(self, place):
+        return self.examples[place * 4 % 9], place // 9
+
+    def batch(self, places, spec):
+        return replace(collate([self[place] for place in places], spec), places=places)
+
+
 @pytest.fixture
 def walk(bard_home, monkeypatch):
     """A teacher, nine examples (two shards an epoch and a half), and their batches' specification."""
@@ -28,7 +41,7 @@ def walk(bard_home, monkeypatch):
     examples = [Example(f"s{i}", torch.randint(1, 490, (30 + i,)), [(8, 14), (20, 29 + i)], [], []) for i in range(9)]
     attach_positions(examples, model)
     spec = BatchSpec(8, NoiseConfig(), MASK, EOS, 0, torch.arange(1, 490), teacher_block_size=4, max_tokens_per_row=200, seed=3)
-    return OnlineTeacher(model, "block", 5, lambda *_: None), examples, spec
+    return OnlineTeacher(model, "block", 5, lambda *_: None), Walk(examples), spec
 
 
 def never():
@@ -36,12 +49,11 @@ def never():
 
 
 def test_stored_answers_are_the_teachers(walk, tmp_path):
-    online, examples, spec = walk
-    stored = precompute(str(tmp_path / "topk"), 14, examples, spec, lambda: online, CPU)
+    online, walked, spec = walk
+    stored = precompute(str(tmp_path / "topk"), 14, walked, spec, lambda: online, CPU)
     model = tiny_model()
     for step in range(3):  # the third step is in the second epoch
-        picks = step_samples(len(examples), step, 4, spec.seed)
-        batch = collate([(examples[i], epoch) for i, epoch in picks[::-1]], spec)
+        batch = walked.batch(range(4 * step, 4 * step + 4)[::-1], spec)
         (here, now), (indices, logits) = online(batch), stored(batch)
         assert torch.equal(here, indices) and torch.allclose(now, logits, atol=1e-5)
         config = SWDConfig(train=tiny_train())
@@ -53,9 +65,9 @@ def test_stored_answers_are_the_teachers(walk, tmp_path):
 
 def test_a_student_keeps_its_autoregressive_mode(walk):
     """With a causal clean stream the loss is half the distillation's and half the next token's."""
-    teacher, examples, spec = walk
+    teacher, walked, spec = walk
     model, config = tiny_model(), SWDConfig(train=tiny_train())
-    batch = collate([(example, 0) for example in examples[:3]], spec)
+    batch = collate([(example, 0) for example in walked.examples[:3]], spec)
     mixed, alone = (StageWiseDistillation(model, "causal", teacher, config, share)(batch, None) for share in (0.5, 0.0))
     next_token = Autoregressive(model)(batch, None).clean
     assert alone.clean is None and float(mixed.noisy) == pytest.approx(float(alone.noisy) / 2, rel=1e-6)
@@ -68,7 +80,8 @@ def test_a_student_keeps_its_autoregressive_mode(walk):
 @pytest.mark.parametrize("weighting", ["none", "inverse_t"])
 def test_the_parts_of_distillation(walk, weighting):
     """Cross entropy plain or over t, KL and the teacher's entropy where the teacher has a block: added up from whole logits."""
-    teacher, examples, spec = walk
+    teacher, walked, spec = walk
+    examples = walked.examples
     model = tiny_model()
     config = SWDConfig(train=tiny_train(), ce_weighting=weighting, kl_weight=0.25, ce_weight=2.0)
     batch = collate([(example, 0) for example in examples[:3]], replace(spec, tail_weight=1.0))
@@ -96,31 +109,37 @@ def test_the_release_is_the_default():
 
 
 def test_the_teacher_is_asked_once(walk, tmp_path):
-    online, examples, spec = walk
+    online, walked, spec = walk
     uri = str(tmp_path / "topk")
-    precompute(uri, 12, examples, spec, lambda: online, CPU)
-    precompute(uri, 12, examples, spec, never, CPU)
+    precompute(uri, 12, walked, spec, lambda: online, CPU)
+    precompute(uri, 12, walked, spec, never, CPU)
     asked = []
-    precompute(uri, 13, examples, spec, lambda: asked.append(1) or online, CPU)  # one more shard
+    precompute(uri, 13, walked, spec, lambda: asked.append(1) or online, CPU)  # one more shard
     assert asked == [1]
 
 
 def test_damaged_answers_are_refused(walk, tmp_path):
-    online, examples, spec = walk
-    stored = precompute(str(tmp_path / "topk"), 6, examples, spec, lambda: online, CPU)
+    online, walked, spec = walk
+    stored = precompute(str(tmp_path / "topk"), 6, walked, spec, lambda: online, CPU)
     file = tmp_path / "topk" / "shard-000000" / "topk.safetensors"
     data = bytearray(file.read_bytes())
     data[-3] ^= 1
     file.write_bytes(bytes(data))
-    picks = step_samples(len(examples), 0, 2, spec.seed)
     with pytest.raises(artifacts.ArtifactError, match="changed"):
-        stored(collate([(examples[i], epoch) for i, epoch in picks], spec))
+        stored(walked.batch(range(2), spec))
     assert shard_uri("s3://b/t", 3) == "s3://b/t/shard-000003"
 
 
+def test_answers_of_another_walk_are_refused(walk, tmp_path):
+    online, walked, spec = walk
+    stored = precompute(str(tmp_path / "topk"), 6, walked, spec, lambda: online, CPU)
+    with pytest.raises(artifacts.ArtifactError, match="answers s4 at place 1, not s8"):
+        stored(replace(walked.batch([2], spec), places=[1]))
+
+
 def test_student_and_teacher_see_the_same_noise_under_their_own_blocks(walk):
-    _, examples, spec = walk
-    batch = collate([(examples[0], 0)], spec)
+    _, walked, spec = walk
+    batch = walked.batch([0], spec)
     table, taught = batch.table_BL, batch.teacher_table_BL
     noisy = table.role[0] == 1
     sizes = [part.block[0, noisy].unique(return_counts=True)[1].max() for part in (table, taught)]

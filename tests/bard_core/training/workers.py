@@ -19,7 +19,7 @@ from bard_core.training.stage import prepare_base
 WORKER = Path(__file__).with_name("worker.py")
 PRELOAD = [
     "bard_core.training.stage",
-    "pyarrow.parquet",
+    "pyarrow",
     "torch.distributed.checkpoint",
     "torch.distributed.fsdp",
     "transformers.models.auto.processing_auto",
@@ -28,7 +28,7 @@ PRELOAD = [
 ]
 
 
-def start(spec, world=1, folder=None, settings=None, base=None, parallel=None, local_world=None):
+def start(spec, world=1, folder=None, settings=None, base=None, parallel=None, local_world=None, data_workers=0):
     """Start all ranks of a run; returns their processes, and the uri and the notes' folder of the run."""
     settings = settings or CheckpointConfig()
     run = run_of(spec, settings)
@@ -41,6 +41,7 @@ def start(spec, world=1, folder=None, settings=None, base=None, parallel=None, l
     given = {"spec": spec.model_dump_json(), "base": base, "run_uri": run.uri, "settings": settings.model_dump_json()}
     given["parallel"] = (parallel or ParallelConfig()).model_dump_json()
     given["local_world"] = local_world or world
+    given["data_workers"] = data_workers
     processes = []
     for rank in range(world):
         own = {
@@ -67,11 +68,11 @@ def finish(processes, timeout_s=120.0):
 
 
 def train(spec, world=1, **kwargs):
-    """Run a stage to its end; (run, samples and noise by step)."""
+    """Run a stage to its end; (run, samples and noise by step, unless loader processes saw them)."""
     processes, run, notes = start(spec, world, **kwargs)
-    codes = finish(processes)
+    codes = finish(processes, timeout_s=600.0 if kwargs.get("data_workers") else 120.0)
     assert codes == [0] * world, f"ranks exited with {codes}"
-    return run, read_notes(notes, world)
+    return run, read_notes(notes, world) if not kwargs.get("data_workers") else []
 
 
 def read_notes(notes, world):

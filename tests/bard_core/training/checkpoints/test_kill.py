@@ -4,6 +4,7 @@ checkpoint and ends with the weights, optimizer and losses of a run that nobody 
 ``make test`` kills a few times, ``make test-faults`` more than twenty.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -80,7 +81,7 @@ def trials(moment, few, many):
 
 
 @pytest.mark.parametrize(("moment", "seed"), [*trials("worker", 1, 8), *trials("all", 0, 6), *trials("save", 1, 10)])
-def test_killed_is_undisturbed(moment, seed, undisturbed, bard_home):
+def test_killed_is_undisturbed(moment, seed, undisturbed, bard_home, faults):
     spec, final, curve = undisturbed
     chance = random.Random(f"{moment}{seed}")
     disturbed = disturbed_start(spec, moment, chance)
@@ -90,6 +91,35 @@ def test_killed_is_undisturbed(moment, seed, undisturbed, bard_home):
     train(spec, WORLD)
     assert same(state_of(run.checkpoint(STEPS)), final) and losses(run) == curve
     assert not list(Path(run.uri).glob(".step-*"))
+    faults.survived(f"kill -9: {moment}", "weights, optimizer and losses as undisturbed")
+
+
+def alive(notes):
+    """Processes that the ranks of a run have started: loaders and their servers, known by their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(notes).encode() in (folder / "environ").read_bytes():
+                found.append(folder.name)
+    return found
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("moment", "seed"), [("all", 0), ("all", 1), ("worker", 0), ("worker", 1)])
+def test_killed_with_loaders_is_undisturbed(moment, seed, undisturbed, bard_home):
+    """Batches loaded ahead by processes are lost with the run, come again, and no loader stays behind."""
+    spec, final, curve = undisturbed
+    chance = random.Random(f"loaders {moment}{seed}")
+    processes, run, notes = start(spec, WORLD, data_workers=2)
+    assert wait_for(lambda: progress(run) >= chance.randint(1, STEPS // 3), processes, timeout_s=300)
+    assert alive(notes) and kill(processes, moment, chance)
+    finish(processes, timeout_s=30)
+    deadline = time.monotonic() + 30
+    while alive(notes):
+        assert time.monotonic() < deadline, "a loader outlived its rank"
+        time.sleep(0.1)
+    train(spec, WORLD, data_workers=2)
+    assert same(state_of(run.checkpoint(STEPS)), final) and losses(run) == curve
 
 
 def test_sigterm_to_one_rank_stops_all_behind_a_checkpoint(undisturbed, bard_home):

@@ -214,7 +214,7 @@ def fails_once_then_recovers(run, broken, mended, message, caplog):
     assert restored(run)[0] == 4
 
 
-def test_disk_full(tmp_path, bard_home, caplog):
+def test_disk_full(tmp_path, bard_home, caplog, faults):
     """A real one: a file system of 3 MB."""
     place = tmp_path / "disk"
     place.mkdir()
@@ -229,6 +229,8 @@ def test_disk_full(tmp_path, bard_home, caplog):
                 filler.write_bytes(b"\0" * 4_000_000)
 
         fails_once_then_recovers(run, fill, filler.unlink, "No space left on device", caplog)
+        assert f"no room in {place}" in caplog.text and "bytes are free" in caplog.text and "are needed" in caplog.text
+        faults.survived("a full disk under checkpoints", "told in bytes, the one before is whole, goes on once there is room")
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
 

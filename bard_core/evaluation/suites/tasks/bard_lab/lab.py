@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from bard_core.data.messages import open_image
+from bard_core.data.images import open_image
 
 
 def _question(doc: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,155 @@
+"""plan, check, schema: what a configuration says and costs."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from bard_core.config.file import Fault, PipelineConfig
+    from bard_core.plan import Plan
+
+READERS = {"check", "distill", "evaluate", "plan", "prepare", "train"}  # verbs that take dotted options
+
+Config = Annotated[Path, typer.Argument(help="a file of configs/", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="the same for machines")]
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(plan)
+    app.command()(check)
+    app.command()(schema)
+
+
+def read(context: typer.Context, path: Path) -> "PipelineConfig":
+    """The checked configuration with the command line's dotted options put in."""
+    from bard_core.config.faults import read_config
+
+    return read_config(path, context.obj or (), (_names_lead_somewhere,))
+
+
+def _names_lead_somewhere(config: "PipelineConfig") -> "Iterator[Fault]":
+    from bard_core.evaluation.suites import SuiteError, suite_of
+
+    try:
+        suite_of(config.evaluation)
+    except SuiteError as error:
+        yield "evaluation.suite", str(error)
+    for key, name in (("data.processor", config.data.processor), ("source.model", config.source.model)):
+        if name == "lab" or "://" in name or Path(name).expanduser().is_dir():
+            continue
+        if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+            yield key, f"{name!r} is neither lab, nor a folder that is there, nor s3://, nor a hub id (owner/name)"
+
+
+def plan(
+    context: typer.Context,
+    config: Config,
+    gpu: Annotated[Literal["a100", "h100", "h200"], typer.Option(help="what to train on")] = "h100",
+    mfu: Annotated[float, typer.Option(help="share of peak FLOP/s that is reached")] = 0.35,
+    tokens_per_sample: Annotated[
+        int | None, typer.Option(help="mean tokens, noisy copies included [default: a full row]", show_default=False)
+    ] = None,
+    image_tokens_per_sample: Annotated[int, typer.Option(help="how many of them are image")] = 1024,
+    train_samples: Annotated[
+        int | None, typer.Option(help="samples of the dataset, where a stage's length is in num_epochs", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What a configuration will cost: memory, tokens, GPU-hours, sizes. Needs no GPU.
+
+    Example: bard plan configs/bard_4b.yaml --gpu h200 --pbm.stages.0.train.steps 1000
+    """
+    settings = read(context, config)
+    from bard_core import plan as planning
+
+    try:
+        assumptions = planning.Assumptions(gpu, mfu, tokens_per_sample, image_tokens_per_sample, train_samples)
+        found = planning.plan(settings, assumptions)
+    except ValueError as error:
+        print(f"bard plan: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    print(json.dumps(asdict(found), indent=2) if as_json else plan_text(found))
+
+
+def check(
+    context: typer.Context,
+    config: Config,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="write the whole configuration, options put in")] = None,
+) -> None:
+    """Say all that is wrong with a configuration, or that nothing is. Starts nothing.
+
+    Example: bard check configs/lab.yaml --swd.train.optimizer.lr 1e-3 -o mine.yaml
+    """
+    settings = read(context, config)
+    if output is None:
+        print(f"{config}: fine")
+        return
+    import yaml
+
+    body = settings.model_dump(mode="json", exclude_unset=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(yaml.safe_dump(body, sort_keys=False), encoding="utf-8")
+
+
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="the configuration reference of the docs")] = False,
+) -> None:
+    """Every key of a configuration file, as JSON Schema (for editors) or as a page.
+
+    Example: bard schema > bard.schema.json
+    """
+    from bard_core.config.file import PipelineConfig
+    from bard_core.config.reference import reference
+
+    print(reference().rstrip() if markdown else json.dumps(PipelineConfig.model_json_schema(), indent=2))
+
+
+def plan_text(plan: "Plan") -> str:
+    """A plan for the terminal."""
+    from bard_core.plan import GPU_MEMORY
+
+    given, numbers = plan.assumptions, plan.parameters
+    room = GPU_MEMORY[given.gpu]
+    heavy = max(plan.stages, key=lambda stage: sum(stage.memory.values()))
+    need = sum(heavy.memory.values())
+    tokens = f"{given.tokens_per_sample:,} tokens a sample" if given.tokens_per_sample else "a full row a sample, an upper bound"
+    fits = "fits" if need <= room else "does NOT fit; more GPUs, accumulation or activation_checkpointing would help:"
+    lines = [
+        f"{plan.name}: {plan.model} on {plan.gpus} x {given.gpu}",
+        f"parameters: {_count(numbers.total)} = decoder layers {_count(numbers.text_layers)}, vision {_count(numbers.vision)}, "
+        f"embeddings {_count(numbers.embeddings)}; each GPU's shard of weights and AdamW is {_size(plan.shard)}",
+        f"assumed: {tokens}; {given.image_tokens_per_sample:,} tokens of it image; {given.mfu:.0%} of peak FLOP/s",
+        "",
+        f"memory a GPU at the peak, in {heavy.name}: {_size(need)}, {fits} {_size(room)}",
+        *(f"  {name:<18}{_size(size):>10}" for name, size in heavy.memory.items() if size),
+        "",
+        f"  {'stage':<9}{'from':<9}{'teacher':<9}{'steps':>8}{'tokens/step':>13}{'GPU-hours':>11}{'hours':>9}"
+        f"{'checkpoint':>12}{'model':>10}",
+    ]
+    for stage in plan.stages:
+        lines.append(
+            f"  {stage.name:<9}{stage.parent:<9}{stage.teacher or '-':<9}{stage.steps:>8,}{_count(stage.tokens_per_step):>13}"
+            f"{stage.gpu_hours:>11,.0f}{stage.gpu_hours / plan.gpus:>9,.1f}{_size(stage.checkpoint):>12}{_size(stage.model):>10}"
+        )
+    lines.append(f"  {'all':<48}{plan.gpu_hours:>11,.0f}{plan.gpu_hours / plan.gpus:>9,.1f}")
+    lines.append("every model is evaluated as soon as it exists, and a report closes the run")
+    return "\n".join(lines)
+
+
+def _count(number: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.2f}{unit}"
+    return f"{number:.0f}"
+
+
+def _size(number: float) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:.0f} B"

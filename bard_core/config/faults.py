@@ -1,0 +1,236 @@
+"""Reading a configuration file so that all its faults are told at once, each with its line.
+
+    configs/lab.yaml:77: evaluation.decoding.confidence_threshold: is 1.5; allowed: less than or equal to 1
+
+A value may also come from the command line (``--swd.train.optimizer.lr 1e-3``); then that is its place.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from bard_core.config.file import STAGE_FAULTS, PipelineConfig
+from bard_core.config.file import Fault as KeyFault
+from bard_core.config.strict import UNKNOWN_KEY
+
+Key = tuple[str | int, ...]
+Override = tuple[str, str]  # a dotted key and its value as YAML
+Check = Callable[[PipelineConfig], Iterable[KeyFault]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong. ``place`` is ``file:line`` or the option of the command line."""
+
+    place: str
+    key: str
+    problem: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.place, self.key, self.problem) if part)
+
+
+class ConfigFaultsError(ValueError):
+    """A configuration cannot be used. Its text has one fault a line."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("\n".join(map(str, faults)))
+        self.faults = tuple(faults)
+
+
+def read_config(path: Path, overrides: Sequence[Override] = (), checks: Sequence[Check] = ()) -> PipelineConfig:
+    """The configuration of a file with ``overrides`` put in; ``checks`` see what the file alone cannot.
+
+    Raises:
+        ConfigFaultsError: all that is wrong with it.
+    """
+    text = _text(path)
+    lines, faults = _lines(path, text)
+    values = _unshared(yaml.safe_load(text))
+    places = {key: f"{path}:{line}" for key, line in lines.items()}
+    for dotted, value in overrides:
+        key = _keys(dotted)
+        if problem := _put(values, key, value):
+            faults.append(Fault(f"--{dotted}", dotted, problem))
+        else:
+            places = {known: place for known, place in places.items() if known[: len(key)] != key}
+            for depth in range(len(key), 0, -1):
+                places.setdefault(key[:depth], f"--{dotted} {value}")
+    config, found = _validated(values)
+    if config is not None:
+        found += [fault for check in checks for fault in check(config)]
+    faults += [Fault(_place(places, _keys(dotted)), dotted, problem) for dotted, problem in found]
+    if faults or config is None:
+        raise ConfigFaultsError(sorted(set(faults), key=lambda fault: _order(fault.place)))
+    return config
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigFaultsError([Fault(str(path), "", f"cannot be read: {error.strerror}")]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigFaultsError([Fault(str(path), "", f"is not UTF-8 text: byte {error.start}")]) from error
+
+
+def _lines(path: Path, text: str) -> tuple[dict[Key, int], list[Fault]]:
+    """The line of every key, and the keys that stand there twice.
+
+    Raises:
+        ConfigFaultsError: it is not YAML, or not a mapping.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigFaultsError([Fault(place, "", f"not YAML: {getattr(error, 'problem', None) or error}")]) from error
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigFaultsError(
+            [Fault(f"{path}:1", "", "must be a mapping of sections: " + ", ".join(PipelineConfig.model_fields))]
+        )
+    lines: dict[Key, int] = {(): 1}
+    twice: list[Fault] = []
+    _walk(root, (), lines, twice, path, frozenset())
+    return lines, twice
+
+
+def _walk(node: Any, key: Key, lines: dict[Key, int], twice: list[Fault], path: Path, above: frozenset[int]) -> None:
+    """Note the lines below ``node``; what ``<<`` merges in comes first, so that what stands here wins."""
+    if id(node) in above:
+        return
+    above = above | {id(node)}
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*key, index)] = item.start_mark.line + 1
+            _walk(item, (*key, index), lines, twice, path, above)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    own: dict[str, int] = {}
+    for merged in [value for name, value in node.value if name.tag == "tag:yaml.org,2002:merge"]:
+        for part in merged.value if isinstance(merged, yaml.SequenceNode) else [merged]:
+            _walk(part, key, lines, twice, path, above)
+    for name, value in node.value:
+        if name.tag == "tag:yaml.org,2002:merge":
+            continue
+        word, line = str(name.value), name.start_mark.line + 1
+        if word in own:
+            dotted = ".".join(map(str, (*key, word)))
+            twice.append(Fault(f"{path}:{line}", dotted, f"stands here twice, first in line {own[word]}; keep one"))
+        own[word] = lines[(*key, word)] = line
+        _walk(value, (*key, word), lines, twice, path, above)
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which no two places are one object, as YAML's aliases make them."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
+
+
+def _keys(dotted: str) -> Key:
+    return tuple(int(part) if part.isdigit() else part for part in dotted.split(".")) if dotted else ()
+
+
+def _put(values: Any, key: Key, text: str) -> str | None:
+    """Set one value in place; says why it cannot be."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return f"{text!r} is not YAML"
+    for depth, (part, after) in enumerate(zip(key, (*key[1:], None), strict=True)):
+        if isinstance(values, list):
+            if not isinstance(part, int) or part >= len(values):
+                return f"{'.'.join(map(str, key[:depth]))} has entries 0 to {len(values) - 1}"
+        elif not isinstance(values, dict):
+            return f"{'.'.join(map(str, key[:depth]))} is {values!r}, which has no keys"
+        if after is None:
+            values[part] = value
+            return None
+        if isinstance(values, dict) and values.get(part) is None:
+            values[part] = {}
+        values = values[part]
+    return None
+
+
+def _validated(values: Any) -> tuple[PipelineConfig | None, list[KeyFault]]:
+    """The configuration, or every fault that pydantic finds; unknown keys are taken out, so that they hide nothing."""
+    faults: list[KeyFault] = []
+    while True:
+        try:
+            return PipelineConfig.model_validate(values), faults
+        except ValidationError as error:
+            found = error.errors()
+        unknown = [item for item in found if item["type"] == UNKNOWN_KEY]
+        for item in unknown:
+            key = _known_part(values, item["loc"])
+            for name, words in item["ctx"]["keys"].items():
+                faults.append((".".join(map(str, (*key, name))), f"unknown key; {words}"))
+            _take_out(values, key, set(item["ctx"]["keys"]))
+        if not unknown:
+            return None, [*faults, *_told(values, found)]
+
+
+def _take_out(values: Any, key: Key, names: set[str]) -> None:
+    for part in key:
+        values = values[part]
+    for name in [name for name in values if str(name) in names]:
+        del values[name]
+
+
+def _known_part(values: Any, loc: Sequence[str | int]) -> Key:
+    """The part of pydantic's location that is a key of the file; a union's branches are not."""
+    key: list[str | int] = []
+    for part in loc:
+        inside = part in values if isinstance(values, Mapping) else isinstance(part, int) and isinstance(values, list)
+        if inside:
+            values = values[part]
+            key.append(part)
+    return tuple(key)
+
+
+def _told(values: Any, found: Sequence[ErrorDetails]) -> list[KeyFault]:
+    """What pydantic found, a fault a key: a union's complaints are joined."""
+    said: dict[str, list[str]] = {}
+    given: dict[str, str] = {}
+    for item in found:
+        key = _known_part(values, item["loc"])
+        if item["type"] == "missing":
+            said[".".join(map(str, (*key, item["loc"][-1])))] = ["is missing and has no default"]
+            continue
+        if item["type"] == STAGE_FAULTS:
+            for name, problem in item["ctx"]["faults"]:
+                said.setdefault(name, []).append(problem)
+            continue
+        dotted = ".".join(map(str, key))
+        said.setdefault(dotted, []).append(item["msg"].removeprefix("Value error, "))
+        if not isinstance(item["input"], dict | list):
+            given[dotted] = repr(item["input"])
+    return [(key, _sentence(messages, given.get(key))) for key, messages in said.items()]
+
+
+def _sentence(messages: Sequence[str], given: str | None) -> str:
+    wanted = "Input should be "
+    allowed = [message.removeprefix(wanted).partition(", unable")[0] for message in messages if message.startswith(wanted)]
+    other = [message for message in messages if not message.startswith(wanted)]
+    value = f"is {given}; " if given and allowed else ""
+    return "; ".join([*other, *([f"{value}allowed: {', or '.join(dict.fromkeys(allowed))}"] if allowed else [])])
+
+
+def _place(places: Mapping[Key, str], key: Key) -> str:
+    """Where the key stands, or the nearest thing above it that stands somewhere."""
+    while key not in places:
+        key = key[:-1]
+    return places[key]
+
+
+def _order(place: str) -> tuple[str, int]:
+    name, _, line = place.rpartition(":")
+    return (name, int(line)) if line.isdigit() else (place, 0)

@@ -1,0 +1,326 @@
+"""One raw shard in, one committed unit out: the piece of work that is done alone, kept, and never done twice.
+
+A unit's name ends in a key of everything that decides its bytes: the shard's sha256, what its source says of reading it, the
+tokenizer, and this code's version. What it holds:
+
+    rows.arrow        the samples (columns: ``rows_schema``), an uncompressed Arrow stream that ``datasets`` maps into memory
+    entries.arrow     what the merge needs of each sample (columns: ``entries_schema``)
+    unit.json         counts and refusals
+    quarantine.jsonl  one line for every refused row: id, reason, detail
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from bard_core.config.versions import VERSIONS
+from bard_core.data.card import example
+from bard_core.data.conversation import with_system_turn
+from bard_core.data.download import brought
+from bard_core.data.images import LOOK_BYTES
+from bard_core.data.index import HASH_BYTES
+from bard_core.data.media import Media
+from bard_core.data.messages import Sample, convert
+from bard_core.data.refusal import RowRefused
+from bard_core.data.rows import ROWS_PER_READ, ShardDamagedError, rows_of
+from bard_core.data.sampling import rows_drawn
+from bard_core.data.sources import Shard
+from bard_core.data.tokenize import SampleTokenizer, Tokenized
+from bard_core.data.units import ROWS
+from bard_core.store import artifacts, storage
+from bard_core.store.refs import UnitRef
+
+ENTRIES, FACTS, QUARANTINE = "entries.arrow", "unit.json", "quarantine.jsonl"
+BATCH_ROWS, BATCH_BYTES = 32, 16 * 2**20
+# What of a source decides a unit's bytes; the rest decides which shards are read, or is the merge's.
+READING = ("name", "schema_name", "columns", "place_images", "on_bad_part", "min_ratings", "compare")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to prepare. ``drawn``: rows whose draw is at most this belong to the source's sample; None: all rows."""
+
+    shard: Shard
+    units_uri: str
+    processor: str
+    processor_digest: str
+    max_tokens: int
+    max_answer_tokens: int | None
+    seed: int
+    system_prompt: str | None = None
+    drawn: float | None = None
+
+
+def rows_schema() -> Any:
+    """The Arrow schema of prepared samples. ``turns``: [start, end) of each assistant turn; ``answer``: the last one's text."""
+    import pyarrow as pa
+
+    lists = pa.list_(pa.list_(pa.int32()))
+    return pa.schema(
+        {
+            "id": pa.string(),
+            "source": pa.string(),
+            "messages": pa.string(),
+            "images": pa.list_(pa.binary()),
+            "input_ids": pa.list_(pa.int32()),
+            "turns": lists,
+            "image_grid_thw": lists,
+            "num_visual_tokens": pa.int32(),
+            "num_supervised_tokens": pa.int32(),
+            "answer": pa.string(),
+        }
+    )
+
+
+def entries_schema() -> Any:
+    """What the merge reads of a sample. ``text``: a hash of its conversation; ``looks``: of each image, null for none."""
+    import pyarrow as pa
+
+    return pa.schema(
+        {
+            "id": pa.string(),
+            "tokens": pa.int32(),
+            "visual_tokens": pa.int32(),
+            "turn_lengths": pa.list_(pa.int32()),
+            "image_hashes": pa.list_(pa.binary(HASH_BYTES)),
+            "looks": pa.list_(pa.binary(LOOK_BYTES)),
+            "text": pa.binary(HASH_BYTES),
+        }
+    )
+
+
+def make_unit(job: Job) -> UnitRef:
+    """The unit of a shard: the one that is there, or a new one.
+
+    Raises:
+        SourceError: the shard's bytes cannot be had. (Bytes that are no data make a unit without rows, which says so.)
+    """
+    with brought(job.shard) as path:
+        sha256 = job.shard.sha256 or storage.sha256(str(path))
+        media = Media(job.shard)
+        name = f"{_file_name(job.shard)}-{_key(job, sha256, media.digest(path))[:16]}"
+        uri = storage.join(job.units_uri, name)
+        manifest = _there(uri)
+        if manifest is None:
+            with storage.scratch("unit") as scratch:
+                staging = scratch / name
+                staging.mkdir()
+                facts = _write(job, path, media, sha256, staging)
+                (staging / FACTS).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+                manifest = artifacts.commit_directory(staging, uri, kind="unit", metadata={"rows": facts["kept"]})
+    size = sum(entry.size for entry in manifest.files)
+    return UnitRef(name=name, manifest_sha256=manifest.digest, rows=manifest.metadata["rows"], bytes=size)
+
+
+def _there(uri: str) -> artifacts.Manifest | None:
+    try:
+        return artifacts.verify(uri)
+    except artifacts.ArtifactError:
+        return None
+
+
+def read_file(uri: str, manifest: artifacts.Manifest, name: str) -> bytes:
+    """One file of an artifact, checked.
+
+    Raises:
+        ArtifactError: it was changed.
+    """
+    data = storage.read_bytes(storage.join(uri, name))
+    wanted = next(entry.sha256 for entry in manifest.files if entry.path == name)
+    if hashlib.sha256(data).hexdigest() != wanted:
+        raise artifacts.ArtifactError(f"{uri}: {name} does not have its recorded sha256: it was changed; {artifacts.AGAIN}")
+    return data
+
+
+def _file_name(shard: Shard) -> str:
+    return re.sub(r"[^\w.+-]+", "-", f"{shard.source.name}-{shard.name}")[-100:].strip("-")
+
+
+def _key(job: Job, sha256: str, media: str) -> str:
+    source = job.shard.source.model_dump()
+    return artifacts.digest(
+        {
+            "code": VERSIONS["prepare"],
+            "shard": [job.shard.name, sha256, media],
+            "source": {name: source[name] for name in READING},
+            "processor": job.processor_digest,
+            "system_prompt": job.system_prompt,
+            "limits": [job.max_tokens, job.max_answer_tokens],
+            "drawn": [job.seed, job.drawn] if job.drawn is not None else None,
+        }
+    )
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(folder: str, max_tokens: int, max_answer_tokens: int | None) -> SampleTokenizer:
+    from transformers import AutoProcessor
+
+    read: Callable[[str], Any] = AutoProcessor.from_pretrained
+    return SampleTokenizer(read(folder), max_tokens, max_answer_tokens)
+
+
+def _write(job: Job, path: Path, media: Media, sha256: str, staging: Path) -> dict[str, Any]:
+    """Write the samples, their entries and the refusals; returns the unit's facts."""
+    source = job.shard.source
+    refused: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    damaged, examples = "", list[dict[str, Any]]()
+    tokenizer = _tokenizer(job.processor, job.max_tokens, job.max_answer_tokens)
+    with (
+        (staging / QUARANTINE).open("w", encoding="utf-8") as quarantine,
+        _Writer(staging / ROWS, rows_schema()) as rows,
+        _Writer(staging / ENTRIES, entries_schema(), 1024) as entries,
+    ):
+        try:
+            for result in _results(job, path, media, tokenizer, counts):
+                if isinstance(result, Refused):
+                    refused[result.reason] += 1
+                    quarantine.write(json.dumps(result.__dict__) + "\n")
+                    continue
+                rows.add(_row(result), sum(map(len, result.sample.images)))
+                entries.add(_entry(result))
+                if not examples:
+                    examples.append(example(result.sample.messages, result.sample.images))
+                counts["cut"] += result.was_cut
+                dropped.update(result.sample.dropped)
+        except ShardDamagedError as error:
+            damaged = str(error)
+    return {
+        "source": source.name,
+        "shard": job.shard.name,
+        "sha256": sha256,
+        "rows": counts["rows"],
+        "kept": rows.count,
+        "cut_at_a_turn": counts["cut"],
+        "refused": dict(sorted(refused.items())),
+        "dropped": dict(sorted(dropped.items())),
+        "damaged": damaged,
+        "examples": examples,
+    }
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A refused row, as it stands in the quarantine file."""
+
+    id: str
+    reason: str
+    detail: str
+
+
+def _results(
+    job: Job, path: Path, media: Media, tokenizer: SampleTokenizer, counts: "Counter[str]"
+) -> Iterator["Tokenized | Refused"]:
+    """Every row of the shard's sample, in order, as what became of it."""
+    source = job.shard.source
+    raw = rows_of(path, job.shard.format, source)
+    numbered = ((number, row) for number, row in enumerate(raw))
+    if job.drawn is not None:
+        drawn = rows_drawn(job.seed, job.shard, job.drawn)
+        numbered = ((number, row) for number, row in numbered if drawn(number))
+    while batch := list(islice(numbered, ROWS_PER_READ)):
+        counts["rows"] += len(batch)
+        outcomes: list[Sample | Refused] = []
+        for number, row in batch:
+            name = f"{source.name}/{job.shard.name}/{number}"
+            outcomes.append(_converted(name, row, job, media))
+        tokenized = iter(tokenizer([sample for sample in outcomes if isinstance(sample, Sample)]))
+        for outcome in outcomes:
+            if isinstance(outcome, Refused):
+                yield outcome
+                continue
+            result = next(tokenized)
+            yield Refused(outcome.id, result.reason, _safe(result.detail)) if isinstance(result, RowRefused) else result
+
+
+def _converted(name: str, row: dict[str, Any] | RowRefused, job: Job, media: Media) -> Sample | Refused:
+    try:
+        if isinstance(row, RowRefused):
+            raise row
+        sample = convert(row, job.shard.source, name, media.read)
+        return replace(sample, messages=with_system_turn(sample.messages, job.system_prompt))
+    except RowRefused as refusal:
+        return Refused(name, refusal.reason, _safe(refusal.detail))
+    except Exception as error:  # noqa: BLE001 - a column may hold anything; one strange row is no reason to lose the others
+        return Refused(name, "malformed row", _safe(f"{type(error).__name__}: {error}"))
+
+
+def _safe(detail: str) -> str:
+    return detail[:300].encode("utf-8", "backslashreplace").decode()
+
+
+def _row(result: Tokenized) -> dict[str, Any]:
+    sample = result.sample
+    return {
+        "id": sample.id,
+        "source": sample.source,
+        "messages": json.dumps(sample.messages, ensure_ascii=False),
+        "images": sample.images,
+        "input_ids": result.input_ids,
+        "turns": result.turns,
+        "image_grid_thw": result.image_grid_thw,
+        "num_visual_tokens": result.num_visual_tokens,
+        "num_supervised_tokens": result.num_supervised_tokens,
+        "answer": sample.messages[-1]["content"][0]["text"],
+    }
+
+
+def _entry(result: Tokenized) -> dict[str, Any]:
+    sample = result.sample
+    words = [[m["role"], *(item.get("text", "<image>") for item in m["content"])] for m in sample.messages]
+    text = " ".join(json.dumps(words, ensure_ascii=False).lower().split())
+    return {
+        "id": sample.id,
+        "tokens": len(result.input_ids),
+        "visual_tokens": result.num_visual_tokens,
+        "turn_lengths": [end - start for start, end in result.turns],
+        "image_hashes": [_hash(data) for data in sample.images],
+        "looks": [look or None for look in sample.looks],
+        "text": _hash(text.encode()),
+    }
+
+
+def _hash(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
+
+
+class _Writer:
+    """Rows to an uncompressed Arrow stream, in batches small enough to read one row of without reading much."""
+
+    def __init__(self, path: Path, schema: Any, batch_rows: int = BATCH_ROWS) -> None:
+        import pyarrow as pa
+
+        self.count, self._pending, self._size = 0, list[dict[str, Any]](), 0
+        self._schema, self._batch_rows = schema, batch_rows
+        self._file = path.open("wb")
+        self._stream = pa.ipc.new_stream(self._file, schema)
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._stream.close()
+        self._file.close()
+
+    def add(self, row: dict[str, Any], size: int = 0) -> None:
+        self._pending.append(row)
+        self.count += 1
+        self._size += size
+        if len(self._pending) == self._batch_rows or self._size > BATCH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._pending:
+            self._stream.write_batch(pa.RecordBatch.from_pylist(self._pending, self._schema))
+            self._pending, self._size = [], 0

@@ -1,0 +1,170 @@
+"""Bad configuration files: every fault is told, at once, with its line and what is allowed, and quickly."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bard_core.cli import main
+from bard_core.config.faults import ConfigFaultsError, read_config
+
+LAB = (Path(__file__).resolve().parents[3] / "configs" / "lab.yaml").read_text(encoding="utf-8")
+
+
+def line_of(text: str, words: str) -> int:
+    return next(number for number, line in enumerate(text.splitlines(), start=1) if words in line)
+
+
+# What is changed in lab.yaml; what the message says of it. Each is refused at the line of the change.
+BAD = [
+    ("name: lab", "name: ../lab", "name: .*no name for a folder"),
+    ("name: lab", "name: ''", "name: .*at least 1 character"),
+    ("name: lab", "nmae: lab", "nmae: unknown key; did you mean 'name'"),
+    ("name: lab", "name: [lab]", "name: .*valid string"),
+    ("    rows: 2", "    rows: 6", "data.lab.rows: is 6; allowed: less than or equal to 5"),
+    ("    rows: 2", "    rows: two", "data.lab.rows: is 'two'; allowed: a valid integer"),
+    ("    rows: 2", "    rows: yes", "data.lab.rows: .*not yes or no"),
+    ("    rows: 2", "    rows: 2.5", "data.lab.rows: .*valid integer"),
+    ("    rows: 2", "    rows: 2\n    rows: 3", "data.lab.rows: stands here twice, first in line"),
+    ("    rows: 2", "    rosw: 2", "data.lab.rosw: unknown key; did you mean 'rows'"),
+    ("    digits: 5", "    digits: -1", "data.lab.digits: is -1; allowed: greater than or equal to 2"),
+    ("    min_cells: 3", "    min_cells: 5", "data.lab: needs min_cells <= max_cells"),
+    ("    alphabet: 4", "    alphabet: 3", "data.lab: rows x columns is 4, more cells"),
+    ("  processor: lab", "  processor: lba", "data.processor: 'lba' is neither lab, nor a folder"),
+    ("  processor: lab", "  processor: /no/such/folder", "data.processor: '/no/such/folder' is neither"),
+    ("  max_tokens: 512", "  max_tokens: 1", "data.max_tokens: is 1; allowed: greater than or equal to 16"),
+    ("  max_tokens: 512", "  max_tokens: null", "data.max_tokens: is None; allowed: a valid integer"),
+    ("  model: lab", "  model: ''", "source.model: .*at least 1 character"),
+    ("  model: lab", "  model: some/model", "source: source.train is required for model 'lab' and must be absent"),
+    ("    layers: 3", "    layers: 0", "source.lab_model.layers: is 0"),
+    ("    steps: 700", "    steps: 0", "source.train: give either steps or num_epochs, got steps 0"),
+    ("      lr: 2.0e-3", "      lr: fast", "source.train.optimizer.lr: is 'fast'; allowed: a valid number"),
+    ("      lr: 2.0e-3", "      lr: .nan", "source.train.optimizer.lr: is nan; allowed: a finite number"),
+    ("      lr: 2.0e-3", "      lr: -1", "source.train.optimizer.lr: is -1; allowed: greater than 0"),
+    ("    precision: float32", "    precision: float64", "source.train.precision: is 'float64'; allowed: 'float32' or"),
+    ("  noise: {min_t: 0.4, max_t: 1.0}", "  noise: {min_t: 0.9, max_t: 0.1}", "pbm.noise: min_t 0.9 must be below max_t"),
+    ("  noise: {min_t: 0.4, max_t: 1.0}", "  noise: {name: salt}", "pbm.noise.name: is 'salt'; allowed: 'mask', 'uniform'"),
+    ("    - block_size: 8", "    - block_size: 4", "pbm: pbm.stages must have growing block sizes"),
+    ("    - block_size: 8", "    - block_size: 999", "pbm.stages.1.block_size: is 999"),
+    ("      train: *short\n", "      train: *shrot\n", "not YAML: found undefined alias 'shrot'"),
+    ("  block_sizes: [32]", "  block_sizes: [64]", "swd.block_sizes: names 64, which no entry of pbm.stages trains"),
+    ("  block_sizes: [32]", "  block_sizes: [32, 32]", "swd.block_sizes: names a size twice"),
+    ("  block_sizes: [32]", "  block_sizes: 32", "swd.block_sizes: is 32; allowed: a valid tuple"),
+    ("  block_sizes: [32]", "  block_sizes: [4]", "swd.block_sizes: names 4; a student's blocks are larger"),
+    ("  teacher_block_size: 4", "  teacher_block_size: 2", "swd.teacher_block_size: names 2"),
+    ("  teacher_block_size: 4", "  teacher_blocksize: 4", "swd.teacher_blocksize: unknown key; did you mean 'teacher_block"),
+    ("  suite: lab", "  suite: lba", "evaluation.suite: no suite 'lba'; there are: .*lab"),
+    ("  suite: lab", "  suite: ../lab", "evaluation.suite: no suite '../lab'"),
+    ("  sweep_thresholds: [0.7, 0.98]", "  sweep_thresholds: [0.7, 1.5]", "evaluation.sweep_thresholds.1: is 1.5"),
+    ("    confidence_threshold: 0.9", "    confidence_threshold: 1.5", "confidence_threshold: is 1.5; allowed: less"),
+    ("    strategy: dynamic", "    strategy: self_speculative", "self_speculative needs pbm.clean_attention: causal"),
+    ("    max_new_tokens: 64", "    denoising_steps: 8", "evaluation.decoding.denoising_steps: is 8, more than the smallest"),
+    ("  num_workers: 2", "  num_workers: 0", "compute: compute.num_workers is a count or"),
+    ("  num_workers: 2", "  num_workers: many", "compute.num_workers: is 'many'; allowed: a valid integer, or a valid tuple"),
+    ("  num_workers: 2", "\tnum_workers: 2", "not YAML"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("was", "now", "words"), BAD, ids=[f"{now.strip()[:40]}" for _, now, _ in BAD])
+def test_a_fault_is_told_with_its_line(tmp_path, capsys, was, now, words):
+    path = tmp_path / "bad.yaml"
+    assert was in LAB
+    path.write_text(text := LAB.replace(was, now, 1), encoding="utf-8")
+    assert main.main(["check", str(path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    (told,) = [line for line in lines if re.search(words, line)] or lines
+    found = re.match(rf"{re.escape(str(path))}:(\d+): ", told)
+    assert found and re.search(words, told) and len(lines) <= 2, lines
+    changed = line_of(text, now.splitlines()[-1])
+    whole_section = (
+        "needs min" in words
+        or "rows x" in words
+        or told.split(": ")[1] in ("compute", "pbm", "pbm.noise", "source", "source.train")
+    )
+    assert whole_section or int(found[1]) == changed, f"line {changed} was changed: {told}"
+
+
+def test_all_faults_are_told_at_once(tmp_path):
+    text = LAB.replace("name: lab", "name: a/b").replace("    rows: 2", "    rosw: 2\n    rows: 9")
+    text = text.replace("  block_sizes: [32]", "  kl_wieght: 1\n  top_k: 0\n  block_sizes: [32]")
+    text = text.replace("  suite: lab", "  suiet: lab").replace("  num_workers: 2", "  use_gpu: perhaps")
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigFaultsError) as refused:
+        read_config(path)
+    keys = [fault.key for fault in refused.value.faults]
+    assert sorted(keys) == sorted(
+        ["name", "data.lab.rosw", "data.lab.rows", "swd.kl_wieght", "swd.top_k", "evaluation.suiet", "compute.use_gpu"]
+    )
+    lines = [int(fault.place.rpartition(":")[2]) for fault in refused.value.faults]
+    assert lines == sorted(lines)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "1: must be a mapping of sections: name, data"),
+        (b"- a\n", "1: must be a mapping"),
+        (b"name: [lab\n", "2: not YAML"),
+        (b"name: lab\n---\nname: lab\n", "not YAML"),
+        (b"name: \xff\n", "not UTF-8"),
+        (b"name: lab\n", "data: is missing and has no default"),
+        (b"1: 2\n", "1: unknown key"),
+    ],
+)
+def test_what_is_no_configuration_at_all(tmp_path, body, words):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(body)
+    with pytest.raises(ConfigFaultsError, match=words):
+        read_config(path)
+    with pytest.raises(ConfigFaultsError, match="cannot be read"):
+        read_config(tmp_path / "none.yaml")
+
+
+def test_the_command_line_sets_single_keys_even_below_an_alias(tmp_path):
+    path = tmp_path / "lab.yaml"
+    path.write_text(LAB)
+    overrides = [("pbm.stages.1.train.steps", "7"), ("swd.train.optimizer.lr", "1e-3"), ("evaluation.sweep_thresholds", "[0.5]")]
+    config = read_config(path, overrides)
+    assert [stage.train.steps for stage in config.pbm.stages] == [700, 7, 250, 450]
+    assert (config.swd.train.optimizer.lr, config.evaluation.sweep_thresholds) == (1e-3, (0.5,))
+    plain = read_config(path)
+    assert config.model_copy(update={"pbm": plain.pbm, "swd": plain.swd, "evaluation": plain.evaluation}) == plain
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("swd.train.optimiser.lr", "1", "--swd.train.optimiser.lr 1: swd.train.optimiser: unknown key; did you mean 'optimizer'"),
+        ("swd.train.optimizer.lr", "2", "--swd.train.optimizer.lr 2: swd.train.optimizer.lr: is 2"),
+        ("pbm.stages.9.block_size", "2", "pbm.stages has entries 0 to 3"),
+        ("name.first", "2", "name is 'lab', which has no keys"),
+        ("swd.block_sizes", "[", "'\\[' is not YAML"),
+    ],
+)
+def test_a_bad_override_is_told_as_the_option_it_was(tmp_path, key, value, words):
+    path = tmp_path / "lab.yaml"
+    path.write_text(LAB)
+    with pytest.raises(ConfigFaultsError, match=words):
+        read_config(path, [(key, value)])
+
+
+def test_checked_files_say_the_same_when_written_out(tmp_path):
+    for source in sorted((Path(__file__).resolve().parents[3] / "configs").glob("*b.yaml")):
+        assert main.main(["check", str(source), "-o", str(tmp_path / source.name), "--swd.top_k=8"]) == 0
+        written = read_config(tmp_path / source.name)
+        assert written == read_config(source, [("swd.top_k", "8")])
+        assert yaml.safe_load((tmp_path / source.name).read_text())["swd"]["top_k"] == 8
+
+
+def test_faults_are_told_without_torch(tmp_path):
+    """Told within a second on a quiet machine, because nothing heavy is imported."""
+    path = tmp_path / "bad.yaml"
+    path.write_text(LAB.replace("  suite: lab", "  suite: none"))
+    code = f"import sys; from bard_core.cli.main import main; code = main(['check', {str(path)!r}]); "
+    code += "print(sorted({'torch', 'transformers', 'mlflow', 'flytekit'} & set(sys.modules))); sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "[]\n"), done.stderr
