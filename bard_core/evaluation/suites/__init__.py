@@ -16,7 +16,6 @@ from pydantic import Field, ValidationError, model_validator
 
 from bard_core.config.sections import EvaluationConfig
 from bard_core.config.strict import StrictModel
-from bard_core.data.heldout import write_held_out
 from bard_core.evaluation.questions import content_digest, write_task_data
 from bard_core.evaluation.scorers import Scorer
 from bard_core.store import artifacts
@@ -154,6 +153,8 @@ def prepare_task(benchmark: Benchmark, dataset: Ref | str, workshop: Path) -> Pa
     """
     if not benchmark.own and benchmark.questions is None:
         return None
+    from bard_core.data.heldout import write_held_out  # brings torch, which checking a configuration can do without
+
     source = _own_folder(benchmark)
     folder = workshop / "tasks"
     folder.mkdir(parents=True)
