@@ -17,7 +17,7 @@ import pyarrow as pa
 from bard_core.data import index
 from bard_core.data.bins import share_out
 from bard_core.data.order import Order
-from bard_core.data.shard import rows_schema
+from bard_core.data.records import rows_schema
 from bard_core.store import artifacts
 
 ROWS, ROWS_A_UNIT, READS = 1_000_000, 2000, 4000

@@ -121,7 +121,7 @@ def cpu_seconds() -> float:
 def merge_rows(count: int) -> dict[str, float]:
     """Merge that many invented entries of one image each; time and the memory that it adds."""
     from bard_core.data.merge import merge
-    from bard_core.data.shard import entries_schema
+    from bard_core.data.records import entries_schema
 
     rng = np.random.default_rng(0)
     lengths = rng.integers(20, 400, count).astype(np.int32)

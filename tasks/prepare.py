@@ -9,7 +9,7 @@ from bard_core.data import card, inputs
 from bard_core.data import prepare as preparing
 from bard_core.data.benchmarks import read_looks
 from bard_core.data.inputs import RawInputs
-from bard_core.store import artifacts, claims, storage
+from bard_core.store import artifacts, claims, workshop
 from bard_core.store.refs import DatasetRef, LooksRef, UnitsRef
 from bard_core.tracking import stage_run
 from tasks.settings import Dataset, artifact_uri, stage_task
@@ -25,7 +25,7 @@ def raw_inputs(data: DataConfig) -> RawInputs:
 def prepare_units(group: int, of: int, data: DataConfig, raw: RawInputs, storage_config: StorageConfig) -> UnitsRef:
     """The units of every ``of``-th raw shard, from shard ``group`` on."""
     uri = artifact_uri(storage_config, "prepare", "dataset", "prepare", data, raw)
-    with storage.scratch("prepare") as scratch:
+    with workshop.scratch("prepare") as scratch:
         jobs = preparing.plan_jobs(inputs.pinned(data, raw), uri, scratch)
         return UnitsRef(group=group, of=of, units=tuple(preparing.make_units(jobs[group::of])))
 

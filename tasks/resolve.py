@@ -4,7 +4,7 @@ from bard_core.config.sections import SourceConfig, StorageConfig, TrackingConfi
 from bard_core.data import inputs
 from bard_core.data.inputs import Contents
 from bard_core.models.convert import adopt
-from bard_core.store import artifacts, storage
+from bard_core.store import artifacts, workshop
 from bard_core.store.refs import ModelRef
 from bard_core.tracking import log_model, stage_run
 from tasks.settings import Dataset, Model, artifact_uri, stage_task
@@ -29,7 +29,7 @@ def resolve_source(
     uri = artifact_uri(storage_config, "models", "source", "resolve", found, dataset.key)
     with stage_run(tracking, parent_run, "source", "source", {"model": source.model, "revision": found.commit}) as run:
         if (manifest := artifacts.standing(uri)) is None:
-            with storage.scratch("source") as scratch:
+            with workshop.scratch("source") as scratch:
                 staging = scratch / "model"
                 adopt(source.model, found.commit, artifacts.fetch(dataset) / "processor", staging, dataset.system_prompt)
                 origin = {"commit": found.commit, "content": found.digest}

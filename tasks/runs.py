@@ -24,7 +24,7 @@ from bard_core.evaluation.suites import suite_of
 from bard_core.promotion import reevaluate as rejudging
 from bard_core.promotion.request import Request
 from bard_core.report.views import console_table
-from bard_core.store import artifacts, storage
+from bard_core.store import artifacts, storage, workshop
 from bard_core.store.refs import EvalResult
 from tasks import stopping
 from tasks.settings import Dataset, Report, runs_here, stage_task
@@ -51,7 +51,7 @@ def open_run(
     suite_of(evaluation)
     here = runs_here() and not os.environ.get("RAY_ADDRESS")
     preflight.check(data, source, pbm, swd, compute, storage_config, on_this_machine=here)
-    storage.sweep_scratch()
+    workshop.sweep_scratch()
     sections = {"data": data, "source": source, "pbm": pbm, "swd": swd, "evaluation": evaluation}
     params = {section: artifacts.digest(value)[:16] for section, value in sections.items()}
     run_id = mlflow_tracking.open_pipeline(tracking, name, params)

@@ -75,11 +75,11 @@ def machine() -> Iterator[Finding]:
 
 
 def home() -> Iterator[Finding]:
-    from bard_core.store import storage
+    from bard_core.store import storage, workshop
 
     try:
         folder = storage.home()
-        with storage.scratch("doctor") as scratch:
+        with workshop.scratch("doctor") as scratch:
             (scratch / "try").write_bytes(b"1")
     except OSError as error:
         yield Finding("home", str(error), "set BARD_HOME to a folder that can be written")

@@ -18,16 +18,10 @@ if TYPE_CHECKING:
     from bard_core.serving.chat import Chat
     from bard_core.serving.frames import Canvas
 
-RELEASED = {"low_confidence_dynamic": "dynamic", "low_confidence_static": "static"}  # the released script's names
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 [default: a GPU where there is one]", show_default=False)]
-Dtype = Annotated[
-    str | None, typer.Option(help="bfloat16, float16, float32 [default: bfloat16 on a GPU, else float32]", show_default=False)
-]
-
 
 def add_to(app: typer.Typer) -> None:
-    app.command()(generate)
-    app.command()(chat)
+    for verb in (generate, chat):
+        app.command()(verb)
 
 
 def _option(name: str, words: str, **more: Any) -> Any:
@@ -122,8 +116,8 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="end where this text comes; may be given several times")] = None,
     schedule: Annotated[Literal["fused", "paper"], typer.Option(help="paper: the released decoder exactly")] = "fused",
     compiled: Annotated[bool, typer.Option("--compiled", help="through torch.compile (CUDA graphs on a GPU)")] = False,
-    device: Device = None,
-    dtype: Dtype = None,
+    device: models.Device = None,
+    dtype: models.Dtype = None,
     model_id: Annotated[str | None, typer.Option("--model_id", hidden=True)] = None,
 ) -> None:
     """Answer a question about pictures, videos or text alone.
@@ -134,7 +128,7 @@ def generate(
         chat=_open(model or model_id, block_size, device, dtype),
         messages=[*_system(system), question(prompt, image or [], video or [])],
         options={
-            "strategy": RELEASED.get(strategy, strategy),
+            "strategy": models.RELEASED.get(strategy, strategy),
             "confidence_threshold": confidence_threshold,
             "entropy_bound": entropy_bound,
             "factor": factor,
@@ -189,8 +183,8 @@ def chat(
     max_new_tokens: NewTokens = 512,
     strategy: Strategy = "dynamic",
     confidence_threshold: Threshold = 0.9,
-    device: Device = None,
-    dtype: Dtype = None,
+    device: models.Device = None,
+    dtype: models.Dtype = None,
 ) -> None:
     """Talk with a model over several turns. /image FILE adds a picture to the next turn, /clear forgets, /quit ends.
 
@@ -200,7 +194,7 @@ def chat(
 
     talk = _open(model, None, device, dtype)
     options = {
-        "strategy": RELEASED.get(strategy, strategy),
+        "strategy": models.RELEASED.get(strategy, strategy),
         "confidence_threshold": confidence_threshold,
         "max_new_tokens": max_new_tokens,
         "stop_strings": (),

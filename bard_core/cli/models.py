@@ -3,13 +3,19 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 HELP = "a folder, s3:// place, hub id, models:/bard@champion, or a name of the demo such as swd-b32"
 REGISTERED = re.compile(r"models:/([^/@]+)(?:@(.+)|/(\d+))")
 DEMO_NAME = re.compile(r"source|(pbm|swd)-b\d+(-\w+)?")
+
+RELEASED = {"low_confidence_dynamic": "dynamic", "low_confidence_static": "static"}  # the released script's names
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 [default: a GPU where there is one]", show_default=False)]
+Dtype = Annotated[
+    str | None, typer.Option(help="bfloat16, float16, float32 [default: bfloat16 on a GPU, else float32]", show_default=False)
+]
 
 
 def find_model(name: str) -> str:

@@ -101,7 +101,7 @@ def _train(spec: "StageSpec", checkpoints: Any, output: Path, as_json: bool) -> 
     """Train a stage in this process (or torchrun's), then write its model and make it an artifact."""
     if output.exists():
         raise typer.BadParameter(f"--output {output} is there already; name a new folder")
-    from bard_core.store import artifacts, storage
+    from bard_core.store import artifacts, workshop
     from bard_core.training.checkpoints.consolidate import consolidate as write_model
     from bard_core.training.ranks import from_rank_zero, rank_and_world
     from bard_core.training.spec import run_of
@@ -115,7 +115,7 @@ def _train(spec: "StageSpec", checkpoints: Any, output: Path, as_json: bool) -> 
             final = run_stage(spec, base, where, on_record)
         if rank > 0:
             return
-    with storage.scratch("model") as scratch:
+    with workshop.scratch("model") as scratch:
         staging = scratch / "model"
         settings = {"block_size": spec.block_size, "clean_attention": spec.clean_attention}
         write_model(artifacts.fetch(final), staging, artifacts.fetch(base), bard=settings)

@@ -16,7 +16,7 @@ from typing import Any
 
 from bard_core.config.sources import RawSource
 from bard_core.data.sources import HUB, Shard, SourceError, list_shards, s3_client
-from bard_core.store import storage
+from bard_core.store import storage, workshop
 
 TRIES, PAUSE_S = 5, 0.5
 _CHUNK = 8 * 2**20
@@ -60,7 +60,7 @@ def brought(shard: Shard) -> Iterator[Path]:
     if kept.exists():
         yield kept
         return
-    with storage.scratch("raw") as folder:
+    with workshop.scratch("raw") as folder:
         yield _bring(shard, folder / f"shard{shard.format}")
 
 

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from bard_core.data.batches import Batch, BatchSpec, collate
+from bard_core.data.batch import Batch
+from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.bins import Rows, share_out
 from bard_core.data.examples import Example, Positions
 from bard_core.data.fit import Fitted

@@ -35,7 +35,7 @@ class Merged:
 def merge(
     entries: Sequence[tuple[RawSource, Any]], *, seed: int, eval_fraction: float, benchmarks: Mapping[str, Any] | None = None
 ) -> Merged:
-    """Merge the entry tables (``shard.entries_schema``) of units, in the units' order.
+    """Merge the entry tables (``records.entries_schema``) of units, in the units' order.
 
     Args:
         entries: each unit's source and table. benchmarks: name -> looks [n, LOOK_BYTES] of the images that it asks about.

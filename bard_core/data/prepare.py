@@ -30,7 +30,7 @@ from bard_core.data.sources import Shard, list_shards
 from bard_core.data.tokenize import load_processor
 from bard_core.data.units import units_uri
 from bard_core.lab import world
-from bard_core.store import artifacts, storage
+from bard_core.store import artifacts, storage, workshop
 from bard_core.store.refs import DatasetRef, UnitRef, UnitsRef
 
 BYTES_PER_PROCESS = 64 * 2**20  # raw bytes below which another process costs more to start than it saves
@@ -60,7 +60,7 @@ def prepare(
         PrepareError: too many rows were refused, or no training sample is left.
         SourceError: a source cannot be read.
     """
-    with storage.scratch("prepare") as scratch:
+    with workshop.scratch("prepare") as scratch:
         jobs = plan_jobs(config, output_uri, scratch)
         units: Sequence[UnitRef] = make_units(jobs, processes) if not made else _in_order(made, len(jobs))
         return _assemble(config, output_uri, jobs, units, scratch, benchmarks)

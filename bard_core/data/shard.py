@@ -24,21 +24,19 @@ from bard_core.config.versions import VERSIONS
 from bard_core.data.card import example
 from bard_core.data.conversation import with_system_turn
 from bard_core.data.download import brought
-from bard_core.data.images import LOOK_BYTES
-from bard_core.data.index import HASH_BYTES
 from bard_core.data.media import Media
 from bard_core.data.messages import Sample, convert
+from bard_core.data.records import Writer, entries_schema, entry_of, row_of, rows_schema
 from bard_core.data.refusal import RowRefused
 from bard_core.data.rows import ROWS_PER_READ, ShardDamagedError, rows_of
 from bard_core.data.sampling import rows_drawn
 from bard_core.data.sources import Shard
 from bard_core.data.tokenize import SampleTokenizer, Tokenized
 from bard_core.data.units import ROWS
-from bard_core.store import artifacts, storage
+from bard_core.store import artifacts, storage, workshop
 from bard_core.store.refs import UnitRef
 
 ENTRIES, FACTS, QUARANTINE = "entries.arrow", "unit.json", "quarantine.jsonl"
-BATCH_ROWS, BATCH_BYTES = 32, 16 * 2**20
 # What of a source decides a unit's bytes; the rest decides which shards are read, or is the merge's.
 READING = ("name", "schema_name", "columns", "place_images", "on_bad_part", "min_ratings", "compare")
 
@@ -58,44 +56,6 @@ class Job:
     drawn: float | None = None
 
 
-def rows_schema() -> Any:
-    """The Arrow schema of prepared samples. ``turns``: [start, end) of each assistant turn; ``answer``: the last one's text."""
-    import pyarrow as pa
-
-    lists = pa.list_(pa.list_(pa.int32()))
-    return pa.schema(
-        {
-            "id": pa.string(),
-            "source": pa.string(),
-            "messages": pa.string(),
-            "images": pa.list_(pa.binary()),
-            "input_ids": pa.list_(pa.int32()),
-            "turns": lists,
-            "image_grid_thw": lists,
-            "num_visual_tokens": pa.int32(),
-            "num_supervised_tokens": pa.int32(),
-            "answer": pa.string(),
-        }
-    )
-
-
-def entries_schema() -> Any:
-    """What the merge reads of a sample. ``text``: a hash of its conversation; ``looks``: of each image, null for none."""
-    import pyarrow as pa
-
-    return pa.schema(
-        {
-            "id": pa.string(),
-            "tokens": pa.int32(),
-            "visual_tokens": pa.int32(),
-            "turn_lengths": pa.list_(pa.int32()),
-            "image_hashes": pa.list_(pa.binary(HASH_BYTES)),
-            "looks": pa.list_(pa.binary(LOOK_BYTES)),
-            "text": pa.binary(HASH_BYTES),
-        }
-    )
-
-
 def make_unit(job: Job) -> UnitRef:
     """The unit of a shard: the one that is there, or a new one.
 
@@ -109,7 +69,7 @@ def make_unit(job: Job) -> UnitRef:
         uri = storage.join(job.units_uri, name)
         manifest = _there(uri)
         if manifest is None:
-            with storage.scratch("unit") as scratch:
+            with workshop.scratch("unit") as scratch:
                 staging = scratch / name
                 staging.mkdir()
                 facts = _write(job, path, media, sha256, staging)
@@ -176,8 +136,8 @@ def _write(job: Job, path: Path, media: Media, sha256: str, staging: Path) -> di
     tokenizer = _tokenizer(job.processor, job.max_tokens, job.max_answer_tokens)
     with (
         (staging / QUARANTINE).open("w", encoding="utf-8") as quarantine,
-        _Writer(staging / ROWS, rows_schema()) as rows,
-        _Writer(staging / ENTRIES, entries_schema(), 1024) as entries,
+        Writer(staging / ROWS, rows_schema()) as rows,
+        Writer(staging / ENTRIES, entries_schema(), 1024) as entries,
     ):
         try:
             for result in _results(job, path, media, tokenizer, counts):
@@ -185,8 +145,8 @@ def _write(job: Job, path: Path, media: Media, sha256: str, staging: Path) -> di
                     refused[result.reason] += 1
                     quarantine.write(json.dumps(result.__dict__) + "\n")
                     continue
-                rows.add(_row(result), sum(map(len, result.sample.images)))
-                entries.add(_entry(result))
+                rows.add(row_of(result), sum(map(len, result.sample.images)))
+                entries.add(entry_of(result))
                 if not examples:
                     examples.append(example(result.sample.messages, result.sample.images))
                 counts["cut"] += result.was_cut
@@ -255,72 +215,3 @@ def _converted(name: str, row: dict[str, Any] | RowRefused, job: Job, media: Med
 
 def _safe(detail: str) -> str:
     return detail[:300].encode("utf-8", "backslashreplace").decode()
-
-
-def _row(result: Tokenized) -> dict[str, Any]:
-    sample = result.sample
-    return {
-        "id": sample.id,
-        "source": sample.source,
-        "messages": json.dumps(sample.messages, ensure_ascii=False),
-        "images": sample.images,
-        "input_ids": result.input_ids,
-        "turns": result.turns,
-        "image_grid_thw": result.image_grid_thw,
-        "num_visual_tokens": result.num_visual_tokens,
-        "num_supervised_tokens": result.num_supervised_tokens,
-        "answer": sample.messages[-1]["content"][0]["text"],
-    }
-
-
-def _entry(result: Tokenized) -> dict[str, Any]:
-    sample = result.sample
-    words = [[m["role"], *(item.get("text", "<image>") for item in m["content"])] for m in sample.messages]
-    text = " ".join(json.dumps(words, ensure_ascii=False).lower().split())
-    return {
-        "id": sample.id,
-        "tokens": len(result.input_ids),
-        "visual_tokens": result.num_visual_tokens,
-        "turn_lengths": [end - start for start, end in result.turns],
-        "image_hashes": [_hash(data) for data in sample.images],
-        "looks": [look or None for look in sample.looks],
-        "text": _hash(text.encode()),
-    }
-
-
-def _hash(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
-
-
-class _Writer:
-    """Rows to an uncompressed Arrow stream, in batches small enough to read one row of without reading much."""
-
-    def __init__(self, path: Path, schema: Any, batch_rows: int = BATCH_ROWS) -> None:
-        import pyarrow as pa
-
-        self.count, self._pending, self._size = 0, list[dict[str, Any]](), 0
-        self._schema, self._batch_rows = schema, batch_rows
-        self._file = path.open("wb")
-        self._stream = pa.ipc.new_stream(self._file, schema)
-
-    def __enter__(self) -> "_Writer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._flush()
-        self._stream.close()
-        self._file.close()
-
-    def add(self, row: dict[str, Any], size: int = 0) -> None:
-        self._pending.append(row)
-        self.count += 1
-        self._size += size
-        if len(self._pending) == self._batch_rows or self._size > BATCH_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        if self._pending:
-            self._stream.write_batch(pa.RecordBatch.from_pylist(self._pending, self._schema))
-            self._pending, self._size = [], 0

@@ -24,7 +24,7 @@ from bard_core.config.versions import VERSIONS
 from bard_core.evaluation.answers import AnswerStore
 from bard_core.evaluation.compare import standard_error
 from bard_core.evaluation.suites import Benchmark, benchmark_digest, prepare_task
-from bard_core.store import artifacts, storage
+from bard_core.store import artifacts, storage, workshop
 from bard_core.store.refs import BenchmarkRef, BenchmarkScore, DatasetRef, ModelRef
 
 LIBRARIES = ("lmms_eval", "torch", "transformers", "datasets")
@@ -88,7 +88,7 @@ def judge(
     count = _gpus() if processes is None else processes
     if count > 1:
         _answer_in_processes(job, count)
-    with storage.scratch("benchmark") as scratch:
+    with workshop.scratch("benchmark") as scratch:
         out = scratch / "out"
         chat, scores = _run(job, scratch, out)
         records, limit = scores.records, benchmark.max_new_tokens or chat.max_new_tokens
@@ -172,7 +172,7 @@ def _run(job: Job, scratch: Path, out: Path, shard: tuple[int, int] | None = Non
 
 def _answer_in_processes(job: Job, count: int) -> None:
     """Let ``count`` processes answer a share each, a GPU each where there are GPUs. A failure is told and left to scoring."""
-    with storage.scratch("answer") as scratch:
+    with workshop.scratch("answer") as scratch:
         path = scratch / "job.json"
         fields = {**vars(job), "benchmark": job.benchmark.model_dump(), "decoding": job.decoding.model_dump()}
         path.write_text(json.dumps(fields), encoding="utf-8")
@@ -192,7 +192,7 @@ def answer_share(path: Path, index: int, count: int) -> None:
     fields = json.loads(path.read_text(encoding="utf-8"))
     fields["benchmark"] = Benchmark.model_validate(fields["benchmark"])
     fields["decoding"] = DecodingConfig.model_validate(fields["decoding"])
-    with storage.scratch("share") as scratch:
+    with workshop.scratch("share") as scratch:
         try:
             _run(Job(**fields), scratch, scratch / "out", shard=(index, count))
         except lmms()[0].ShardAnsweredError:

@@ -14,7 +14,7 @@ from bard_core.evaluation.compare import load_samples
 from bard_core.evaluation.speed import Speed, compare, take_turns
 from bard_core.evaluation.suites import Benchmark, prepare_task, suite_digest, suite_of
 from bard_core.evaluation.tradeoff import decodings
-from bard_core.store import artifacts, storage
+from bard_core.store import artifacts, storage, workshop
 from bard_core.store.refs import BenchmarkRef, BenchmarkScore, DatasetRef, EvalResult, ModelRef, OperatingPoint
 
 NO_FACTS: Any = {"uri": True, "manifest_sha256": True, "model": {"uri", "curve_uri"}}  # places, and what names this artifact
@@ -67,7 +67,7 @@ def evaluate(
     swept: Decodings = {None: config.decoding}
     if model.stage != "source":
         swept = decodings(config, _clean_attention(model))
-    with storage.scratch("evaluate") as scratch:
+    with workshop.scratch("evaluate") as scratch:
         speeds = _time(model, source, dataset, present, config, swept, scratch)
         chosen = next(threshold for threshold, decoding in swept.items() if decoding == config.decoding)
         speed, sweep = speeds[chosen], []
@@ -192,9 +192,9 @@ def _time(
                 loaded = chats[threshold].model
         asking = next(iter(chats.values()))
         for benchmark in benchmarks:
-            workshop = scratch / benchmark.name
-            workshop.mkdir()
-            task = scoring.load_task(benchmark, prepare_task(benchmark, dataset, workshop))
+            place = scratch / benchmark.name
+            place.mkdir()
+            task = scoring.load_task(benchmark, prepare_task(benchmark, dataset, place))
             asking.follow(benchmark)
             prompts += asking.some_prompts(task, max(1, config.speed_samples // len(benchmarks)))
     decoders = {str(threshold): chat.decode for threshold, chat in chats.items() if chat is not baseline}

@@ -8,7 +8,7 @@ from bard_core.config.sections import EvaluationConfig
 from bard_core.data.images import LOOK_BYTES, look_of
 from bard_core.evaluation.benchmark import lmms, quiet
 from bard_core.evaluation.suites import suite_digest, suite_of
-from bard_core.store import artifacts, storage
+from bard_core.store import artifacts, workshop
 from bard_core.store.refs import LooksRef
 
 LOOK_CODE = 1  # raise it when ``images.look_of`` sees otherwise
@@ -26,7 +26,7 @@ def see_suite(name: str, output_uri: str) -> LooksRef:
         SuiteError: there is no such suite, or lmms-eval lacks a task of it.
     """
     _, scoring = lmms()
-    with storage.scratch("looks") as scratch:
+    with workshop.scratch("looks") as scratch:
         folder = scratch / "looks"
         folder.mkdir()
         for benchmark in suite_of(EvaluationConfig(suite=name)).benchmarks:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bard_core.models.vlm import add_mask_token, bard_settings, embedding_rows, known_mask_token, record_settings
-from bard_core.store import storage
+from bard_core.store import storage, workshop
 
 NOT_NEEDED = ("*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "original/*")  # the same weights in other formats
 
@@ -26,7 +26,7 @@ def adopt(model: str, revision: str | None, processor_dir: Path, output_dir: Pat
 
     from bard_core.models.vlm import load
 
-    with storage.scratch("source") as scratch:
+    with workshop.scratch("source") as scratch:
         place: str = model
         if model.startswith("s3://"):
             storage.download_tree(model, scratch / "model")

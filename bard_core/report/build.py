@@ -13,7 +13,7 @@ from bard_core.evaluation.compare import load_samples, on_frontier, paired, sour
 from bard_core.evaluation.tradeoff import accuracy_under_parallelism, points, speedup_at_parity
 from bard_core.report.pictures import curves_png, frontier_png
 from bard_core.report.views import curves_markdown, markdown, page
-from bard_core.store import artifacts, storage
+from bard_core.store import artifacts, storage, workshop
 from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, OperatingPoint, ReportRef
 from bard_core.training.curve import read_curve
 
@@ -110,7 +110,7 @@ def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, t
         "curves": curves,
         "samples": samples,
     }
-    with storage.scratch("report") as scratch:
+    with workshop.scratch("report") as scratch:
         out = scratch / "report"
         out.mkdir()
         (out / "report.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
@@ -126,7 +126,7 @@ def build_curves(checkpoints: Mapping[str, CheckpointRef], output_uri: str, titl
     """Write and commit a report of trainings alone: the loss of each over steps, beside one another."""
     curves = {label: read_curve(checkpoint.curve_uri) for label, checkpoint in checkpoints.items()}
     body = {"title": title, "curves": curves}
-    with storage.scratch("report") as scratch:
+    with workshop.scratch("report") as scratch:
         out = scratch / "report"
         out.mkdir()
         (out / "report.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")

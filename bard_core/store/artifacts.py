@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from bard_core.store import storage
+from bard_core.store import storage, workshop
 from bard_core.store.refs import Frozen, Ref
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def commit_directory(
         return manifest
     target.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(str(staging), manifest)
-    storage.replace_folder(staging, target)
+    workshop.replace_folder(staging, target)
     return manifest
 
 
@@ -282,7 +282,7 @@ def _bring(uri: str, found: str, part: str) -> Path:
     try:
         storage.download_tree(uri, scratch, lambda name: name.startswith(part) or name == MANIFEST)
         _expect(uri, found, verify(str(scratch), part=part).digest)
-        storage.replace_folder(scratch, kept)
+        workshop.replace_folder(scratch, kept)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return kept

@@ -5,15 +5,11 @@ Every call outlives a hiccup of the place; what remains is a ``StorageError`` (s
 """
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
-import time
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,6 @@ from bard_core.config.sections import StorageConfig
 from bard_core.store.hiccups import FULL, NothingThereError, StorageError, explained, persistent, tried
 
 __all__ = ["NothingThereError", "StorageError"]
-OLD_S = 60.0  # a scratch folder younger than this may not be locked yet
 
 
 def home_path() -> Path:
@@ -39,47 +34,6 @@ def home() -> Path:
     with persistent(f"BARD_HOME {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-@contextlib.contextmanager
-def scratch(name: str) -> Iterator[Path]:
-    """A new folder of ``home()`` to make an artifact in, its own even when another process makes the same; gone afterwards.
-
-    Its maker holds a lock on it, which ends with the maker: see ``sweep_scratch``.
-    """
-    workshop = home() / "staging"
-    with persistent(str(workshop)):
-        workshop.mkdir(exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=workshop))
-        lock = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a disk without locks: nobody sweeps there either
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
-    finally:
-        os.close(lock)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def sweep_scratch() -> list[str]:
-    """Remove the scratch folders whose makers are dead; returns their names."""
-    swept = []
-    for folder in sorted((home() / "staging").glob("*-*")):
-        try:
-            lock = os.open(folder, os.O_RDONLY)
-        except OSError:
-            continue  # gone in the meantime, or no folder
-        try:
-            if time.time() - os.fstat(lock).st_ctime < OLD_S:
-                continue
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-            swept.append(folder.name)
-        except OSError:
-            continue  # in use
-        finally:
-            os.close(lock)
-    return swept
 
 
 def root_uri(config: StorageConfig) -> str:
@@ -270,36 +224,6 @@ def delete_tree(uri: str, first: str = "") -> None:
         return
     for name in sorted(list_files(uri), key=lambda name: name != first):
         delete_file(join(uri, name))
-
-
-def replace_folder(staging: Path, target: Path) -> None:
-    """Make the local folder ``staging`` be ``target``: brought beside it (copied when on another disk), then renamed.
-
-    Whatever ``target`` was is gone afterwards. A failure puts both back and is raised.
-    """
-    sibling = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    doomed = target.with_name(f".{target.name}.old.{uuid.uuid4().hex}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        shutil.move(staging, sibling)
-    except BaseException:
-        if staging.exists():
-            shutil.rmtree(sibling, ignore_errors=True)
-        raise
-    while True:
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(target, doomed)
-        try:
-            os.rename(sibling, target)
-            break
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                with contextlib.suppress(FileNotFoundError):
-                    os.rename(doomed, target)
-                shutil.move(sibling, staging)
-                raise
-            shutil.rmtree(doomed, ignore_errors=True)  # another process put its folder there in between: replace that
-    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def move_tree(uri: str, target: str) -> None:

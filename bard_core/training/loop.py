@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from bard_core.config.sections import TrainConfig
-from bard_core.data.batches import Batch, BatchSpec
+from bard_core.data.batch import Batch
+from bard_core.data.batches import BatchSpec
 from bard_core.data.feed import MicroBatches, steps
 from bard_core.diffusion.layout import PADDING
 from bard_core.store.claims import ClaimLostError

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bard_core.config.sections import SWDConfig
-from bard_core.data.batches import Batch, Supervision
+from bard_core.data.batch import Batch, Supervision
 from bard_core.diffusion.losses import (
     cross_entropy_tokens,
     denoising_tokens,

@@ -24,7 +24,7 @@ from bard_core.diffusion.noise import replacement_tokens
 from bard_core.lab.model import build_lab_model
 from bard_core.models import BardSettings, bard_settings, load, record_settings
 from bard_core.models.vlm import reserved_ids, same_vision
-from bard_core.store import artifacts, storage
+from bard_core.store import artifacts, storage, workshop
 from bard_core.store.claims import Claim
 from bard_core.store.refs import DatasetRef
 from bard_core.training.checkpoints.writer import Run
@@ -59,7 +59,7 @@ def prepare_base(spec: StageSpec, run: Run) -> str:
         model = build_lab_model(spec.lab_model, processor, _largest_side(spec.dataset), spec.train.seed)
         mask_id = int(processor.tokenizer.convert_tokens_to_ids(MASK_TOKEN))
         record_settings(model, BardSettings(block_size=1, mask_token_id=mask_id, system_prompt=spec.dataset.system_prompt))
-        with storage.scratch("base") as scratch:
+        with workshop.scratch("base") as scratch:
             staging = scratch / "base"
             model.save_pretrained(staging)
             processor.save_pretrained(staging)

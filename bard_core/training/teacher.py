@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bard_core.data.batches import Batch, BatchSpec, collate
+from bard_core.data.batch import Batch
+from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.examples import Example
 from bard_core.diffusion.names import CleanAttention
 from bard_core.models.attention import hidden_states, training_attention
-from bard_core.store import artifacts, storage
+from bard_core.store import artifacts, storage, workshop
 from bard_core.training.head import chunk_rows
 from bard_core.training.images import ImageEncoder
 from bard_core.training.ranks import barrier, rank_and_world
@@ -146,7 +147,7 @@ def _write_shard(
         top = teacher(batch.to(device))
         indices.append(top[0].to("cpu", torch.int32))
         logits.append(top[1].to("cpu", torch.float32))
-    with storage.scratch("teacher") as scratch:
+    with workshop.scratch("teacher") as scratch:
         tensors = {"indices": torch.cat(indices), "logits": torch.cat(logits), "counts": torch.cat(counts)}
         staging = scratch / "shard"
         staging.mkdir()

@@ -12,7 +12,7 @@ from pathlib import Path
 from bard_core.config.versions import VERSIONS
 VERSIONS["pbm"] += int(sys.argv[2])
 from flytekit import task, workflow
-from bard_core.store import artifacts, storage
+from bard_core.store import artifacts, storage, workshop
 from bard_core.store.refs import ModelRef
 from tasks.settings import Model, artifact_uri, stage_task
 from bard_core.config.sections import StorageConfig
@@ -22,7 +22,7 @@ from bard_core.config.sections import StorageConfig
 def make(text: str, parent_run: str) -> Model:
     uri = artifact_uri(StorageConfig(), "models", "m", "pbm", text)
     if artifacts.standing(uri) is None:
-        with storage.scratch("m") as scratch:
+        with workshop.scratch("m") as scratch:
             (scratch / "m").mkdir()
             (scratch / "m" / "weights").write_text(text)
             artifacts.commit_directory(scratch / "m", uri, kind="model")

@@ -148,3 +148,8 @@ def load(state: dict[str, Any], folder: Path, no_dist: bool) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # what ``no_dist`` asks for
         dcp_load(state, storage_reader=SafeReader(str(folder)), planner=SafePlanner(), no_dist=no_dist)
+
+
+def written_by(name: str) -> int:
+    """The rank that wrote a file of DCP's: ``__3_0.distcp`` is rank 3's; rank 0 writes the metadata."""
+    return int(name.split("_")[2]) if name.startswith("__") else 0

@@ -2,11 +2,8 @@
 
 Writing goes on behind training. State is copied to the host, then a thread of every rank writes and hashes that rank's shards
 under a name nobody looks for; when all are done, rank 0 writes the manifest and gives the folder its name. So a kill at any
-moment leaves a whole checkpoint or none. A run lives in a folder that all ranks reach, or under an s3:// prefix, where the
-shards are uploaded and the manifest comes last.
-
-A checkpoint holds the model, the optimizer and the step. It needs no more: rates follow from the step, a step's samples from
-(seed, step), a sample's noise from (seed, id, epoch), and random numbers are seeded anew at every step (``loop.train``).
+moment leaves a whole checkpoint or none. Under an s3:// prefix the shards are uploaded and the manifest comes last.
+A checkpoint holds the model, the optimizer and the step. Rates, samples, noise and random numbers follow from the step.
 """
 
 import logging
@@ -26,7 +23,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from bard_core.config.sections import CheckpointConfig
-from bard_core.store import artifacts, storage
+from bard_core.store import artifacts, storage, workshop
 from bard_core.store.artifacts import FileEntry, Manifest
 from bard_core.store.hiccups import no_room
 from bard_core.training.checkpoints import dcp, retention
@@ -147,7 +144,7 @@ class Writer:
         final = self._run.checkpoint(step)
         try:
             written.result()
-            entries = artifacts.file_entries(staging, lambda name: _written_by(name) == rank)
+            entries = artifacts.file_entries(staging, lambda name: dcp.written_by(name) == rank)
             if not storage.is_local(self._run.uri):
                 storage.upload_tree(staging, final, {entry.path for entry in entries})
         except (Exception, CheckpointException) as error:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
@@ -187,7 +184,7 @@ class Writer:
         )
         if storage.is_local(final):
             artifacts.write_manifest(str(staging), manifest)
-            storage.replace_folder(staging, storage.local_path(final))
+            workshop.replace_folder(staging, storage.local_path(final))
             return
         for name in set(storage.list_files(final)) - {entry.path for entry in entries}:  # what a torn save left there
             storage.delete_file(storage.join(final, name))
@@ -203,11 +200,6 @@ class Writer:
 def _local(value: Any) -> Any:
     """This rank's part of a sharded tensor."""
     return value.to_local() if hasattr(value, "to_local") else value
-
-
-def _written_by(name: str) -> int:
-    """The rank that wrote a file of DCP's: ``__3_0.distcp`` is rank 3's; rank 0 writes the metadata."""
-    return int(name.split("_")[2]) if name.startswith("__") else 0
 
 
 def _reason(error: BaseException) -> str:

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoProcessor
 
 from bard_core.config.sections import LabModelConfig, NoiseConfig
-from bard_core.data.batches import Batch, BatchSpec, Supervision
+from bard_core.data.batch import Batch, Supervision
+from bard_core.data.batches import BatchSpec
 from bard_core.data.examples import Positions, attach_positions
 from bard_core.data.feed import MicroBatches, Walk, steps
 from bard_core.data.pictures import decode, scale

@@ -11,7 +11,7 @@ from bard_core.config.sources import RawSource
 from bard_core.data.images import LOOK_BYTES
 from bard_core.data.index import EVAL, TRAIN
 from bard_core.data.merge import left_out, merge
-from bard_core.data.shard import entries_schema
+from bard_core.data.records import entries_schema
 
 
 def source(name: str = "s", **options: Any) -> RawSource:

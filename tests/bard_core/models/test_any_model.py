@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from bard_core.config.sections import NoiseConfig
-from bard_core.data.batches import Batch, BatchSpec, collate
+from bard_core.data.batch import Batch
+from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.examples import Example, attach_positions
 from bard_core.decoding import generate, generate_autoregressive
 from bard_core.decoding.body import Body

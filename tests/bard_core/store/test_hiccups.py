@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from bard_core.store import artifacts, hiccups, storage
+from bard_core.store import artifacts, hiccups, storage, workshop
 from bard_core.store.artifacts import ArtifactError
 from bard_core.store.hiccups import StorageError
 
@@ -172,7 +172,7 @@ def test_a_dead_makers_scratch_folder_is_swept_and_a_living_ones_is_not(
     (dead / "weights").write_bytes(b"half")
     run = storage.home() / "staging" / "0123456789abcdef"  # of a run under an s3:// prefix, which sweeps for itself
     run.mkdir()
-    with storage.scratch("model") as mine:
-        assert storage.sweep_scratch() == ["model-dead"]
+    with workshop.scratch("model") as mine:
+        assert workshop.sweep_scratch() == ["model-dead"]
         assert mine.is_dir() and run.is_dir() and not dead.exists()
     faults.survived("staging folder of a dead process", "swept", times=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bard_core.config.sections import StorageConfig
-from bard_core.store import storage
+from bard_core.store import storage, workshop
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -70,9 +70,9 @@ def test_a_failed_replacement_puts_both_folders_back(tmp_path: Path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", fails_into_target)
         with pytest.raises(PermissionError):
-            storage.replace_folder(staging, target)
+            workshop.replace_folder(staging, target)
     assert (target / "file").read_text() == "old" and (staging / "file").read_text() == "new"
-    storage.replace_folder(staging, target)
+    workshop.replace_folder(staging, target)
     assert (target / "file").read_text() == "new" and os.listdir(tmp_path) == ["target"]
 
 
@@ -95,7 +95,7 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_scratch_folders_are_apart_and_gone_afterwards(bard_home):
-    with storage.scratch("model") as mine, storage.scratch("model") as theirs:
+    with workshop.scratch("model") as mine, workshop.scratch("model") as theirs:
         assert mine != theirs and mine.is_dir() and mine.is_relative_to(storage.home())
         (mine / "file").write_text("x")
     assert not mine.exists() and not theirs.exists()
