@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bard_core.config.sections import NoiseConfig
 from bard_core.data.batch import Batch, Supervision
-from bard_core.data.bins import Rows, lay_rows
+from bard_core.data.bins import Rows
 from bard_core.data.examples import Example
 from bard_core.diffusion.layout import CLEAN, NOISY, PADDING, SampleLayout, TokenTable, sample_layout
 from bard_core.diffusion.names import Reduction
@@ -66,20 +66,12 @@ def collate(
     """Lay out, corrupt and pack (example, epoch) pairs into one batch.
 
     ``corruptions``: each sample's noise, where it is known already; None: drawn as ``spec.noise`` says. ``rows``: the examples of
-    each row, by number; None: as ``data.bins`` lays them.
-
-    Raises:
-        ValueError: a sample is longer than a row; see ``data.fit``.
+    each row, by number; None: in order, each into the first row that has room (one longer than a row has a row of its own).
     """
     known = [None] * len(examples) if corruptions is None else corruptions
     pieces = [_assemble(example, epoch, spec, noise) for (example, epoch), noise in zip(examples, known, strict=True)]
     sizes = [piece.ids.numel() for piece in pieces]
-    if (largest := max(sizes)) > spec.max_tokens_per_row:
-        raise ValueError(
-            f"{examples[sizes.index(largest)][0].id} takes {largest} tokens laid out, a row {spec.max_tokens_per_row}; cut it "
-            "by data.fit.Fitted, or raise max_tokens_per_row"
-        )
-    rows = lay_rows(sizes, spec.max_tokens_per_row) if rows is None else rows
+    rows = _first_fit(sizes, spec.max_tokens_per_row) if rows is None else rows
     length = max(sum(sizes[i] for i in row) for row in rows)
     table = torch.full((5, len(rows), length), PADDING)
     ids = torch.full((len(rows), length), spec.pad_token_id)
@@ -116,6 +108,19 @@ def collate(
         teacher_table_BL=teacher,
         teacher_knows_P=torch.cat([piece.teacher_knows for piece in pieces]) if teacher else None,
     )
+
+
+def _first_fit(sizes: Sequence[int], row_tokens: int) -> Rows:
+    rows: Rows = []
+    room: list[int] = []
+    for sample, size in enumerate(sizes):
+        at = next((row for row, left in enumerate(room) if size <= left), len(rows))
+        if at == len(rows):
+            rows.append([])
+            room.append(row_tokens)
+        rows[at].append(sample)
+        room[at] -= size
+    return rows
 
 
 @dataclass

@@ -17,7 +17,7 @@ def result(name: str, accuracy: float, speedup: float, stage: str = "pbm") -> Ev
     model = ModelRef(uri=name, manifest_sha256=name, stage=stage, block_size=4, parent_sha256=None)
     return EvalResult(
         uri=name, manifest_sha256=name, model=model, suite="lab", suite_digest="0", accuracy=accuracy, accuracy_stderr=0.01,
-        num_samples=9, tokens_per_forward=speedup, tokens_per_s=10 * speedup, ar_tokens_per_s=10.0, speedup=speedup, seconds=1.0,
+        num_samples=9, tokens_per_forward=speedup, tokens_per_s=10 * speedup, ar_tokens_per_s=10.0, speedup=speedup,
     )  # fmt: skip
 
 

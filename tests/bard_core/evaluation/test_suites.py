@@ -11,7 +11,7 @@ from bard_core.store.refs import DatasetRef
 
 from ..written import row, write_dataset
 
-PAPER = ["mmmu_val", "mmmu_pro_standard", "mme", "realworldqa", "mmstar", "ai2d", "chartqa"]
+PAPER = ["mmmu_val", "mmmu_pro_standard", "mme", "realworldqa", "mmstar", "mmstar_oc", "ai2d", "chartqa"]
 
 
 def test_the_suites_and_the_papers_settings() -> None:

@@ -44,7 +44,7 @@ ROWS = [[5, 7, 10], [6, 9], [3]]  # unequal numbers of turns; no answer but the 
 @pytest.fixture(scope="module", params=["qwen3_vl", "qwen2_5_vl"])
 def model(request: Any) -> Any:
     model, _ = build(request.param)
-    record_settings(model, BardSettings(BLOCK, MASK, "block", "turns", HEADER, EOS))
+    record_settings(model, BardSettings(BLOCK, MASK, prefix_blocks="turns", turn_start=HEADER, turn_end=EOS))
     return model
 
 
@@ -136,7 +136,7 @@ def test_a_turn_that_the_prompt_leaves_open() -> None:
 
 def test_markers_without_their_tokens_are_named(model: Any) -> None:
     turns = bard_settings(model)
-    record_settings(model, BardSettings(BLOCK, MASK, "block", "turns"))
+    record_settings(model, BardSettings(BLOCK, MASK, prefix_blocks="turns"))
     with pytest.raises(ValueError, match="turn_markers"):
         generate(model, prompts([[3]], True))
     record_settings(model, turns)
@@ -158,6 +158,6 @@ def test_markers_come_from_the_chat_template(tmp_path: Path) -> None:
 def test_folders_that_record_no_turns_load(model: Any) -> None:
     before = bard_settings(model)
     model.config.bard = {"block_size": 8, "mask_token_id": MASK, "clean_attention": "causal"}
-    assert bard_settings(model) == BardSettings(8, MASK, "causal", "uniform")
+    assert bard_settings(model) == BardSettings(8, MASK, "causal", prefix_blocks="uniform")
     record_settings(model, before)
     assert bard_settings(model) == before

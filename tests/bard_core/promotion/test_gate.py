@@ -30,7 +30,7 @@ def judged(scores: list[float], ratios: list[float], missing: tuple[str, ...] = 
     result = EvalResult(
         uri="u", manifest_sha256=f"{accuracy}-{ratios}", model=model, suite="lab", suite_digest="d", benchmarks=(score,),
         missing=missing, accuracy=accuracy, accuracy_stderr=0.01, num_samples=len(scores), tokens_per_forward=2.0,
-        tokens_per_s=1.0, ar_tokens_per_s=1.0, speedup=speedup, seconds=1.0,
+        tokens_per_s=1.0, ar_tokens_per_s=1.0, speedup=speedup,
     )  # fmt: skip
     return Judged(result, records(scores), ratios)
 

@@ -69,7 +69,7 @@ def judged(
     return EvalResult(
         uri=str(folder / name), manifest_sha256=manifest.digest, model=model, suite="lab", suite_digest="0",
         accuracy=right / judge, accuracy_stderr=0.0123, num_samples=judge, tokens_per_forward=2.345 * block,
-        tokens_per_s=1234.5 * speedup, ar_tokens_per_s=1234.5, speedup=speedup, seconds=1.0,
+        tokens_per_s=1234.5 * speedup, ar_tokens_per_s=1234.5, speedup=speedup,
     )  # fmt: skip
 
 
