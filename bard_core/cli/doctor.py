@@ -76,12 +76,13 @@ def machine() -> Iterator[Finding]:
 
 def home() -> Iterator[Finding]:
     from bard_core.store import storage, workshop
+    from bard_core.store.hiccups import StorageError
 
     try:
         folder = storage.home()
         with workshop.scratch("doctor") as scratch:
             (scratch / "try").write_bytes(b"1")
-    except OSError as error:
+    except (OSError, StorageError) as error:
         yield Finding("home", str(error), "set BARD_HOME to a folder that can be written")
         return
     free = shutil.disk_usage(folder).free / 2**30

@@ -10,6 +10,7 @@ configuration, not on who made which unit when.
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -190,7 +191,7 @@ def _assemble(
     index.write(staging / index.FILE, merged.columns)
     (staging / index.UNITS_FILE).write_text(json.dumps([unit.model_dump() for unit in units], indent=1) + "\n", encoding="utf-8")
     card = build_card(shards, facts, merged)
-    print(summary(card))
+    print(summary(card), file=sys.stderr)
     _check(card, config)
     (staging / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     (staging / "card.html").write_text(page(card), encoding="utf-8")

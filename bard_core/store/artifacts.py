@@ -258,22 +258,28 @@ def fetch(ref: Ref | str, expected_sha256: str | None = None, part: str = "") ->
 
 
 def _fetch(uri: str, expected: str | None, part: str) -> Path:
-    manifest = read_manifest(uri)
-    found = _expect(uri, expected, manifest.digest)
-    if not any(entry.path.startswith(part) for entry in manifest.files):
-        raise ArtifactError(f"{uri} has no {part}: it holds {', '.join(sorted({e.path.split('/')[0] for e in manifest.files}))}")
     if storage.is_local(uri):
+        _holding(uri, expected, part)
         verify(uri, part=part)
         return storage.local_path(uri)
     for _ in range(DOWNLOADS - 1):
         try:
-            return _bring(uri, found, part)
+            return _bring(uri, expected, part)
         except ArtifactError as error:
             log.warning("%s; fetching it again", error)
-    return _bring(uri, found, part)
+    return _bring(uri, expected, part)
 
 
-def _bring(uri: str, found: str, part: str) -> Path:
+def _holding(uri: str, expected: str | None, part: str) -> str:
+    manifest = read_manifest(uri)
+    found = _expect(uri, expected, manifest.digest)
+    if not any(entry.path.startswith(part) for entry in manifest.files):
+        raise ArtifactError(f"{uri} has no {part}: it holds {', '.join(sorted({e.path.split('/')[0] for e in manifest.files}))}")
+    return found
+
+
+def _bring(uri: str, expected: str | None, part: str) -> Path:
+    found = _holding(uri, expected, part)
     cache = storage.home() / "cache"
     kept = cache / (f"{found}-{hashlib.sha256(part.encode()).hexdigest()[:8]}" if part else found)
     if _already_there(str(kept), found, part):

@@ -25,15 +25,15 @@ def work(x: int) -> int:
         time.sleep({tidying})
     return x
 
-@stage_task("prepare", cached=False)
+@stage_task("prepare", "prepare")
 def prepare(x: int) -> int:
     return work(x)
 
-@stage_task("evaluate", cached=False)
+@stage_task("evaluate", "evaluate")
 def judge_benchmark(x: int) -> int:
     return work(x)
 
-@stage_task("train", cached=False)
+@stage_task("train", "control")
 def pbm(x: int) -> int:
     with stopping.deferred("pbm-b4"):
         print("at work", flush=True)

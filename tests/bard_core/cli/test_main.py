@@ -1,7 +1,6 @@
 """The command line as a whole: quick to ask for help, every verb with an example, options refused where they mean nothing."""
 
 import re
-import resource
 import subprocess
 import sys
 
@@ -12,17 +11,13 @@ from bard_core.cli import configuration, main
 VERBS = [command.name or command.callback.__name__ for command in main.app.registered_commands]
 
 
-def test_help_imports_nothing_heavy_and_is_quick():
+def test_help_imports_nothing_heavy():
     code = "import sys; from bard_core.cli.main import main; main(['--help']); "
     code += "heavy = {'torch', 'transformers', 'pydantic', 'yaml', 'numpy', 'PIL', 'mlflow', 'fastapi'}; "
     code += "sys.exit(str(heavy & set(sys.modules) or ''))"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.stderr.strip() == ""
     assert all(verb in done.stdout for verb in VERBS)
-    busy_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert busy_s < 0.6  # 0.3 on a quiet machine; a busy one is slower in processor time too
 
 
 @pytest.mark.parametrize("verb", VERBS)

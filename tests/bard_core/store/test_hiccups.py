@@ -166,7 +166,7 @@ def test_a_byte_flipped_on_the_way_is_fetched_again(
 def test_a_dead_makers_scratch_folder_is_swept_and_a_living_ones_is_not(
     bard_home: Path, monkeypatch: pytest.MonkeyPatch, faults: Any
 ) -> None:
-    monkeypatch.setattr(storage, "OLD_S", 0.0)
+    monkeypatch.setattr(workshop, "OLD_S", 0.0)
     dead = storage.home() / "staging" / "model-dead"
     dead.mkdir(parents=True)
     (dead / "weights").write_bytes(b"half")

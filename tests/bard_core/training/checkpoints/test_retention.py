@@ -35,7 +35,8 @@ def test_a_run_that_went_back_behind_damaged_checkpoints_keeps_what_it_writes(ru
         spoil_bit(Path(run.checkpoint(step)))
     assert writer.latest_complete(run) is None
     write(run, [1, 2, 3])
-    assert restored(run)[0] == 3 and retention.steps(run.uri) == [2, 3, 8, 9]
+    assert restored(run)[0] == 3 and retention.steps(run.uri) == [2, 3]
+    assert all(Path(f"{run.checkpoint(step)}.damaged").is_dir() for step in (8, 9)), "set aside, not deleted"
 
 
 def test_a_torn_checkpoint_does_not_take_the_place_of_a_whole_one(run):
