@@ -1,6 +1,6 @@
 """Parity: what the packaged project's pods make over S3 and a server is what ``pyflyte run`` makes in a folder.
 
-The first pods of a pipeline are part of ``make test``; the whole pipeline and a re-evaluation are ``make test-cluster``.
+Run by ``make test-cluster``: each pod takes as long to start as its imports.
 """
 
 import json
@@ -51,7 +51,7 @@ def artifacts_below(root: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_the_first_pods_prepare_the_dataset_that_a_laptop_prepares(cluster: Runner, tmp_path: Path) -> None:
     from bard_core.config.sections import DataConfig
     from bard_core.data.prepare import prepare

@@ -18,6 +18,8 @@ from .step_worker import one_step, steps_on
 from .test_step import tiny_model
 from .workers import state_of, train
 
+pytestmark = pytest.mark.faults  # minutes: several process groups each
+
 
 @pytest.fixture(scope="module")
 def alone():
