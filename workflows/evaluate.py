@@ -4,11 +4,11 @@
 """
 
 from functools import partial
+from typing import Any
 
 from flytekit import map_task
 
 from bard_core.config.sections import ComputeConfig, EvaluationConfig, StorageConfig, TrackingConfig
-from bard_core.evaluation.benchmark import Share
 from bard_core.store.claims import Claim
 from tasks.evaluate import answer_share, benchmarks_of, finish_evaluation, judge_benchmark, shares_of
 from tasks.resources import pod
@@ -30,7 +30,7 @@ def evaluate(
     """At least one benchmark must give a score; the rest may be missing (the tiny ratio stands for one)."""
     place = {"evaluation": evaluation, "storage_config": storage_config, "claim": claim}
     in_pods = pod("evaluate", compute)
-    answered: list[Share | None] = []
+    answered: list[Any] = []
     if compute.judge_tasks > 1:
         answer = map_task(partial(answer_share, model=model, dataset=dataset, **place), min_success_ratio=1e-9)
         answered = answer(share=shares_of(evaluation, compute.judge_tasks)).with_overrides(**in_pods)
