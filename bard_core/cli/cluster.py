@@ -88,7 +88,7 @@ def kubernetes() -> Iterator[Finding]:
         configured.retries = False
         api = client.ApiClient(configured)
         version = client.VersionApi(api).get_code(_request_timeout=WAIT_S)
-        nodes = client.CoreV1Api(api).list_node(_request_timeout=WAIT_S).items
+        nodes: list[Any] = client.CoreV1Api(api).list_node(_request_timeout=WAIT_S).items
     except (ConfigException, ApiException, HTTPError) as error:
         yield Finding("kubernetes", str(error).splitlines()[0], "make `kubectl get nodes` work: a context, and the right to read")
         return

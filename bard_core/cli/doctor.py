@@ -39,7 +39,11 @@ def doctor(
 
     Example: bard doctor --cluster --root s3://my-bucket/bard
     """
-    looks = [*LOOKS, *([partial(cluster.bucket, root)] if root else []), *([cluster.kubernetes] if whole_cluster else [])]
+    looks: list[Callable[[], Iterator[Finding]]] = [
+        *LOOKS,
+        *([partial(cluster.bucket, root)] if root else []),
+        *([cluster.kubernetes] if whole_cluster else []),
+    ]
     findings = [finding for look in looks for finding in look()]
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
