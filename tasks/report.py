@@ -9,10 +9,10 @@ from bard_core.config.sections import StorageConfig, TrackingConfig
 from bard_core.evaluation import tradeoff
 from bard_core.report import build as reporting
 from bard_core.report import leaderboard
-from bard_core.store import artifacts
+from bard_core.store import artifacts, places, times
 from bard_core.store.refs import EvalResult
 from bard_core.tracking import log_comparison, settle, stage_run
-from tasks.settings import Dataset, Report, artifact_uri, stage_task
+from tasks.settings import Dataset, Report, stage_task
 
 
 @stage_task("evaluate", "report", code="report", enable_deck=True)
@@ -25,9 +25,9 @@ def report(
     parent_run: str,
 ) -> Report:
     """Write report.json, report.md and report.html; the page is also the task's Flyte Deck."""
-    uri = artifact_uri(storage_config, "report", name, "report", dataset.key, [result.key for result in results])
+    uri = places.report_uri(storage_config, name, dataset, results)
     settle(tracking)
-    with stage_run(tracking, parent_run, "report", "report", {}) as run:
+    with times.measured("report", uri), stage_run(tracking, parent_run, "report", "report", {}) as run:
         ref = reporting.build(results, dataset, uri, f"Bard: {name}")
         folder = artifacts.fetch(ref)
         for path in sorted(folder.glob("report.*")):

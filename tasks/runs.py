@@ -6,7 +6,7 @@ import os
 
 from bard_core import preflight
 from bard_core import tracking as mlflow_tracking
-from bard_core.config.file import check_data, check_stages
+from bard_core.config.file import PipelineConfig, check_data, check_stages
 from bard_core.config.sections import (
     ComputeConfig,
     DataConfig,
@@ -26,7 +26,7 @@ from bard_core.promotion.request import Request
 from bard_core.report.views import console_table
 from bard_core.store import artifacts, storage, workshop
 from bard_core.store.refs import EvalResult
-from tasks import stopping
+from tasks import progress, stopping
 from tasks.settings import Dataset, Report, runs_here, stage_task
 
 
@@ -57,6 +57,7 @@ def open_run(
     run_id = mlflow_tracking.open_pipeline(tracking, name, params)
     if runs_here():
         atexit.register(_abandon, tracking, run_id)
+        progress.expect(PipelineConfig(name=name, **sections, compute=compute, storage_config=storage_config, tracking=tracking))
     return run_id
 
 

@@ -20,7 +20,7 @@ FLOORS = (
     {"data"},
     {"decoding", "training"},
     {"evaluation", "plan", "preflight", "serving"},
-    {"report", "promotion"},
+    {"report", "promotion", "forecast"},
     {"cli"},
 )
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
