@@ -112,7 +112,7 @@ def test_unknown_keys_of_a_base_are_told_where_it_is_named(tmp_path):
     """They once went round for ever, because they cannot be taken out of this file."""
     path = tmp_path / "bad.yaml"
     path.write_text(LAB.replace("  max_tokens: 512", "  base: ../lab"))
-    with pytest.raises(ConfigFaultsError, match="bad.yaml:5: data.evaluation: unknown key"):
+    with pytest.raises(ConfigFaultsError, match=r"bad\.yaml:5: data\.evaluation: unknown key"):
         read_config(path)
 
 
