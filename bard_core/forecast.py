@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bard_core.config.file import PipelineConfig
+from bard_core.config.file import PipelineConfig, shown
 from bard_core.config.sections import DataConfig, EvaluationConfig
 from bard_core.data.inputs import InputError, raw_inputs, source_inputs
 from bard_core.evaluation.benchmark import judged_key
@@ -85,11 +85,12 @@ class Forecast:
         return tuple(item for item in self.items if item.kind == "train")
 
     def seconds_from(self, name: str) -> float | None:
-        """About how long it takes from the start of a stage to the end; None where that is not known of all that will run."""
+        """About how long it takes from the start of a stage to the end; None where a training or evaluation has no known time."""
         names = [item.name for item in self.items]
         ahead = [item for item in self.items[names.index(name) :] if not item.kept]
-        known = [item.seconds for item in ahead if item.seconds is not None]
-        return sum(known) if len(known) == len(ahead) else None
+        if any(item.seconds is None for item in ahead if item.kind in ("train", "evaluate")):
+            return None
+        return sum(item.seconds or 0.0 for item in ahead)
 
 
 def _for_about(item: Item) -> str:
@@ -219,7 +220,10 @@ class _Walk:
     def _report(self, dataset: DatasetRef | None, results: Sequence[Ref | None]) -> None:
         there = [result for result in results if result]
         whole = dataset is not None and len(there) == len(results)
-        kept = whole and _standing(places.report_uri(self.config.storage_config, self.config.name, dataset, there))  # type: ignore[arg-type]
+        config = self.config
+        parts = {name: getattr(config, name) for name in ("data", "source", "pbm", "swd", "evaluation", "gate")}
+        at = (config.storage_config, config.name, dataset, there, {"name": config.name, **shown(parts)})
+        kept = whole and _standing(places.report_uri(*at))  # type: ignore[arg-type]
         self._add("report", "report", 0 if kept else 1)
 
     def _add(self, name: str, kind: Kind, todo: int, units: int = 1) -> None:

@@ -59,5 +59,6 @@ def evaluation_uri(
     return artifact_uri(at, "evaluate", model.name, "evaluate", *decides)
 
 
-def report_uri(at: StorageConfig, name: str, dataset: DatasetRef, results: Sequence[Ref]) -> str:
-    return artifact_uri(at, "report", name, "report", dataset.key, [result.key for result in results])
+def report_uri(at: StorageConfig, name: str, dataset: DatasetRef, results: Sequence[Ref], configuration: Any) -> str:
+    """Of the report on all results; it shows the configuration that led to them."""
+    return artifact_uri(at, "report", name, "report", dataset.key, [result.key for result in results], configuration)
