@@ -1,6 +1,7 @@
 """evaluate: judge one model by one suite, a benchmark a task; then bring the scores together, time it and register it."""
 
 import time
+from contextlib import nullcontext
 
 from bard_core.config.sections import EvaluationConfig, StorageConfig, TrackingConfig
 from bard_core.evaluation import benchmark as judging
@@ -8,11 +9,11 @@ from bard_core.evaluation.benchmark import Share
 from bard_core.evaluation.evaluate import evaluate as judge
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.evaluation.suites import Benchmark, suite_of
-from bard_core.store import claims, storage
+from bard_core.store import claims, places, storage, times
 from bard_core.store.claims import Claim
 from bard_core.store.refs import BenchmarkRef
 from bard_core.tracking import log_evaluation, register, stage_run
-from tasks.settings import Dataset, Evaluation, Model, artifact_uri, stage_task
+from tasks.settings import Dataset, Evaluation, Model, stage_task
 
 
 def benchmarks_of(evaluation: EvaluationConfig) -> list[Benchmark]:
@@ -56,7 +57,8 @@ def judge_benchmark(
     ``answered``: the shares that are there before; what none of them answered is answered here.
     """
     uri, answers = _places(benchmark, model, dataset, evaluation, storage_config)
-    with claims.kept(claim):
+    alone = times.measured(f"judge {model.name} {benchmark.name}", uri) if not answered else nullcontext()
+    with claims.kept(claim), alone:
         return judging.judge(model, dataset, benchmark, evaluation, uri, answers)
 
 
@@ -65,7 +67,7 @@ def _places(
 ) -> tuple[str, str]:
     """(uri of the benchmark's score, folder of all answer stores)."""
     key = judging.judged_key(model, dataset, benchmark, evaluation)
-    uri = artifact_uri(storage_config, "benchmarks", f"{model.name}-{benchmark.name}", "evaluate", key)
+    uri = places.benchmark_uri(storage_config, model, benchmark.name, key)
     return uri, storage.join(storage.root_uri(storage_config), "artifacts", "answers")
 
 
@@ -83,12 +85,12 @@ def finish_evaluation(
 ) -> Evaluation:
     """Accuracy, tokens per forward and speed of ``model``; ``source`` is the baseline of speed. Then the registry knows it."""
     judged = [ref for ref in benchmarks if ref is not None]
-    decides = (model.key, source.key, dataset.key, evaluation, [ref.key for ref in judged])
-    uri = artifact_uri(storage_config, "evaluate", model.name, "evaluate", *decides)
+    uri = places.evaluation_uri(storage_config, model, source, dataset, evaluation, judged)
     started = time.perf_counter()
     params = {"suite": evaluation.suite, **evaluation.decoding.model_dump()}
     with (
         claims.kept(claim),
+        times.measured(f"evaluate {model.name}", uri),
         claims.exclusive(f"{uri}.claim"),  # of two pipelines at once, one registers the model and the other finds it registered
         stage_run(tracking, parent_run or None, "evaluate", f"evaluate {model.name}", params) as run,
     ):
