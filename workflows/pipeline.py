@@ -20,6 +20,7 @@ from bard_core.config.sections import (
     TrackingConfig,
 )
 from tasks.consolidate import consolidate
+from tasks.failure import report_failure
 from tasks.pbm import pbm as merge_blocks
 from tasks.ray_cluster import training
 from tasks.report import report
@@ -89,7 +90,7 @@ def convert(
     return results
 
 
-@workflow
+@workflow(on_failure=report_failure)
 def bard_pipeline(
     name: str,
     data: DataConfig,

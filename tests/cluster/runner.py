@@ -24,6 +24,7 @@ import yaml
 from flyteidl.admin import task_pb2, workflow_pb2
 from flyteidl.core import dynamic_job_pb2, errors_pb2
 from flyteidl.core.literals_pb2 import Literal, LiteralCollection, LiteralMap, Scalar, Void
+from flyteidl.core.types_pb2 import Error
 
 ROOT = Path(__file__).resolve().parents[2]
 HANDED_ON = ("AWS_", "HF_", "LANG", "MLFLOW_", "OMP_", "PATH", "PYTHONPATH", "RAY_", "TOKENIZERS_", "TRANSFORMERS_")
@@ -78,7 +79,14 @@ class Runner:
     def run(self, workflow: str, inputs: LiteralMap, execution: str) -> LiteralMap:
         """Run a workflow to its end; ``execution`` is the prefix of its data in the bucket. Raises PodFailed."""
         template = self.workflows[workflow]
-        return self._graph(template.nodes, template.outputs, inputs, execution)
+        try:
+            return self._graph(template.nodes, template.outputs, inputs, execution)
+        except PodFailed as failed:
+            if template.HasField("failure_node"):
+                error = Literal(scalar=Scalar(error=Error(message=str(failed))))
+                given = {b.var: _bound(b.binding, {"": inputs, "start-node": inputs}) for b in template.failure_node.inputs}
+                self._node(template.failure_node, LiteralMap(literals={**given, "err": error}), f"{execution}/failure")
+            raise
 
     def _graph(self, nodes: Sequence[Any], outputs: Sequence[Any], inputs: LiteralMap, place: str) -> LiteralMap:
         """Run nodes as soon as what they need is there."""
