@@ -1,5 +1,7 @@
 """looks: what the images of a suite's benchmarks look like, so that no training image is one of them."""
 
+from pathlib import Path
+
 from bard_core.config.sections import StorageConfig
 from bard_core.evaluation.looks import looks_key, see_suite
 from tasks.settings import Looks, artifact_uri, stage_task
@@ -8,4 +10,4 @@ from tasks.settings import Looks, artifact_uri, stage_task
 @stage_task("evaluate", "evaluate", code="evaluate")
 def see_benchmarks(suite: str, storage_config: StorageConfig) -> Looks:
     """Look at every image that the suite asks about."""
-    return see_suite(suite, artifact_uri(storage_config, "looks", suite, "evaluate", looks_key(suite)))
+    return see_suite(suite, artifact_uri(storage_config, "looks", Path(suite).stem, "evaluate", looks_key(suite)))

@@ -195,7 +195,12 @@ def _assemble(
     _check(card, config)
     (staging / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     (staging / "card.html").write_text(page(card), encoding="utf-8")
-    facts_of = {"num_train": card["samples"]["train"], "num_eval": card["samples"]["eval"], "system_prompt": config.system_prompt}
+    facts_of = {
+        "num_train": card["samples"]["train"],
+        "num_eval": card["samples"]["eval"],
+        "epoch_samples": sum(source["places_in_an_epoch"] for source in card["sources"].values()),
+        "system_prompt": config.system_prompt,
+    }
     manifest = artifacts.commit_directory(
         staging, output_uri, kind="dataset", config_digest=artifacts.digest(_placeless(config)), metadata=facts_of
     )

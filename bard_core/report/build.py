@@ -13,7 +13,7 @@ from bard_core.evaluation.compare import load_samples, on_frontier, paired, sour
 from bard_core.evaluation.tradeoff import accuracy_under_parallelism, points, speedup_at_parity
 from bard_core.report.pictures import curves_png, frontier_png
 from bard_core.report.views import curves_markdown, markdown, page
-from bard_core.store import artifacts, storage, workshop
+from bard_core.store import artifacts, provenance, storage, workshop
 from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, OperatingPoint, ReportRef
 from bard_core.training.curve import read_curve
 
@@ -108,6 +108,7 @@ def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, t
         "sweep": sweep,
         "against_source": against,
         "curves": curves,
+        "data": [provenance.of_run(result.model.curve_uri) for result in results if result.model.curve_uri],
         "samples": samples,
     }
     with workshop.scratch("report") as scratch:

@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from bard_core.store import provenance
+
 COLUMNS = ("model", "block", "accuracy", "TPF", "tok/s", "speed-up vs AR")
 SWEEP = ("model", "threshold", "accuracy", "TPF", "tok/s", "speed-up vs AR", "AUP")
 AGAINST = ("model", "difference, points", "better : worse", "p", "smallest detectable, points")
@@ -92,6 +94,8 @@ def markdown(body: dict[str, Any]) -> str:
         lines += ["## Over thresholds", "", SWEEP_NOTE, "", *table, ""]
     if rows := training_cells(body["curves"]):
         lines += ["## Training", "", *_markdown_table(TRAINING, rows), ""]
+    if data := provenance.lines(body["data"]):
+        lines += ["## Data", "", *_markdown_table(provenance.HEAD, data), ""]
     lines += ["## Against the source, sample by sample", ""]
     lines += [*_markdown_table(AGAINST, [against_cells(row) for row in body["against_source"]]), "", "## Samples", ""]
     for sample in body["samples"]:
@@ -134,6 +138,8 @@ def page(body: dict[str, Any], folder: Path, images: Sequence[Sequence[bytes]]) 
     thresholds = f"<h2>Over thresholds</h2><p class='note'>{html.escape(SWEEP_NOTE)}</p>{sweep}" if body["sweep"] else ""
     rows = training_cells(body["curves"])
     training = f"<h2>Training</h2>{_html_table(TRAINING, rows)}" if rows else ""
+    data = provenance.lines(body["data"])
+    training += f"<h2>Data</h2>{_html_table(provenance.HEAD, data)}" if data else ""
     samples = "".join(_sample_html(sample, pictures) for sample, pictures in zip(body["samples"], images, strict=True))
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{STYLE}</style>"

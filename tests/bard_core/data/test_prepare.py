@@ -230,6 +230,15 @@ def test_the_processor_is_part_of_a_units_key_and_limits_are_obeyed(tmp_path: Pa
         prepare(DataConfig(sources=(source,), eval_fraction=0.0, max_answer_tokens=2), str(tmp_path / "out"))
 
 
+def test_an_epoch_has_each_sample_as_often_as_its_weight_says(tmp_path: Path) -> None:
+    twice = raw(tmp_path / "a", [[shade] for shade in range(0, 40)], name="twice", weight=2.0, license="MIT")
+    half = raw(tmp_path / "b", [[shade] for shade in range(100, 200)], name="half", weight=0.5)
+    ref = prepare(DataConfig(sources=(twice, half), eval_fraction=0.0), str(tmp_path / "out"))
+    kept = ref.num_train - 40
+    assert ref.epoch_samples == 80 + kept and 30 < kept < 70
+    assert artifacts.read_manifest(ref.uri).metadata["epoch_samples"] == ref.epoch_samples
+
+
 PREPARE = """
 import json, sys
 from bard_core.config.sections import DataConfig
