@@ -50,7 +50,7 @@ demo: $(VENV)/.ready ## run the whole pipeline (CONFIG=configs/lab.yaml SET="--s
 	cd $(ROOT) && $(BIN)/bard check $(CONFIG) $(SET) --output $(BARD_HOME)/inputs.yaml
 	cd $(ROOT) && $(if $(filter lab%,$(notdir $(CONFIG))),HF_HUB_OFFLINE=1) $(BIN)/pyflyte run workflows/pipeline.py bard_pipeline --inputs-file $(BARD_HOME)/inputs.yaml
 
-FAULTS := $(addprefix tests/bard_core/,store tracking training/checkpoints training/test_interrupts.py test_preflight.py data/test_rows.py) tests/tasks
+FAULTS := $(addprefix tests/bard_core/,store tracking training/checkpoints training/test_interrupts.py test_preflight.py data/test_rows.py data/test_kill.py data/test_download.py) tests/tasks
 test-faults: $(VENV)/.ready ## the long fault suite, about an hour on two cores; its table goes to benchmarks/results/faults.json
 	cd $(ROOT) && BARD_FAULTS_TABLE=benchmarks/results/faults.json $(BIN)/pytest -q -m "faults or not faults" $(FAULTS)
 
