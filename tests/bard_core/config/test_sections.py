@@ -155,4 +155,6 @@ def test_ready_made_data_name_subsets_licences_and_revisions(path: Path) -> None
         assert source.revision and source.license and source.on_bad_part == "drop"
         assert len(set(source.include)) == len(source.include)
     subsets = {source.name: len(source.include) for source in data.sources}
-    assert subsets == ({"mixed-distil-17w": 0} if path.stem == "paper-swd" else {"finevision": 192, "llava-onevision": 186, "mmfinereason": 0})
+    assert subsets == (
+        {"mixed-distil-17w": 0} if path.stem == "paper-swd" else {"finevision": 184, "llava-onevision": 179, "mmfinereason": 0}
+    )
