@@ -82,9 +82,12 @@ def _in_order(made: Sequence[UnitsRef], count: int) -> list[UnitRef]:
 def plan_jobs(config: DataConfig, output_uri: str, scratch: Path) -> list[Job]:
     """One job a shard, in the order of sources and names. Writes the processor, and the lab's shards, to ``scratch``.
 
+    Sweeps first what killed runs left in the home's scratch folders.
+
     Raises:
         PrepareError: two sources share a name. SourceError: a source cannot be listed.
     """
+    workshop.sweep_scratch()
     processor = scratch / "processor"
     load_processor(config).save_pretrained(processor)
     digest = artifacts.digest([[entry.path, entry.sha256] for entry in artifacts.file_entries(processor)])

@@ -1,13 +1,15 @@
 """Preparing through Flyte: one task or several make the same dataset; the run has its card, its numbers, the dataset."""
 
+import io
 import json
+import random
 
-import numpy as np
 from mlflow import MlflowClient
 from PIL import Image
 
-from bard_core.config.sections import ComputeConfig, DataConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections import ComputeConfig, DataConfig, LabWorldConfig, StorageConfig, TrackingConfig
 from bard_core.config.sources import RawSource
+from bard_core.lab import world
 from workflows.prepare import prepare
 
 
@@ -46,8 +48,8 @@ def test_one_task_or_several_make_the_same_dataset(tmp_path, bard_home, monkeypa
 def test_pictures_of_benchmarks_and_of_the_other_side_are_found_in_any_format(tmp_path, bard_home, monkeypatch):
     """100 pictures as PNG to train on; as JPEG, half of them asked by a benchmark of files, the others held out: 100 pairs."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    rng = np.random.default_rng(0)
-    pictures = [Image.fromarray(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8)).resize((160, 120)) for _ in range(101)]
+    drawn = [world._draw(LabWorldConfig(), random.Random(number))[0] for number in range(101)]
+    pictures = [Image.open(io.BytesIO(data)) for data in drawn]
     for kind, some in (("png", pictures), ("jpeg", pictures[:100])):
         (tmp_path / kind).mkdir()
         for number, picture in enumerate(some):
