@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bard_core.diffusion.names import MASK_TOKEN, CleanAttention, PrefixBlocks
+from bard_core.models.patches import embed_by_product
 from bard_core.models.released import read_config
 from bard_core.models.turns import TurnMarkers
 
@@ -123,6 +124,7 @@ def load(
     if other:
         raise ValueError(f"{path_or_id} has {', '.join(other)} layers: an explicit mask needs full attention in every layer")
     model = auto.from_pretrained(path_or_id, config=config, dtype=dtype or torch.float32, attn_implementation="sdpa")
+    embed_by_product(model)
     given: dict[str, Any] = {"block_size": block_size, "mask_token_id": mask_token_id}
     record_settings(model, replace(bard_settings(model), **{name: value for name, value in given.items() if value is not None}))
     return model.to(device or "cpu").eval()
