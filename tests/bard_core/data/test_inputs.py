@@ -173,7 +173,7 @@ def test_a_model_that_bard_wrote_is_used_as_it_stands(make_model, bard_home: Pat
     assert plain.ref is None and plain.contents.digest != found.contents.digest
     tracking = TrackingConfig()
     other = make_model(tmp_path / "pbm-b4", 4)
-    dataset = DatasetRef(uri="/d", manifest_sha256="d" * 64, num_train=1, num_eval=1)
+    dataset = DatasetRef(uri="/d", manifest_sha256="d" * 64, num_train=1, num_eval=1, epoch_samples=1)
     numbers = [register(tracking, model, model, dataset) for model in (ref, other)]
     set_alias(tracking, "champion", numbers[0])
     assert found_model("models:/bard@champion", tracking).ref == ref
