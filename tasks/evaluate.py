@@ -32,7 +32,7 @@ def judge_benchmark(
     key = judging.judged_key(model, dataset, benchmark, evaluation)
     uri = artifact_uri(storage_config, "benchmarks", f"{model.name}-{benchmark.name}", "evaluate", key)
     answers = storage.join(storage.root_uri(storage_config), "artifacts", "answers")
-    with claims.kept(claim):
+    with claims.kept(claim), claims.exclusive(f"{uri}.claim"):
         return judging.judge(model, dataset, benchmark, evaluation, uri, answers)
 
 
