@@ -51,14 +51,13 @@ demo: $(VENV)/.ready ## run the whole pipeline (CONFIG=configs/lab.yaml SET="--s
 	cd $(ROOT) && $(if $(filter lab%,$(notdir $(CONFIG))),HF_HUB_OFFLINE=1) $(BIN)/pyflyte run workflows/pipeline.py bard_pipeline --inputs-file $(BARD_HOME)/inputs.yaml
 
 # The fault suite in parts, which may be run one by one; the table is of the newest run of each.
-FAULTS_storage := $(addprefix tests/bard_core/,store tracking promotion/test_webhook.py test_preflight.py data/test_rows.py data/test_fit.py) \
-	tests/bard_core/data/test_prepare.py tests/workflows/test_prepare.py
-FAULTS_training := $(addprefix tests/bard_core/training/,checkpoints test_interrupts.py test_damage.py test_notices.py)
+FAULTS_library := $(addprefix tests/bard_core/,store tracking training/checkpoints training/test_interrupts.py test_preflight.py data/test_rows.py)
 FAULTS_pipelines := tests/tasks/test_pipeline_under_fire.py tests/tasks/test_everything_damaged.py
-FAULTS_tasks := tests/tasks $(addprefix --ignore=,$(FAULTS_pipelines))
-FAULT_PARTS := storage training tasks pipelines
+FAULTS_tasks := tests/tasks $(addprefix --ignore=,$(FAULTS_pipelines)) tests/workflows/test_prepare.py \
+	$(addprefix tests/bard_core/,data/test_fit.py data/test_prepare.py training/test_damage.py training/test_notices.py)
+FAULT_PARTS := library tasks pipelines
 
-test-faults: $(addprefix test-faults-,$(FAULT_PARTS)) ## the long fault suite, about two hours on two cores; also test-faults-PART of storage, training, tasks, pipelines
+test-faults: $(addprefix test-faults-,$(FAULT_PARTS)) ## the long fault suite; docs/faults.md has its time and its table (a part: test-faults-library, -tasks, -pipelines)
 
 test-faults-%: $(VENV)/.ready
 	cd $(ROOT) && { BARD_FAULTS_TABLE=$(BARD_HOME)/faults/$*.json $(BIN)/pytest -q -m "faults or not faults" $(FAULTS_$*); \

@@ -10,7 +10,7 @@ from typing import Any
 
 from _machine import RESULTS, describe
 
-PARTS = ("storage", "training", "tasks", "pipelines")
+PARTS = ("library", "tasks", "pipelines")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "faults.md"
 
 
