@@ -33,7 +33,8 @@ from bard_core.config.sources import RawSource
 
 ROWS_PER_SHARD = 50
 MERGED_ROWS = (10_000, 100_000, 1_000_000)
-PREPARED_ROWS = (100, 400, 1600)
+PREPARED_ROWS = (1_000, 10_000, 100_000)
+SMALL_ROWS_PER_SHARD = 2000
 
 
 def picture(rng: np.random.Generator, number: int) -> bytes:
@@ -69,6 +70,20 @@ def write_rows(folder: Path, count: int, seed: int = 0) -> None:
         pq.write_table(
             pa.Table.from_pylist(rows[start : start + ROWS_PER_SHARD]), folder / f"{start // ROWS_PER_SHARD:05d}.parquet"
         )
+
+
+def write_small_rows(folder: Path, count: int) -> None:
+    """The same, of small pictures and short texts: so many that memory would show them."""
+    rng = np.random.default_rng(count)
+    folder.mkdir(parents=True)
+    for start in range(0, count, SMALL_ROWS_PER_SHARD):
+        rows = []
+        for number in range(start, min(start + SMALL_ROWS_PER_SHARD, count)):
+            image, buffer = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)), io.BytesIO()
+            image.resize((64, 48)).save(buffer, "JPEG")
+            texts = [{"user": f"Question {number}", "assistant": f"Answer {number}"}]
+            rows.append({"images": [{"bytes": buffer.getvalue(), "path": "x"}], "texts": texts})
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{start // SMALL_ROWS_PER_SHARD:05d}.parquet")
 
 
 def released(folder: Path, out: Path) -> None:
@@ -172,16 +187,16 @@ def measure_prepare(rows: int) -> dict[str, Any]:
         }
         peaks = {}
         for count in PREPARED_ROWS:
-            write_rows(root / f"raw{count}", count, seed=count)
+            write_small_rows(root / f"raw{count}", count)
             found = in_process("--way", "ours, look", "--folder", str(root / f"raw{count}"), "--out", str(root / f"m{count}"))
-            peaks[str(count)] = found["peak_mib"]
+            peaks[str(count)] = {name: found[name] for name in ("peak_mib", "cpu_s")}
     reference = ways["released"]["samples_per_core_s"]
     return {
         "rows": rows,
         "ways": ways,
         "over_released": {way: body["samples_per_core_s"] / reference for way, body in ways.items() if way != "released"},
         "wall_s_by_processes": scaling,
-        "prepare_peak_mib_by_rows": peaks,
+        "prepare_by_small_rows": peaks,
         "merge_by_rows": {str(count): in_process("--merge", str(count)) for count in MERGED_ROWS},
     }
 

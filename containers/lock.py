@@ -1,9 +1,12 @@
-"""Write the locks from the installed environment: requirements/dev.lock, and containers/<stage>/requirements.lock with hashes.
+"""Write the locks from the installed environment: requirements/dev.lock, and containers/<image>/requirements.lock with hashes.
 
     make lock        # after a change of the dependencies in pyproject.toml was installed into .venv
 
-A stage's lock holds what ``bard[<stage>]`` needs and nothing else, in dev.lock's versions. Hashes are those of the files that
-pip chooses on the machine that runs this: lock on Linux x86-64 with Python 3.11, as the images are.
+An image's lock holds what its extras of ``bard`` need and nothing else, in dev.lock's versions. Hashes are those of the files
+that pip chooses on the machine that runs this: lock on Linux x86-64 with Python 3.11, as the images are.
+
+``torch-cpu.lock`` holds the builds without CUDA of PyTorch's own index, for images whose stages need no GPU. Where that index
+cannot be reached, it holds exact versions without hashes.
 """
 
 import json
@@ -18,10 +21,22 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("prepare", "train", "evaluate", "tracking")
+IMAGES = {
+    "prepare": ("prepare",),
+    "train": ("train",),
+    "evaluate": ("evaluate",),
+    "one": ("train", "evaluate"),
+    "tracking": ("tracking",),
+}
+WITHOUT_CUDA = ("prepare",)  # torch comes from torch-cpu.lock
+WITHOUT_BARD = ("tracking",)  # the server runs none of our code
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+CPU_BUILDS = ("torch", "torchvision")
+CUDA = ("cuda-", "nvidia-", "triton")
 BUILD = ("setuptools",)  # builds Bard itself in the images and in .venv
 DEV_HEAD = "# Exact versions of the developer environment; install with: pip install -r requirements/dev.lock"
-STAGE_HEAD = "# Exact versions and hashes of the {stage} stage (Linux x86-64, Python 3.11). Written by containers/lock.py."
+IMAGE_HEAD = "# Exact versions and hashes of the image {image} (Linux x86-64, Python 3.11). Written by containers/lock.py."
+CPU_HEAD = f"# Builds without CUDA, from {CPU_INDEX}. Written by containers/lock.py."
 
 
 def installed() -> dict[str, str]:
@@ -30,15 +45,18 @@ def installed() -> dict[str, str]:
     return {name: pin for name, pin in sorted(found.items()) if name not in ("bard", "pip")}
 
 
-def closure(stage: str) -> set[str]:
-    """Canonical names of everything that ``bard[stage]`` needs on this machine, itself left out."""
+def closure(image: str) -> set[str]:
+    """Canonical names of everything that an image's lock holds: what its extras need on this machine, Bard left out."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    waiting = [Requirement(line) for line in (*BUILD, *project["dependencies"], *extras[stage])]
+    own = [] if image in WITHOUT_BARD else [*BUILD, *project["dependencies"]]
+    waiting = [Requirement(line) for line in (*own, *(line for extra in IMAGES[image] for line in extras[extra]))]
     seen: set[tuple[str, str]] = set()
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
+        if image in WITHOUT_CUDA and name.startswith(CUDA):
+            continue
         for extra in ("", *sorted(requirement.extras)):
             if (name, extra) in seen:
                 continue
@@ -46,30 +64,44 @@ def closure(stage: str) -> set[str]:
             lines = extras.get(extra, []) if name == "bard" else distribution(name).requires or []
             needed = [Requirement(line) for line in lines]
             waiting += [item for item in needed if item.marker is None or item.marker.evaluate({"extra": extra})]
-    return {name for name, _ in seen} - {"bard"}
+    left_out = {"bard", *(CPU_BUILDS if image in WITHOUT_CUDA else ())}
+    return {name for name, _ in seen} - left_out
 
 
-def hashes(pins: list[str]) -> dict[str, str]:
-    """sha256 of the file that pip chooses for each pin, by canonical name."""
+def hashes(pins: list[str], *options: str) -> dict[str, str]:
+    """sha256 of the file that pip, with these options, chooses for each pin, by canonical name. Raises CalledProcessError."""
     with tempfile.TemporaryDirectory() as scratch:
         wanted, report = Path(scratch) / "pins.txt", Path(scratch) / "report.json"
         wanted.write_text("\n".join(pins) + "\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps"]
-        subprocess.run([*command, "--report", str(report), "-r", str(wanted)], check=True)
+        subprocess.run([*command, *options, "--report", str(report), "-r", str(wanted)], check=True)
         items = json.loads(report.read_text(encoding="utf-8"))["install"]
     return {canonicalize_name(i["metadata"]["name"]): i["download_info"]["archive_info"]["hashes"]["sha256"] for i in items}
+
+
+def cpu_lines(pins: dict[str, str]) -> list[str]:
+    """Lines of torch-cpu.lock: the builds without CUDA of the locked versions."""
+    wanted = {name: f"{pins[name].split('+')[0]}+cpu" for name in CPU_BUILDS}
+    try:
+        sha256 = hashes(list(wanted.values()), "--index-url", CPU_INDEX)
+    except subprocess.CalledProcessError:
+        print(f"{CPU_INDEX} was not reached: torch-cpu.lock has no hashes; run this again where it is", file=sys.stderr)
+        return list(wanted.values())
+    return [f"{pin} --hash=sha256:{sha256[name]}" for name, pin in wanted.items()]
 
 
 def main() -> None:
     pins = installed()
     (ROOT / "requirements" / "dev.lock").write_text("\n".join([DEV_HEAD, *pins.values()]) + "\n", encoding="utf-8")
-    needs = {stage: closure(stage) for stage in STAGES}
+    needs = {image: closure(image) for image in IMAGES}
     sha256 = hashes([pins[name] for name in sorted(set().union(*needs.values()))])
-    for stage, names in needs.items():
+    for image, names in needs.items():
         lines = [f"{pins[name]} --hash=sha256:{sha256[name]}" for name in sorted(names)]
-        path = ROOT / "containers" / stage / "requirements.lock"
-        path.write_text("\n".join([STAGE_HEAD.format(stage=stage), *lines]) + "\n", encoding="utf-8")
+        path = ROOT / "containers" / image / "requirements.lock"
+        path.write_text("\n".join([IMAGE_HEAD.format(image=image), *lines]) + "\n", encoding="utf-8")
         print(f"{path.relative_to(ROOT)}: {len(lines)} packages")
+    text = "\n".join([CPU_HEAD, *cpu_lines(pins)]) + "\n"
+    (ROOT / "containers" / "torch-cpu.lock").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

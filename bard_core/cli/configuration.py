@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bard_core.config.file import Fault, PipelineConfig
     from bard_core.plan import Plan
 
-READERS = {"check", "distill", "evaluate", "plan", "prepare", "train"}  # verbs that take dotted options
+READERS = {"check", "distill", "download", "evaluate", "plan", "prepare", "train"}  # verbs that take dotted options
 
 Config = Annotated[Path, typer.Argument(help="a file of configs/", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="the same for machines")]

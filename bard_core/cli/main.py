@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from bard_core.cli import configuration, doctor, generate, judge, share, stages
+from bard_core.cli import configuration, doctor, download, generate, judge, share, stages
 
 OVERRIDE = re.compile(r"--([a-z_]\w*(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for family in (generate, configuration, stages, judge, share, doctor):
+for family in (generate, configuration, download, stages, judge, share, doctor):
     family.add_to(app)
 
 

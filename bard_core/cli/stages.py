@@ -32,7 +32,10 @@ def add_to(app: typer.Typer) -> None:
 def prepare(
     context: typer.Context,
     config: Config,
-    output: Annotated[str, typer.Option("--output", "-o", help="folder or s3:// place of the dataset", show_default=False)],
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="folder or s3:// place of the dataset", show_default=False)
+    ] = None,
+    download_only: Annotated[bool, typer.Option("--download-only", help="bring the raw shards here and stop")] = False,
     as_json: Json = False,
 ) -> None:
     """Turn raw shards into a tokenised dataset, as `data` says.
@@ -40,6 +43,13 @@ def prepare(
     Example: bard prepare configs/lab.yaml -o data/lab --data.lab.train_images 1000
     """
     settings = read(context, config)
+    if download_only:
+        from bard_core.cli.download import bring_sources
+
+        bring_sources([settings.data], as_json)
+        return
+    if output is None:
+        raise typer.BadParameter("--output is missing: where the dataset goes")
     from bard_core.data.prepare import prepare as prepare_dataset
 
     ref = prepare_dataset(settings.data, output)

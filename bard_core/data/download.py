@@ -10,12 +10,12 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from bard_core.config.sources import RawSource
-from bard_core.data.sources import HUB, Shard, SourceError, list_shards, s3_client
+from bard_core.data.sources import File, Shard, SourceError, list_shards, repository, s3_client
 from bard_core.store import storage, workshop
 
 TRIES, PAUSE_S = 5, 0.5
@@ -37,13 +37,17 @@ def cache_folder() -> Path:
     return storage.home() / "raw"
 
 
-def download(source: RawSource) -> list[Path]:
-    """Bring every shard of a source into the cache, where ``brought`` finds it.
+def download(source: RawSource, on_shard: Callable[[Shard], None] = lambda shard: None) -> list[Path]:
+    """Bring every shard of a source into the cache, where ``brought`` finds it. ``on_shard``: called after each.
 
     Raises:
         SourceError: a shard cannot be had; those before it stay.
     """
-    return [keep(shard) for shard in list_shards(source)]
+    kept = []
+    for shard in list_shards(source):
+        kept.append(keep(shard))
+        on_shard(shard)
+    return kept
 
 
 @contextlib.contextmanager
@@ -61,7 +65,7 @@ def brought(shard: Shard) -> Iterator[Path]:
         yield kept
         return
     with workshop.scratch("raw") as folder:
-        yield _bring(shard, folder / f"shard{shard.format}")
+        yield _of_source(shard, folder / f"shard{shard.format}")
 
 
 def cached(shard: Shard) -> Path:
@@ -81,31 +85,46 @@ def keep(shard: Shard) -> Path:
     target = cached(shard)
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            os.replace(_bring(shard, partial), target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with beside(target) as partial:
+            _of_source(shard, partial)
     return target
 
 
-def _bring(shard: Shard, target: Path) -> Path:
-    """Try until the bytes are here and right.
+@contextlib.contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """A new path beside ``target``, which becomes it when the body ends well."""
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _of_source(shard: Shard, target: Path) -> Path:
+    try:
+        return bring(shard.file, target)
+    except SourceError as error:
+        raise SourceError(f"source {shard.source.name!r}: {error}") from error
+
+
+def bring(file: File, target: Path) -> Path:
+    """A file's bytes as ``target``: tried until they are here and right.
 
     Raises:
         SourceError: after ``TRIES``, or at once where trying again cannot help.
     """
     for number in range(1, TRIES + 1):
         try:
-            fetch = _from_s3 if shard.uri.startswith("s3://") else _from_hub if shard.uri.startswith(HUB) else _from_elsewhere
-            fetch(shard, target)
-            _check(shard, target)
+            fetch = _from_s3 if file.uri.startswith("s3://") else _from_hub if file.uri.startswith("hf://") else _from_elsewhere
+            fetch(file, target)
+            _check(file, target)
             return target
         except Exception as error:  # every backend brings its own exceptions
             code = _code(error)
             if number == TRIES or code in _FINAL:
                 raise SourceError(
-                    f"source {shard.source.name!r}: cannot read {shard.uri} ({type(error).__name__}: {error}); "
+                    f"cannot read {file.uri} ({type(error).__name__}: {error}); "
                     + ("check the credentials and the name" if code in _FINAL else f"tried {number} times, run it again")
                 ) from error
             time.sleep(PAUSE_S * 2 ** (number - 1))
@@ -120,40 +139,51 @@ def _code(error: Exception) -> str:
     return str(getattr(response, "status_code", ""))
 
 
-def _check(shard: Shard, path: Path) -> None:
-    if (size := path.stat().st_size) != shard.size:
-        raise OSError(f"{size} bytes came, not {shard.size}")
-    if shard.sha256 is not None and (found := storage.sha256(str(path))) != shard.sha256:
-        raise OSError(f"the bytes have sha256 {found[:12]}, not {shard.sha256[:12]}")
+def _check(file: File, path: Path) -> None:
+    if (size := path.stat().st_size) != file.size:
+        raise OSError(f"{size} bytes came, not {file.size}")
+    if file.sha256 is not None and (found := storage.sha256(str(path))) != file.sha256:
+        raise OSError(f"the bytes have sha256 {found[:12]}, not {file.sha256[:12]}")
+    if file.git_sha1 is not None and (found := git_sha1(path)) != file.git_sha1:
+        raise OSError(f"the bytes have git's sha1 {found[:12]}, not {file.git_sha1[:12]}")
 
 
-def _from_s3(shard: Shard, target: Path) -> None:
+def git_sha1(path: Path) -> str:
+    """How git names the bytes, and with it the hub those that are in no large-file store."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _from_s3(file: File, target: Path) -> None:
     """One whole read; the client checks the object's own checksum, and a plain ETag is the MD5."""
-    bucket, _, key = shard.uri.removeprefix("s3://").partition("/")
+    bucket, _, key = file.uri.removeprefix("s3://").partition("/")
     answer = s3_client().get_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
     md5 = hashlib.md5(usedforsecurity=False)
-    with target.open("wb") as file:
+    with target.open("wb") as sink:
         for chunk in answer["Body"].iter_chunks(_CHUNK):
             md5.update(chunk)
-            file.write(chunk)
+            sink.write(chunk)
     etag = answer["ETag"].strip('"')
     plain = len(etag) == 32 and answer.get("ServerSideEncryption", "AES256") == "AES256"
     if plain and etag != md5.hexdigest():
         raise OSError(f"the bytes have MD5 {md5.hexdigest()[:12]}, the object's is {etag[:12]}")
 
 
-def _from_hub(shard: Shard, target: Path) -> None:
+def _from_hub(file: File, target: Path) -> None:
     from huggingface_hub import hf_hub_download
 
-    owner, name, path = shard.uri.removeprefix(HUB).split("/", 2)
-    folder = cache_folder() / "hub" / hashlib.sha256(shard.uri.encode()).hexdigest()[:24]  # a cut download goes on from here
-    found = hf_hub_download(f"{owner}/{name}", path, repo_type="dataset", revision=shard.revision, local_dir=folder)
+    kind, name, path = repository(file.uri)
+    folder = cache_folder() / "hub" / hashlib.sha256(file.uri.encode()).hexdigest()[:24]  # a cut download goes on from here
+    found = hf_hub_download(name, path, repo_type=kind, revision=file.revision, local_dir=folder)
     shutil.move(found, target)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _from_elsewhere(shard: Shard, target: Path) -> None:
+def _from_elsewhere(file: File, target: Path) -> None:
     import fsspec
 
-    filesystem, path = fsspec.core.url_to_fs(shard.uri)
+    filesystem, path = fsspec.core.url_to_fs(file.uri)
     filesystem.get_file(path, str(target))

@@ -1,6 +1,8 @@
 """Shared by the library's tests: a home of their own, and an S3 API on loopback."""
 
+import http.server
 import json
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.evaluation.suites import suite_digest, suite_of
 from bard_core.store import artifacts
 from bard_core.store.refs import BenchmarkScore, DatasetRef, EvalResult, ModelRef
+
+from .hub import Hub
 
 
 @pytest.fixture
@@ -51,6 +55,25 @@ def s3_root(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     bucket = f"bard-{uuid.uuid4().hex}"
     s3fs.S3FileSystem(client_kwargs={"endpoint_url": s3_server}).mkdir(bucket)
     return f"s3://{bucket}"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+    """A hub on loopback that huggingface_hub talks to."""
+    import huggingface_hub.constants as constants
+
+    from bard_core.data import download
+
+    handler = type("Handler", (Hub,), {"asked": [], "spoiled": 0, "torn": 0})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", constants.ENDPOINT)
+    monkeypatch.setattr(download, "PAUSE_S", 0.01)
+    yield handler
+    server.shutdown()
 
 
 class Judge:

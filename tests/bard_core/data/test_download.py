@@ -2,7 +2,6 @@
 
 import hashlib
 import http.server
-import json
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -16,7 +15,8 @@ from bard_core.data import download as downloading
 from bard_core.data.download import brought, cached, download
 from bard_core.data.sources import SourceError, list_shards, s3_client
 
-BODY = bytes(range(256)) * 400
+from ..hub import BODY, COMMIT, Hub, flipped
+
 Fault = Callable[["Proxy"], bool]
 
 
@@ -65,10 +65,6 @@ class Proxy(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
         return True
-
-
-def flipped(body: bytes) -> bytes:
-    return body[:1000] + bytes([body[1000] ^ 4]) + body[1001:]
 
 
 FAULTS: dict[str, Fault] = {
@@ -150,70 +146,6 @@ def test_a_download_goes_on_where_it_was_stopped(faulty_s3: tuple[str, list[Faul
     faults += never * 9
     with brought(shards[0]) as path:  # from the cache
         assert path == cached(shards[0])
-
-
-COMMIT = "c" * 40
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """The hub's API for one dataset of one file, ``o/open``; ``o/gated`` wants a token."""
-
-    spoiled = 0
-    asked: ClassVar[list[str]] = []
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def answer(self, status: int, body: bytes, head: bool, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if not head:
-            self.wfile.write(body)
-
-    def do_HEAD(self) -> None:
-        self.do_GET(head=True)
-
-    def do_GET(self, head: bool = False) -> None:
-        type(self).asked.append(self.path)
-        path = self.path.split("?")[0]
-        if "/gated" in path and self.headers.get("Authorization") != "Bearer secret":
-            return self.answer(403, b"{}", head, X_Error_Code="GatedRepo", X_Error_Message="Access to dataset is restricted")
-        if path.endswith("/revision/v1"):
-            return self.answer(200, json.dumps({"id": "o/open", "sha": COMMIT, "siblings": []}).encode(), head)
-        if "/revision/" in path:
-            return self.answer(404, b"{}", head, X_Error_Code="RevisionNotFound")
-        if f"/tree/{COMMIT}" in path:
-            lfs = {"oid": hashlib.sha256(BODY).hexdigest(), "size": len(BODY), "pointerSize": 1}
-            entry = {"type": "file", "path": "sub/a.parquet", "size": len(BODY), "oid": "1" * 40, "lfs": lfs}
-            return self.answer(200, json.dumps([entry]).encode(), head)
-        if f"/resolve/{COMMIT}/sub/a.parquet" in path:
-            body = BODY
-            if not head and self.spoiled:
-                type(self).spoiled -= 1
-                body = flipped(BODY)
-            etag = f'"{hashlib.sha256(BODY).hexdigest()}"'
-            return self.answer(200, body, head, ETag=etag, X_Repo_Commit=COMMIT, X_Linked_Size=str(len(BODY)), X_Linked_Etag=etag)
-        return self.answer(404, b"{}", head)
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
-    """A hub on loopback that huggingface_hub talks to."""
-    import huggingface_hub.constants as constants
-
-    handler = type("Handler", (Hub,), {"asked": [], "spoiled": 0})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", constants.ENDPOINT)
-    monkeypatch.setattr(downloading, "PAUSE_S", 0.01)
-    yield handler
-    server.shutdown()
 
 
 def test_a_hub_revision_is_a_commit_and_its_bytes_are_those_it_lists(hub: type[Hub], bard_home: Path) -> None:

@@ -181,7 +181,7 @@ def test_too_many_refusals_fail_with_their_reasons_and_enough_good_rows_do_not(
     source = raw(tmp_path / "raw", [*([[1]] * 10), *([[None]] * 190)])
     with pytest.raises(PrepareError, match=r"190 of 200 rows were refused: .'image bytes missing': 190.*max_refused is 5%"):
         prepare(DataConfig(sources=(source,)), str(tmp_path / "out"))
-    assert "raw: kept 10 of 200; 190: image bytes missing" in capsys.readouterr().out
+    assert "raw: kept 10 of 200; 190: image bytes missing" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert prepare(DataConfig(sources=(source,), max_refused=0.95), str(tmp_path / "out")).num_train == 10
 

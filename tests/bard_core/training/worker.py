@@ -1,6 +1,6 @@
-"""One rank of a stage, in a process forked from one that has done the imports. ``workers.start`` runs this file by runpy and
-gives it the globals ``spec``, ``base``, ``run_uri``, ``settings``, ``parallel``, ``rank``, ``world``, ``local_world``,
-``rendezvous``, ``notes`` and ``data_workers``.
+"""One rank of a stage, in a process forked from one that has done the imports. ``workers.start`` runs this file by runpy.
+It gives it the globals ``environ`` (the caller's: a fork has that of the first start), ``spec``, ``base``, ``run_uri``,
+``settings``, ``parallel``, ``rank``, ``world``, ``local_world``, ``rendezvous``, ``notes`` and ``data_workers``.
 """
 
 import json
@@ -18,6 +18,8 @@ from bard_core.training.interrupts import EXIT_STOPPED, Stopped
 from bard_core.training.spec import StageSpec
 from bard_core.training.stage import run_stage
 
+os.environ.clear()
+os.environ.update(environ)  # noqa: F821
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 torch.set_num_threads(1)
 spec = StageSpec.model_validate_json(spec)  # noqa: F821

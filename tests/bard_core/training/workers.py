@@ -42,6 +42,7 @@ def start(spec, world=1, folder=None, settings=None, base=None, parallel=None, l
     given["parallel"] = (parallel or ParallelConfig()).model_dump_json()
     given["local_world"] = local_world or world
     given["data_workers"] = data_workers
+    given["environ"] = dict(os.environ)
     processes = []
     for rank in range(world):
         own = {
