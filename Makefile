@@ -54,7 +54,7 @@ demo: $(VENV)/.ready ## run the whole pipeline (CONFIG=configs/lab.yaml SET="--s
 FAULTS_library := $(addprefix tests/bard_core/,store tracking training/checkpoints training/test_interrupts.py test_preflight.py data/test_rows.py)
 FAULTS_pipelines := tests/tasks/test_pipeline_under_fire.py tests/tasks/test_everything_damaged.py
 FAULTS_tasks := tests/tasks $(addprefix --ignore=,$(FAULTS_pipelines)) tests/workflows/test_prepare.py \
-	$(addprefix tests/bard_core/,data/test_fit.py data/test_prepare.py training/test_damage.py training/test_notices.py)
+	$(addprefix tests/bard_core/,data/test_fit.py data/test_prepare.py training/test_damage.py training/test_memory.py training/test_notices.py)
 FAULT_PARTS := library tasks pipelines
 
 test-faults: $(addprefix test-faults-,$(FAULT_PARTS)) ## the long fault suite; docs/faults.md has its time and its table (a part: test-faults-library, -tasks, -pipelines)
