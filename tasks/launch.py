@@ -45,17 +45,15 @@ log = logging.getLogger(__name__)
 CONTROLLER_FAILURES = 3  # a worker group that does not start within 180 s, say; Ray's default is to try for ever
 PASSED_ON = ("AWS_", "BARD_", "HF_", "MLFLOW_", "NCCL_", "TRANSFORMERS_")  # Ray starts workers without the driver's environment
 
-# Every stage would repeat that Ray has been started, or joined already, and how it checks tokens.
-for _talker in ("ray._private.worker", "ray._private.authentication.authentication_token_setup"):
-    logging.getLogger(_talker).setLevel(logging.ERROR)
-
 
 def _worker(environment: dict[str, str], config: dict[str, Any]) -> None:
     """Runs on every Ray worker; the process group is Ray's."""
     os.environ.update(environment)
     import ray.train.torch
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # loading weights, once a worker
     if ray.train.get_context().get_world_rank() > 0:
         logging.disable(logging.WARNING)
     torch.set_num_threads(config["threads"])

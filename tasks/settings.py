@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from flytekit import FlyteContextManager, HashMethod, dynamic, task
 
+from bard_core import known_warnings
 from bard_core.config.sections import PodStage, StorageConfig
 from bard_core.config.versions import VERSIONS, Code
 from bard_core.preflight import PreflightError
@@ -16,6 +17,7 @@ from bard_core.tracking import TrackingError
 from tasks import cache, stopping
 from tasks.resources import ENVIRONMENT, pod
 
+known_warnings.hush()
 cache.use()
 stopping.listen()
 

@@ -24,7 +24,6 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
     TOKENIZERS_PARALLELISM="false",
-    TRANSFORMERS_VERBOSITY="error",
 )
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the ground up: a room imports only from floors below its own. models stand under data, whose positions they compute.
 FLOORS = (
-    {"diffusion"},
+    {"diffusion", "known_warnings"},
     {"config"},
     {"store", "lab"},
     {"models", "tracking"},

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
+from bard_core import known_warnings
 from bard_core.cli import configuration, doctor, download, generate, judge, share, stages
 
 OVERRIDE = re.compile(r"--([a-z_]\w*(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
@@ -35,6 +36,7 @@ def _overrides_are_for_configurations(context: typer.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 when it failed, 2 when what it was given is at fault."""
+    known_warnings.hush()
     try:
         rest, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
         app(args=rest, obj=overrides, prog_name="bard")

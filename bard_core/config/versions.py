@@ -11,7 +11,7 @@ Code = Literal["prepare", "resolve", "source", "pbm", "swd", "teacher", "consoli
 VERSIONS: dict[Code, int] = {
     "prepare": 7,
     "resolve": 7,
-    "source": 7,
+    "source": 8,
     "pbm": 7,
     "swd": 7,
     "teacher": 7,  # the answers that an offline teacher keeps

@@ -1,9 +1,9 @@
 """The body with static shapes, compiled: one CUDA graph a forward on a GPU, fused kernels on a CPU.
 
 A small batch spends most of an eager forward on launching kernels. Here two calls of one width differ in the values of tensors
-alone: new keys go to slots that a tensor names, attention sees the whole buffer under a mask of intervals (each query sees the
-slots from its row's start up to an end), and a row that finished stays where it is. A new width, number of rows or capacity is
-compiled once, which takes up to a minute; so the capacity is rounded up (prompts to powers of two), and the last decode's buffers
+alone. New keys go to slots that a tensor names. Attention sees the whole buffer under a mask of intervals: each query sees the
+slots from its row's start up to an end. A row that finished stays where it is. A new width, number of rows or capacity is
+compiled once, which takes up to a minute. So the capacity is rounded up (prompts to powers of two), and the last decode's buffers
 are kept.
 
 Shape suffixes: R rows of the buffer, B rows still active, Q queries, C capacity.

@@ -2,8 +2,8 @@
 
 A noisy position's logits predict that position's own token. ``schedule="paper"`` spends S denoising forwards on a block and
 one more to commit it, but for the block in which the answer ends. ``schedule="fused"`` gives the same tokens (but where revision
-would go on after the end) with fewer calls: the first step of the first block rides with the prefill, and the clean pass of
-block b with the first step of block b+1, in one forward in which clean queries do not see the noisy ones.
+would go on after the end) with fewer calls. The first step of the first block rides with the prefill. The clean pass of block b
+rides with the first step of block b+1, in one forward in which clean queries do not see the noisy ones.
 
 The same tokens: exactly so up to the rounding of a forward of another shape. In float32 that decides nothing; in bfloat16 two
 tokens may tie, and then, as with stock ``generate`` alone and in a batch, a few answers in a hundred take the other one.

@@ -1,7 +1,7 @@
 """Which proposed tokens of a block are accepted at a step: small pure functions, none of which waits for the device.
 
-Every policy takes scores [B, n] and ``masked`` [B, n] (True where a position is still open) and returns the accepted
-positions [B, n], a subset of ``masked`` that has at least one position in every row that is still open.
+Every policy takes scores [B, n] and ``masked`` [B, n], which is True where a position is still open. It returns the accepted
+positions [B, n]: a subset of ``masked``, with at least one position in every row that is still open.
 
 * static, dynamic: the paper's ``low_confidence_static`` and ``low_confidence_dynamic`` (golden: decode.json)
 * entropy: Ben-Hamu et al. 2025, entropy-bounded unmasking

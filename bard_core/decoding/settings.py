@@ -62,9 +62,9 @@ class Settings:
         seed: of the sampling noise. Row r draws as a row alone would with ``seed + r``, whatever its neighbours are.
         mask_token_id: default: what the model's config records.
         pad_token_id: fills rows after their end; default: the generation config's, else the first end token, else 0.
-        schedule: "paper" commits every block but an answer's last in a forward of its own, and always fills it; "fused" lets the
-            first step ride with the prefill and the clean pass with the next block's first step, and stops a block once
-            everything up to its end token is filled, so that revision has no later steps to change the answer's last block in.
+        schedule: "paper" commits every block but an answer's last in a forward of its own, and always fills it. "fused" lets the
+            first step ride with the prefill, and the clean pass with the next block's first step. It stops a block once
+            everything up to its end token is filled, so revision has no later steps to change the answer's last block in.
         clean_attention: how clean tokens see each other; default: what the model's config records.
         compiled: run the forwards after the prefill with static shapes through ``torch.compile`` (CUDA graphs on a GPU). The
             first decode of a shape (rows, block size, prompt length up to the next power of two) takes up to a minute.

@@ -2,7 +2,7 @@
 
 The same weights draft and verify. The next token is always known from the causal mode; the diffusion mode drafts the rest of
 a block behind it in one noisy pass. The verifying forward ``[draft (clean, causal) | next block (noisy)]`` commits the tokens
-on which both modes agree, yields the causal mode's token after them, and, where the whole draft stands, holds the next draft
+on which both modes agree and yields the causal mode's token after them. Where the whole draft stands, it holds the next draft
 already: one forward a block then, two otherwise.
 
 Rows of a batch share the forwards but accept different lengths, so each goes on behind its own last token.

@@ -1,8 +1,8 @@
 """The mask rule evaluated sparsely: which tiles of the attention matrix a ``flex_attention`` kernel visits at all.
 
-A tile is 128 queries x 128 keys. Whether any pair in it is visible, and whether all are, follows from the least and greatest
-sample, block and position of its queries and of its keys, so L / 128 numbers a row decide (L / 128)^2 tiles and no [L, L] mask
-ever exists. Inside a tile that is neither empty nor full the kernel asks the rule itself. Nothing here waits for the device.
+A tile is 128 queries x 128 keys. The least and greatest sample, block and position of its queries and of its keys say whether
+any pair in it is visible, and whether all are. So L / 128 numbers a row decide (L / 128)^2 tiles, and no [L, L] mask ever exists.
+Inside a tile that is neither empty nor full the kernel asks the rule itself. Nothing here waits for the device.
 
 Shape suffixes: B rows, L row length, T tiles a row.
 """

@@ -90,9 +90,9 @@ class Speed:
 def take_turns(prompts: Sequence[Any], decoders: Mapping[str, Decode], repeats: int = 1) -> dict[str, Timing]:
     """Decode every prompt with every decoder in turn, ``repeats`` times, after warming each up.
 
-    Kernels are chosen, and forwards compiled, by size: a decoder is warm for a number of rows and a length, lengths between the
-    same two powers of two counting as one, after a prompt whose answer took more than one block (the second block's first
-    forward is wider), or after all prompts of that size.
+    Kernels are chosen, and forwards compiled, by size: the number of rows, and the length up to the next power of two. A decoder
+    is warm for a size after a prompt whose answer took more than one block, because the second block's first forward is wider.
+    It is warm, too, after all prompts of that size.
 
     Args:
         prompts: encoded prompts, a batch each.

@@ -40,6 +40,8 @@ def build_lab_model(config: LabModelConfig, processor: Any, max_image_side_px: i
             "max_position_embeddings": 4096,
             "initializer_range": config.hidden_size**-0.5,
             "tie_word_embeddings": True,
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
         },
         vision_config={

@@ -1,8 +1,8 @@
 """Tokenizer and processor of the lab, built in code: stock classes of Hugging Face, no download.
 
-A byte-level BPE of a few hundred tokens with Qwen3-VL's special tokens and the mask token, a chat template in Qwen3-VL's
-style, and the stock image and video processors with patches of 16 pixels merged 2 x 2: 32 x 32 pixels are one visual
-token. The tokenizer does not depend on the drawn data, so every lab world of every seed shares it.
+A byte-level BPE of a few hundred tokens, with Qwen3-VL's special tokens, the mask token and a chat template in Qwen3-VL's style.
+The image and video processors are the stock ones. Patches of 16 pixels are merged 2 x 2, so 32 x 32 pixels are one visual token.
+The tokenizer does not depend on the drawn data: every lab world of every seed shares it.
 """
 
 import string

@@ -51,7 +51,6 @@ class Pipeline:
             "FLYTE_SDK_LOCAL_SANDBOX": str(home / "flyte" / "sandbox"),
             "FLYTE_LOCAL_CACHE_ENABLED": "true",
             "RAY_TMPDIR": self.temp,
-            "RAY_LOG_TO_DRIVER": "0",
             "RAY_raylet_start_wait_time_s": "240",
         }
         command = [str(PYFLYTE), "run", str(ROOT / "workflows" / "pipeline.py"), "bard_pipeline", "--inputs-file", str(path)]

@@ -59,7 +59,6 @@ class Drive:
             **os.environ,
             "BARD_HOME": str(home),
             "RAY_TMPDIR": self.temp,
-            "RAY_LOG_TO_DRIVER": "0",
             "RAY_raylet_start_wait_time_s": "240",
         }
         command = [sys.executable, str(DRIVER), str(home / "spec.json"), workers]
