@@ -1,12 +1,12 @@
 """consolidate: a training checkpoint to a model anyone can load."""
 
 from bard_core.config.sections import StorageConfig, TrackingConfig
-from bard_core.store import artifacts, claims, storage, workshop
+from bard_core.store import artifacts, claims, places, storage, workshop
 from bard_core.store.refs import ModelRef
 from bard_core.tracking import log_model, stage_run
 from bard_core.training.checkpoints.consolidate import consolidate as write_model
 from bard_core.training.curve import lasting
-from tasks.settings import Checkpoint, Model, artifact_uri, stage_task
+from tasks.settings import Checkpoint, Model, stage_task
 
 
 @stage_task("train", "consolidate", code="consolidate")
@@ -20,8 +20,8 @@ def consolidate(
     """Write a checkpoint's Hugging Face folder, in the precision of its training, unless it stands there; log it to MLflow."""
     import torch
 
-    name = "source" if checkpoint.stage == "source" else f"{checkpoint.stage}-b{checkpoint.block_size}"
-    uri = artifact_uri(storage_config, "models", name, "consolidate", checkpoint.key, clean_attention)
+    name = places.model_name(checkpoint)
+    uri = places.model_uri(storage_config, checkpoint, clean_attention)
     with (
         claims.exclusive(f"{uri}.claim"),  # of two pipelines at once, one writes the model and the other finds it
         stage_run(tracking, parent_run, "consolidate", f"consolidate {name}", {"step": checkpoint.step}) as run,

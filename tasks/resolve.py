@@ -4,10 +4,10 @@ from bard_core.config.sections import SourceConfig, StorageConfig, TrackingConfi
 from bard_core.data import inputs
 from bard_core.data.inputs import Contents
 from bard_core.models.convert import adopt
-from bard_core.store import artifacts, workshop
+from bard_core.store import artifacts, places, workshop
 from bard_core.store.refs import ModelRef
 from bard_core.tracking import log_model, stage_run
-from tasks.settings import Dataset, Model, artifact_uri, stage_task
+from tasks.settings import Dataset, Model, stage_task
 
 
 @stage_task("train", "control")
@@ -26,7 +26,7 @@ def resolve_source(
     parent_run: str,
 ) -> Model:
     """Bring the source model in as it was ``found``, add the mask token, and log it."""
-    uri = artifact_uri(storage_config, "models", "source", "resolve", found, dataset.key)
+    uri = places.resolved_uri(storage_config, found, dataset)
     with stage_run(tracking, parent_run, "source", "source", {"model": source.model, "revision": found.commit}) as run:
         if (manifest := artifacts.standing(uri)) is None:
             with workshop.scratch("source") as scratch:
