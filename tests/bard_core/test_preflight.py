@@ -46,7 +46,7 @@ FAULTS: dict[str, tuple[Changes, str, Changes]] = {  # what is asked for, what i
         {"compute.num_workers": 1},
     ),
     "batch smaller than workers x accumulation": (
-        {"pbm.stages": [{"block_size": 4, "train": {"steps": 1, "batch_size": 8, "accumulation": 8}}], "swd.block_sizes": []},
+        {"pbm.stages": [{"block_size": 4, "train": {"steps": 1, "batch_size": 8, "accumulation": 8}}], "swd.students": []},
         r"pbm.stages\[0\].train.batch_size is 8, fewer .* 2 x 8 = 16: raise it to 16",
         {"pbm.stages.0.train.batch_size": 16},
     ),
