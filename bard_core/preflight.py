@@ -74,7 +74,7 @@ def trainings(source: SourceConfig, pbm: PBMConfig, swd: SWDConfig) -> Iterator[
         yield "source.train", source.train
     for number, stage in enumerate(pbm.stages):
         yield f"pbm.stages[{number}].train", stage.train
-    if swd.block_sizes:
+    if swd.students:
         yield "swd.train", swd.train
 
 

@@ -244,8 +244,10 @@ def _params(spec: StageSpec) -> dict[str, Any]:
         knobs |= spec.model_dump(include={"lab_model"})
     else:
         knobs |= spec.model_dump(include={"clean_attention", "noise", "ar_weight", "reduction", "tail_weight"})
-    if spec.swd is not None:  # its other fields stand in the spec itself
-        knobs["swd"] = spec.swd.model_dump(exclude={"train", "noise", "ar_weight", "reduction", "tail_weight", "block_sizes"})
+    if spec.swd is not None:  # what is left out stands in the spec itself
+        knobs["swd"] = spec.swd.model_dump(
+            exclude={"train", "noise", "ar_weight", "reduction", "tail_weight", "students", "teacher"}
+        )
     starts = {f"{name}_sha256": key for name, key in spec.origin.items() if name not in ("code", "config") and key != "none"}
     return {"digest": spec.digest, "code": spec.origin["code"], **starts, **_flat(knobs)}
 

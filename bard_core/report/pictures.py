@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def _figure(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(figsize=(width, height), layout="constrained")
+    return pyplot.subplots(panels, figsize=(width, height * panels), layout="constrained")
 
 
 def _png(figure: Any) -> bytes:
@@ -48,8 +48,13 @@ def frontier_png(table: Sequence[dict[str, Any]], sweep: Sequence[dict[str, Any]
 
 
 def curves_png(curves: dict[str, list[dict[str, float]]]) -> bytes:
-    """Training loss over steps, a line a model."""
-    figure, axes = _figure(7, 4)
+    """Training loss over steps, a line a model; below, accuracy on held-out samples of the runs that looked."""
+    looked = {
+        name: [(record["step"], 100 * record["val_accuracy"]) for record in records if "val_accuracy" in record]
+        for name, records in curves.items()
+    }
+    figure, panels = _figure(7, 4, 2 if any(looked.values()) else 1)
+    axes = panels[0] if any(looked.values()) else panels
     for name, records in curves.items():
         if records:
             axes.plot([record["step"] for record in records], [record["loss"] for record in records], label=name)
@@ -57,4 +62,11 @@ def curves_png(curves: dict[str, list[dict[str, float]]]) -> bytes:
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
+    if any(looked.values()):
+        for name, points in looked.items():
+            if points:
+                panels[1].plot([step for step, _ in points], [share for _, share in points], ".-", label=name)
+        panels[1].set(xlabel="step", ylabel="held-out tokens guessed right, %, mean over noise levels")
+        panels[1].grid(alpha=0.3)
+        panels[1].legend()
     return _png(figure)

@@ -33,7 +33,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "more workers than CPUs": ({"compute.cpus_per_worker": 4096}, r"num_workers x cpus_per_worker is 2 x 4096, but .* CPUs: set"),
     "batch smaller than workers x accumulation": (
-        {"pbm.stages": [{"block_size": 4, "train": {"steps": 1, "batch_size": 8, "accumulation": 8}}], "swd.block_sizes": []},
+        {"pbm.stages": [{"block_size": 4, "train": {"steps": 1, "batch_size": 8, "accumulation": 8}}], "swd.students": []},
         r"pbm.stages\[0\].train.batch_size is 8, fewer .* 2 x 8 = 16: raise it to 16",
     ),
     "S3 artifacts with local checkpoints": (

@@ -28,7 +28,7 @@ def tiny_config(steps: int = 2, **compute: Any) -> dict[str, Any]:
     config["pbm"]["stages"] = json.loads(json.dumps(stages))
     for stage in config["pbm"]["stages"]:
         stage["train"].update(short)
-    config["swd"] = {**config["swd"], "block_sizes": [8], "train": {**config["swd"]["train"], **short}}
+    config["swd"] = {**config["swd"], "students": ["pbm-b8"], "train": {**config["swd"]["train"], **short}}
     config["evaluation"].update(speed_samples=1, batch_size=4, sweep_thresholds=[])
     config["evaluation"]["decoding"]["max_new_tokens"] = 16
     config["compute"] = {"num_workers": 2, **compute}
