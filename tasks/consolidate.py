@@ -16,12 +16,17 @@ def consolidate(
     storage_config: StorageConfig,
     tracking: TrackingConfig,
     parent_run: str,
+    block_size: int | None = None,
 ) -> Model:
-    """Write a checkpoint's Hugging Face folder, in the precision of its training, unless it stands there; log it to MLflow."""
+    """Write a checkpoint's Hugging Face folder, in the precision of its training, unless it stands there; log it to MLflow.
+
+    ``block_size``: that it is to decode by, for a checkpoint that was trained on several; None: the largest.
+    """
     import torch
 
-    name = "source" if checkpoint.stage == "source" else f"{checkpoint.stage}-b{checkpoint.block_size}"
-    uri = artifact_uri(storage_config, "models", name, "consolidate", checkpoint.key, clean_attention)
+    size = block_size or checkpoint.block_size
+    name = "source" if checkpoint.stage == "source" else f"{checkpoint.stage}-b{size}"
+    uri = artifact_uri(storage_config, "models", name, "consolidate", checkpoint.key, clean_attention, size)
     with stage_run(tracking, parent_run, "consolidate", f"consolidate {name}", {"step": checkpoint.step}) as run:
         if (manifest := artifacts.standing(uri)) is None:
             with workshop.scratch("model") as scratch:
@@ -31,7 +36,7 @@ def consolidate(
                     staging,
                     artifacts.fetch(checkpoint.base_uri),
                     dtype=torch.bfloat16 if checkpoint.precision == "bfloat16" else None,
-                    bard={"block_size": checkpoint.block_size, "clean_attention": clean_attention},
+                    bard={"block_size": size, "clean_attention": clean_attention},
                 )
                 (staging / "training_curve.jsonl").write_bytes(lasting(storage.read_bytes(checkpoint.curve_uri)))
                 manifest = artifacts.commit_directory(
@@ -46,7 +51,7 @@ def consolidate(
             uri=uri,
             manifest_sha256=manifest.digest,
             stage=checkpoint.stage,
-            block_size=checkpoint.block_size,
+            block_size=size,
             parent_sha256=checkpoint.parent_sha256,
             curve_uri=checkpoint.curve_uri,
         )
