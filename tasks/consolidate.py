@@ -1,12 +1,12 @@
 """consolidate: a training checkpoint to a model anyone can load."""
 
 from bard_core.config.sections import StorageConfig, TrackingConfig
-from bard_core.store import artifacts, storage, workshop
+from bard_core.store import artifacts, places, storage, workshop
 from bard_core.store.refs import ModelRef
 from bard_core.tracking import log_model, stage_run
 from bard_core.training.checkpoints.consolidate import consolidate as write_model
 from bard_core.training.curve import lasting
-from tasks.settings import Checkpoint, Model, artifact_uri, stage_task
+from tasks.settings import Checkpoint, Model, stage_task
 
 
 @stage_task("train", "consolidate", code="consolidate")
@@ -24,9 +24,10 @@ def consolidate(
     """
     import torch
 
-    size = block_size or checkpoint.block_size
-    name = "source" if checkpoint.stage == "source" else f"{checkpoint.stage}-b{size}"
-    uri = artifact_uri(storage_config, "models", name, "consolidate", checkpoint.key, clean_attention, size)
+    if block_size is not None:
+        checkpoint = checkpoint.model_copy(update={"block_size": block_size})
+    name = places.model_name(checkpoint)
+    uri = places.model_uri(storage_config, checkpoint, clean_attention)
     with stage_run(tracking, parent_run, "consolidate", f"consolidate {name}", {"step": checkpoint.step}) as run:
         if (manifest := artifacts.standing(uri)) is None:
             with workshop.scratch("model") as scratch:
@@ -36,7 +37,7 @@ def consolidate(
                     staging,
                     artifacts.fetch(checkpoint.base_uri),
                     dtype=torch.bfloat16 if checkpoint.precision == "bfloat16" else None,
-                    bard={"block_size": size, "clean_attention": clean_attention},
+                    bard={"block_size": checkpoint.block_size, "clean_attention": clean_attention},
                 )
                 (staging / "training_curve.jsonl").write_bytes(lasting(storage.read_bytes(checkpoint.curve_uri)))
                 manifest = artifacts.commit_directory(
@@ -51,7 +52,7 @@ def consolidate(
             uri=uri,
             manifest_sha256=manifest.digest,
             stage=checkpoint.stage,
-            block_size=size,
+            block_size=checkpoint.block_size,
             parent_sha256=checkpoint.parent_sha256,
             curve_uri=checkpoint.curve_uri,
         )

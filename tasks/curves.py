@@ -4,10 +4,10 @@ from flytekit import Deck
 
 from bard_core.config.sections import StorageConfig, TrackingConfig
 from bard_core.report import build as reporting
-from bard_core.store import artifacts
+from bard_core.store import artifacts, places
 from bard_core.store.refs import CheckpointRef
 from bard_core.tracking import stage_run
-from tasks.settings import Report, artifact_uri, stage_task
+from tasks.settings import Report, stage_task
 
 
 @stage_task("evaluate", "report", code="report", enable_deck=True)
@@ -20,7 +20,7 @@ def curves(
     parent_run: str,
 ) -> Report:
     """Write report.json, report.md and curves.png of the checkpoints' training, ``labels`` naming them in order."""
-    uri = artifact_uri(storage_config, "report", name, "report", labels, [checkpoint.key for checkpoint in checkpoints])
+    uri = places.artifact_uri(storage_config, "report", name, "report", labels, [checkpoint.key for checkpoint in checkpoints])
     with stage_run(tracking, parent_run, "report", "curves", {}) as run:
         ref = reporting.build_curves(dict(zip(labels, checkpoints, strict=True)), uri, f"Bard: {name}")
         folder = artifacts.fetch(ref)

@@ -7,11 +7,11 @@ from bard_core.evaluation import benchmark as judging
 from bard_core.evaluation.evaluate import evaluate as judge
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.evaluation.suites import Benchmark, suite_of
-from bard_core.store import claims, storage
+from bard_core.store import claims, places, storage, times
 from bard_core.store.claims import Claim
 from bard_core.store.refs import BenchmarkRef
 from bard_core.tracking import log_evaluation, register, stage_run
-from tasks.settings import Dataset, Evaluation, Model, artifact_uri, stage_task
+from tasks.settings import Dataset, Evaluation, Model, stage_task
 
 
 def benchmarks_of(evaluation: EvaluationConfig) -> list[Benchmark]:
@@ -30,9 +30,9 @@ def judge_benchmark(
 ) -> BenchmarkRef:
     """One benchmark's score. Not in Flyte's cache, which would keep a failed one too; what was judged is found in storage."""
     key = judging.judged_key(model, dataset, benchmark, evaluation)
-    uri = artifact_uri(storage_config, "benchmarks", f"{model.name}-{benchmark.name}", "evaluate", key)
+    uri = places.benchmark_uri(storage_config, model, benchmark.name, key)
     answers = storage.join(storage.root_uri(storage_config), "artifacts", "answers")
-    with claims.kept(claim):
+    with claims.kept(claim), times.measured(f"judge {model.name} {benchmark.name}", uri):
         return judging.judge(model, dataset, benchmark, evaluation, uri, answers)
 
 
@@ -50,12 +50,12 @@ def finish_evaluation(
 ) -> Evaluation:
     """Accuracy, tokens per forward and speed of ``model``; ``source`` is the baseline of speed. Then the registry knows it."""
     judged = [ref for ref in benchmarks if ref is not None]
-    decides = (model.key, source.key, dataset.key, evaluation, [ref.key for ref in judged])
-    uri = artifact_uri(storage_config, "evaluate", model.name, "evaluate", *decides)
+    uri = places.evaluation_uri(storage_config, model, source, dataset, evaluation, judged)
     started = time.perf_counter()
     params = {"suite": evaluation.suite, **evaluation.decoding.model_dump()}
     with (
         claims.kept(claim),
+        times.measured(f"evaluate {model.name}", uri),
         claims.exclusive(f"{uri}.claim"),  # of two pipelines at once, one registers the model and the other finds it registered
         stage_run(tracking, parent_run or None, "evaluate", f"evaluate {model.name}", params) as run,
     ):

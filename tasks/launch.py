@@ -26,7 +26,7 @@ from bard_core.data.batches import noisy_copies
 from bard_core.data.fit import RowsTooShortError, check_rows
 from bard_core.data.reader import Reader
 from bard_core.preflight import PreflightError
-from bard_core.store import artifacts, claims, storage
+from bard_core.store import artifacts, claims, storage, times
 from bard_core.store.claims import Claim
 from bard_core.store.refs import CheckpointRef
 from bard_core.tracking import StageRun, stage_run
@@ -36,7 +36,7 @@ from bard_core.training.curve import CURVE
 from bard_core.training.interrupts import Stopped, ask_to_stop, withdraw
 from bard_core.training.spec import StageSpec, checkpoint_ref, run_of
 from bard_core.training.stage import prepare_base, run_stage
-from tasks import ray_local, stopping
+from tasks import progress, ray_local, stopping
 from tasks.follow import Follower, Watchdog
 
 ray_local.apart()  # before flytekit's plugin starts a Ray
@@ -101,11 +101,15 @@ def train_on_ray(spec: StageSpec, compute: ComputeConfig, tracking: TrackingConf
             ray_local.check(compute)
         base = prepare_base(spec, where)
         with stage_run(tracking, parent_run, spec.stage, spec.name, _params(spec)) as run:
+            if final is None:
+                progress.begin(spec.name)
             follower = Follower(where.uri, spec.name, spec.train.steps, run)
             if final is None:
+                before, started = follower.look(), time.perf_counter()
                 with stopping.deferred(spec.name):
                     _train(spec, where, compute, follower, partial(_fit, spec, base, compute, claim))
                 final = _finished(spec, where, False)
+                times.note(spec.name, time.perf_counter() - started, follower.look() - before)
             follower.close()
             if stopping.asked():
                 stopping.leave(f"stopped at {_reached(where)} of {spec.train.steps}")

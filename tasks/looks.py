@@ -2,10 +2,11 @@
 
 from bard_core.config.sections import StorageConfig
 from bard_core.evaluation.looks import looks_key, see_suite
-from tasks.settings import Looks, artifact_uri, stage_task
+from bard_core.store import places
+from tasks.settings import Looks, stage_task
 
 
 @stage_task("evaluate", "evaluate", code="evaluate")
 def see_benchmarks(suite: str, storage_config: StorageConfig) -> Looks:
     """Look at every image that the suite asks about."""
-    return see_suite(suite, artifact_uri(storage_config, "looks", suite, "evaluate", looks_key(suite)))
+    return see_suite(suite, places.looks_uri(storage_config, suite, looks_key(suite)))

@@ -9,10 +9,10 @@ from bard_core.data import card, inputs
 from bard_core.data import prepare as preparing
 from bard_core.data.benchmarks import read_looks
 from bard_core.data.inputs import RawInputs
-from bard_core.store import artifacts, claims, workshop
+from bard_core.store import artifacts, claims, places, times, workshop
 from bard_core.store.refs import DatasetRef, LooksRef, UnitsRef
 from bard_core.tracking import stage_run
-from tasks.settings import Dataset, artifact_uri, stage_task
+from tasks.settings import Dataset, stage_task
 
 
 @stage_task("prepare", "control")
@@ -24,7 +24,7 @@ def raw_inputs(data: DataConfig) -> RawInputs:
 @stage_task("prepare", "prepare", code="prepare")
 def prepare_units(group: int, of: int, data: DataConfig, raw: RawInputs, storage_config: StorageConfig) -> UnitsRef:
     """The units of every ``of``-th raw shard, from shard ``group`` on."""
-    uri = artifact_uri(storage_config, "prepare", "dataset", "prepare", data, raw)
+    uri = places.artifact_uri(storage_config, "prepare", "dataset", "prepare", data, raw)
     with workshop.scratch("prepare") as scratch:
         jobs = preparing.plan_jobs(inputs.pinned(data, raw), uri, scratch)
         return UnitsRef(group=group, of=of, units=tuple(preparing.make_units(jobs[group::of])))
@@ -44,8 +44,9 @@ def prepare_dataset(
 
     ``looks``: of benchmarks' images, kept out of training. The data card is the task's Flyte Deck.
     """
-    uri = artifact_uri(storage_config, "prepare", "dataset", "prepare", data, raw, [ref.key for ref in looks])
+    uri = places.dataset_uri(storage_config, data, raw, looks)
     with (
+        times.measured("prepare", uri),
         claims.exclusive(f"{uri}.claim"),
         stage_run(tracking, parent_run, "prepare", "prepare", {"max_tokens": data.max_tokens}) as run,
     ):

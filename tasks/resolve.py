@@ -4,10 +4,9 @@ from bard_core.config.sections import StorageConfig, TrackingConfig
 from bard_core.data import inputs
 from bard_core.data.inputs import FoundModel
 from bard_core.models.convert import adopt, check_vocabulary
-from bard_core.store import artifacts, workshop
-from bard_core.store.refs import ModelRef
+from bard_core.store import artifacts, places, workshop
 from bard_core.tracking import log_model, stage_run
-from tasks.settings import Dataset, Model, artifact_uri, stage_task
+from tasks.settings import Dataset, Model, stage_task
 
 
 @stage_task("train", "control")
@@ -38,18 +37,15 @@ def resolve_model(
     with stage_run(tracking, parent_run, "source", role, params) as run:
         ref = found.ref
         if ref is None:
-            uri = artifact_uri(storage_config, "models", role, "resolve", contents, dataset.key)
-            if (manifest := artifacts.standing(uri)) is None:
+            uri = places.resolved_uri(storage_config, role, contents, dataset)
+            if artifacts.standing(uri) is None:
                 with workshop.scratch("source") as scratch:
                     staging = scratch / "model"
                     adopt(found.place, contents.commit, processor, staging, dataset.system_prompt)
                     origin = {"commit": contents.commit, "content": contents.digest}
-                    manifest = artifacts.commit_directory(staging, uri, kind="model", metadata=origin)
-            ref = ModelRef(uri=uri, manifest_sha256=manifest.digest, stage="pbm", block_size=1, parent_sha256=None)
-        tokenizer = AutoTokenizer.from_pretrained(processor)
-        settings = check_vocabulary(artifacts.fetch(ref), tokenizer, found.reference)
-        ref = ref.model_copy(update={"block_size": settings.block_size})
-        if role == "source" or ref.block_size == 1:
-            ref = ref.model_copy(update={"stage": "source", "block_size": 1})
+                    artifacts.commit_directory(staging, uri, kind="model", metadata=origin)
+            ref = inputs.written_model(uri)
+        ref = inputs.in_role(ref, role)
+        check_vocabulary(artifacts.fetch(ref), AutoTokenizer.from_pretrained(processor), found.reference)
         log_model(tracking, run.run_id, ref)
     return ref

@@ -6,7 +6,7 @@ import os
 
 from bard_core import preflight
 from bard_core import tracking as mlflow_tracking
-from bard_core.config.file import check_data, check_stages
+from bard_core.config.file import PipelineConfig, check_data, check_stages
 from bard_core.config.sections import (
     ComputeConfig,
     DataConfig,
@@ -23,10 +23,11 @@ from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.evaluation.suites import suite_of
 from bard_core.promotion import reevaluate as rejudging
 from bard_core.promotion.request import Request
+from bard_core.report.verdict import sentence
 from bard_core.report.views import console_table
 from bard_core.store import artifacts, storage, workshop
 from bard_core.store.refs import EvalResult
-from tasks import stopping
+from tasks import progress, stopping
 from tasks.settings import Dataset, Report, runs_here, stage_task
 
 
@@ -38,6 +39,7 @@ def open_run(
     pbm: PBMConfig,
     swd: SWDConfig,
     evaluation: EvaluationConfig,
+    gate: GateConfig,
     compute: ComputeConfig,
     storage_config: StorageConfig,
     tracking: TrackingConfig,
@@ -57,6 +59,9 @@ def open_run(
     run_id = mlflow_tracking.open_pipeline(tracking, name, params)
     if runs_here():
         atexit.register(_abandon, tracking, run_id)
+        progress.expect(
+            PipelineConfig(name=name, **sections, gate=gate, compute=compute, storage_config=storage_config, tracking=tracking)
+        )
     return run_id
 
 
@@ -90,7 +95,7 @@ def close_run(
         "",
         console_table(body["rows"]),
         "",
-        body["verdict"],
+        sentence(body["verdict"]),
         f"Report: {storage.join(report.uri, 'report.html')}",
         _where_mlflow_is(mlflow_tracking.tracking_uri(tracking)),
     )

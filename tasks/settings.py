@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from flytekit import FlyteContextManager, HashMethod, dynamic, task
 
 from bard_core import known_warnings
-from bard_core.config.sections import PodStage, StorageConfig
+from bard_core.config.sections import PodStage
 from bard_core.config.versions import VERSIONS, Code
 from bard_core.preflight import PreflightError
-from bard_core.store import artifacts, storage
+from bard_core.store import storage
 from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, LooksRef, ModelRef, ReportRef
 from bard_core.tracking import TrackingError
 from tasks import cache, stopping
@@ -76,9 +76,3 @@ def runs_here() -> bool:
     """Whether ``pyflyte run`` runs the workflow in this process, and not a cluster one of its tasks."""
     state = FlyteContextManager.current_context().execution_state
     return state is not None and state.is_local_execution()
-
-
-def artifact_uri(storage_config: StorageConfig, folder: str, name: str, code: Code, *inputs: Any) -> str:
-    """``<root>/artifacts/<folder>/<name>-<16 digits>``, of the stage's version and all inputs that decide what is in it."""
-    key = artifacts.digest([code, VERSIONS[code], *inputs])
-    return storage.join(storage.root_uri(storage_config), "artifacts", folder, f"{name}-{key[:16]}")

@@ -20,7 +20,8 @@ FLOORS = (
     {"data"},
     {"decoding", "training"},
     {"evaluation", "plan", "preflight", "serving"},
-    {"report", "promotion"},
+    {"promotion"},
+    {"report", "forecast"},
     {"cli"},
 )
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -124,6 +124,7 @@ def bard_pipeline(
         pbm=pbm,
         swd=swd,
         evaluation=evaluation,
+        gate=gate,
         compute=compute,
         storage_config=storage_config,
         tracking=tracking,
@@ -141,7 +142,18 @@ def bard_pipeline(
         parent_run=parent_run,
     )
     finished = report(
-        name=name, results=results, dataset=dataset, storage_config=storage_config, tracking=tracking, parent_run=parent_run
+        name=name,
+        results=results,
+        dataset=dataset,
+        data=data,
+        source=source,
+        pbm=pbm,
+        swd=swd,
+        evaluation=evaluation,
+        gate=gate,
+        storage_config=storage_config,
+        tracking=tracking,
+        parent_run=parent_run,
     )
     return close_run(
         report=finished,

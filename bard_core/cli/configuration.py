@@ -1,6 +1,7 @@
 """plan, check, schema: what a configuration says and costs."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -33,11 +34,14 @@ def read(context: typer.Context, path: Path) -> "PipelineConfig":
 
 
 def _names_lead_somewhere(config: "PipelineConfig") -> "Iterator[Fault]":
-    from bard_core.evaluation.suites import SuiteError, suite_of
+    from bard_core.evaluation.questions import QuestionError, read_questions
+    from bard_core.evaluation.suites import SuiteError, load_suite, suite_of
 
     try:
-        suite_of(config.evaluation)
-    except SuiteError as error:
+        for benchmark in suite_of(config.evaluation).benchmarks:
+            if benchmark.questions:
+                read_questions(Path(benchmark.questions))
+    except (SuiteError, QuestionError, OSError) as error:
         yield "evaluation.suite", str(error)
     name = config.data.processor
     found = name == "lab" or "://" in name or Path(name).expanduser().is_dir()
@@ -49,6 +53,22 @@ def _names_lead_somewhere(config: "PipelineConfig") -> "Iterator[Fault]":
     for key, name in models.items():
         if name.startswith(("/", "~")) and not Path(name).expanduser().is_dir():
             yield key, f"{name!r} is a folder that is not there"
+    stages = {f"pbm.stages.{number}.data": stage.data for number, stage in enumerate(config.pbm.stages)}
+    for section, data in {"data": config.data, **stages, "swd.data": config.swd.data}.items():
+        for number, suite in enumerate(data.suites if data else ()):
+            try:
+                load_suite(suite)
+            except SuiteError as error:
+                yield f"{section}.suites.{number}", str(error)
+        for number, source in enumerate(data.sources if data else ()):
+            if "://" not in source.uri and not _folder_of(source.uri).expanduser().exists():
+                yield f"{section}.sources.{number}.uri", f"{source.uri!r}: no such folder on this machine"
+
+
+def _folder_of(pattern: str) -> Path:
+    """The folder, or file, that a pattern's fixed part names."""
+    fixed = re.split(r"[*{?\[]", pattern)[0]
+    return Path(fixed if fixed == pattern else fixed.rpartition("/")[0] or "/")
 
 
 def plan(
@@ -65,20 +85,25 @@ def plan(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What a configuration will cost: memory, tokens, GPU-hours, sizes. Needs no GPU.
+    """What will run, and for how long; what it costs on GPUs: memory, tokens, hours, sizes. Needs no GPU.
 
     Example: bard plan configs/bard_4b.yaml --gpu h200 --pbm.stages.0.train.steps 1000
     """
     settings = read(context, config)
     from bard_core import plan as planning
+    from bard_core.forecast import forecast
 
     try:
+        ahead = forecast(settings)
         assumptions = planning.Assumptions(gpu, mfu, tokens_per_sample, image_tokens_per_sample, train_samples)
         found = planning.plan(settings, assumptions)
     except ValueError as error:
         print(f"bard plan: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
-    print(json.dumps(asdict(found), indent=2) if as_json else plan_text(found))
+    if as_json:
+        print(json.dumps({**asdict(found), "standing": asdict(ahead)}, indent=2))
+        return
+    print("\n".join([*ahead.lines, "", plan_text(found)]))
 
 
 def check(

@@ -85,9 +85,9 @@ def model_ref(name: str, stage: str | None = None) -> Any:
     from bard_core.store import artifacts
 
     folder = find_model(name)
-    ref = written_model(folder)
-    if ref is None:
+    if not (Path(folder) / artifacts.MANIFEST).is_file():
         raise typer.BadParameter(f"{folder} has no {artifacts.MANIFEST}: give one that Bard has written")
+    ref = written_model(folder)
     return ref if stage is None else ref.model_copy(update={"stage": stage})
 
 

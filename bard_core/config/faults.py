@@ -5,6 +5,7 @@
 A value may also come from the command line (``--swd.train.optimizer.lr 1e-3``); then that is its place.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from bard_core.config.strict import UNKNOWN_KEY
 Key = tuple[str | int, ...]
 Override = tuple[str, str]  # a dotted key and its value as YAML
 Check = Callable[[PipelineConfig], Iterable[KeyFault]]
+WANTED = re.compile(r"(?:\w+ should (?:be|have) )(.*)", re.DOTALL)  # pydantic's own words
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ def _lines(path: Path, text: str) -> tuple[dict[Key, int], list[Fault]]:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         yaml.safe_load(text)
+    except RecursionError as error:
+        raise ConfigFaultsError([Fault(str(path), "", "is nested too deeply to be read")]) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -173,16 +177,19 @@ def _validated(values: Any) -> tuple[PipelineConfig | None, list[KeyFault]]:
             key = _known_part(values, item["loc"])
             for name, words in item["ctx"]["keys"].items():
                 faults.append((".".join(map(str, (*key, name))), f"unknown key; {words}"))
-            _take_out(values, key, set(item["ctx"]["keys"]))
-        if not unknown:
-            return None, [*faults, *_told(values, found)]
+        taken = [_take_out(values, _known_part(values, item["loc"]), set(item["ctx"]["keys"])) for item in unknown]
+        if not any(taken):  # nothing was unknown, or it stands in the file that a ``base`` names
+            return None, [*faults, *_told(values, [item for item in found if item not in unknown])]
 
 
-def _take_out(values: Any, key: Key, names: set[str]) -> None:
+def _take_out(values: Any, key: Key, names: set[str]) -> bool:
+    """Whether any of the names stood below the key."""
     for part in key:
         values = values[part]
-    for name in [name for name in values if str(name) in names]:
+    there = [name for name in values if str(name) in names]
+    for name in there:
         del values[name]
+    return bool(there)
 
 
 def _known_part(values: Any, loc: Sequence[str | int]) -> Key:
@@ -217,9 +224,9 @@ def _told(values: Any, found: Sequence[ErrorDetails]) -> list[KeyFault]:
 
 
 def _sentence(messages: Sequence[str], given: str | None) -> str:
-    wanted = "Input should be "
-    allowed = [message.removeprefix(wanted).partition(", unable")[0] for message in messages if message.startswith(wanted)]
-    other = [message for message in messages if not message.startswith(wanted)]
+    found = [WANTED.match(message) for message in messages]
+    allowed = [match[1].partition(", unable")[0] for match in found if match]
+    other = [message for message, match in zip(messages, found, strict=True) if not match]
     value = f"is {given}; " if given and allowed else ""
     return "; ".join([*other, *([f"{value}allowed: {', or '.join(dict.fromkeys(allowed))}"] if allowed else [])])
 

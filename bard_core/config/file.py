@@ -1,6 +1,6 @@
 """A whole configuration file: its sections, what one of them cannot know of the others, and how it is read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,11 @@ class PipelineConfig(StrictModel):
             said = "; ".join(f"{key} {problem}" for key, problem in found)
             raise PydanticCustomError(STAGE_FAULTS, "{said}", {"said": said, "faults": found})
         return self
+
+
+def shown(sections: Mapping[str, StrictModel]) -> dict[str, Any]:
+    """Sections as plain values, without what is a default: what a report shows, and compares with the last one's."""
+    return {name: value.model_dump(mode="json", exclude_defaults=True) for name, value in sections.items()}
 
 
 def read_yaml(path: Path) -> Any:

@@ -5,6 +5,7 @@ a stage is cached by exactly the sections it reads. Units are in the names (``ti
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,12 +20,25 @@ from bard_core.diffusion.names import CleanAttention, NoiseName, Reduction
 
 def _place(uri: str) -> str:
     """Ray's workers have working folders of their own, so a relative folder would be another place there."""
-    if uri and not uri.startswith(("/", "~")) and "://" not in uri:
+    if uri and not uri.startswith(("/", "~")) and not re.match(r"(s3|gs|gcs|az|abfss?|file|memory)://.", uri):
         raise ValueError(f"{uri!r} is neither an absolute folder nor a place like s3://bucket/prefix")
     return uri
 
 
+def _server(uri: str) -> str:
+    if uri and not re.match(r"(https?|sqlite|postgresql|mysql|mssql|databricks)\b.*:", f"{uri}:"):
+        raise ValueError(f"{uri!r} is no MLflow server; allowed: http://..., https://..., or a database such as sqlite:///...")
+    return uri
+
+
+def _no_path(name: str) -> str:
+    if ":" in name or ".." in name or "/" in name:
+        raise ValueError(f"{name!r} is no name in MLflow; allowed: one without '/', ':' and '..'")
+    return name
+
+
 Place = Annotated[str, AfterValidator(_place)]
+MlflowName = Annotated[str, AfterValidator(_no_path)]
 
 
 class StorageConfig(StrictModel):
@@ -38,9 +52,11 @@ class StorageConfig(StrictModel):
 class TrackingConfig(StrictModel):
     """Where MLflow keeps runs and models."""
 
-    tracking_uri: str = Field("", description="MLflow server; empty: $MLFLOW_TRACKING_URI, else sqlite in $BARD_HOME")
-    experiment: str = Field("bard", min_length=1, description="MLflow experiment name")
-    registered_model: str = Field("bard", min_length=1, description="Registered model whose versions are the checkpoints")
+    tracking_uri: Annotated[str, AfterValidator(_server)] = Field(
+        "", description="MLflow server; empty: $MLFLOW_TRACKING_URI, else sqlite in $BARD_HOME"
+    )
+    experiment: MlflowName = Field("bard", min_length=1, description="MLflow experiment name")
+    registered_model: MlflowName = Field("bard", min_length=1, description="Registered model whose versions are the checkpoints")
 
 
 class LabWorldConfig(StrictModel):
@@ -76,12 +92,14 @@ class DataConfig(Based):
 
     lab: LabWorldConfig | None = Field(None, description="Generate the lab world's raw shards and read those")
     sources: tuple[RawSource, ...] = Field((), description="Raw shards to read; the lab adds its own three")
-    processor: str = Field("lab", description="'lab' (built in code) or a hub id / folder of a Hugging Face processor")
+    processor: str = Field(
+        "lab", min_length=1, description="'lab' (built in code) or a hub id / folder of a Hugging Face processor"
+    )
     system_prompt: str | None = Field(
         None, description="System turn of samples that bring none, recorded with every model; None: none, '': an empty one"
     )
     processor_revision: str | None = Field(None, description="Of a hub processor: branch, tag or commit; None: main as it is now")
-    max_tokens: int = Field(8192, ge=16, description="Samples longer than this are cut at a turn boundary or refused")
+    max_tokens: int = Field(8192, ge=16, le=2**20, description="Samples longer than this are cut at a turn boundary or refused")
     max_answer_tokens: int | None = Field(None, ge=1, description="Likewise for one answer; None: max_tokens alone bounds it")
     min_pixels: int = Field(256 * 256, ge=256)
     max_pixels: int = Field(2048 * 2048, ge=256)
@@ -94,6 +112,9 @@ class DataConfig(Based):
     def _has_data(self) -> "DataConfig":
         if self.lab is None and not self.sources:
             raise ValueError("data needs `lab` or at least one entry in `sources`")
+        names = [source.name for source in self.sources]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two entries of data.sources have the name {twice[0]!r}; give each its own")
         if self.processor != "lab" and self.min_pixels > self.max_pixels:
             raise ValueError(f"data.min_pixels {self.min_pixels} is above data.max_pixels {self.max_pixels}")
         return self

@@ -93,7 +93,7 @@ def found_model(reference: str, tracking: TrackingConfig = TrackingConfig()) -> 
     if "://" not in reference and not storage.local_path(reference).exists():
         name, revision = hub_id(reference)
         return FoundModel(reference=reference, place=name, contents=contents(name, revision))
-    ref = written_model(reference)
+    ref = written_model(reference) if storage.exists(storage.join(reference, artifacts.MANIFEST)) else None
     found = Contents(digest=ref.key) if ref is not None else contents(reference)
     return FoundModel(reference=reference, place=reference, contents=found, ref=ref)
 
@@ -111,14 +111,17 @@ def _registered(reference: str, tracking: TrackingConfig, wanted: str) -> ModelR
     )
 
 
-def written_model(place: str) -> ModelRef | None:
-    """The ref of a model that Bard committed, by what its manifest and ``config.json`` say; None: no manifest there.
+def in_role(ref: ModelRef, role: str) -> ModelRef:
+    """A source, whatever else it may be, is the autoregressive model that the others are measured against."""
+    return ref.model_copy(update={"stage": "source", "block_size": 1}) if role == "source" else ref
+
+
+def written_model(place: str) -> ModelRef:
+    """The ref of a model that Bard committed, by what its manifest and ``config.json`` say.
 
     Raises:
-        ArtifactError: its manifest is torn, or it is no model.
+        ArtifactError: there is no manifest, it is torn, or it is no model's.
     """
-    if not storage.exists(storage.join(place, artifacts.MANIFEST)):
-        return None
     manifest = artifacts.read_manifest(place)
     if manifest.kind != "model":
         raise artifacts.ArtifactError(f"{place} is a {manifest.kind}, not a model")

@@ -1,8 +1,8 @@
 """Patch embeddings as the matrix product that they are.
 
 Vision towers cut images into patches first, and embed each with a convolution whose kernel is as large as the patch: one
-position, so one product. Several cuDNN versions run the 3-D form 10 to 100 times slower than that. Only the forward pass is another here:
-parameters keep their shapes and names, so checkpoints and saved models are as ever.
+position, so one product. Several cuDNN versions run the 3-D form 10 to 100 times slower than that. Only the forward pass is
+another here: parameters keep their shapes and names, so checkpoints and saved models are as ever.
 """
 
 import torch.nn.functional as F
@@ -28,13 +28,13 @@ class PatchConv3d(_OneProduct, nn.Conv3d):
     pass
 
 
-PRODUCTS = {nn.Conv2d: PatchConv2d, nn.Conv3d: PatchConv3d}
+PRODUCTS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: PatchConv2d, nn.Conv3d: PatchConv3d}
 
 
 def embed_by_product(model: nn.Module) -> None:
     """Switch every convolution that steps by its own kernel, unpadded, to the product, in place."""
     for module in model.modules():
-        product = PRODUCTS.get(type(module))  # type: ignore[call-overload]
+        product = PRODUCTS.get(type(module))
         if product is not None and _is_patch(module):
             module.__class__ = product
 

@@ -1,23 +1,26 @@
 """report: results in, ``report.json`` -> ``report.md`` and ``report.html`` out.
 
-``report.json`` holds every number, unrounded; the other two are ``views`` of it.
+``report.json`` holds every number, unrounded; the other two are ``views`` of it, and ``page``.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from bard_core.config.sections import DecodingConfig, GateConfig
 from bard_core.data.heldout import held_out
 from bard_core.evaluation.compare import load_samples, on_frontier, paired, source_of
-from bard_core.evaluation.tradeoff import accuracy_under_parallelism, points, speedup_at_parity
-from bard_core.report.pictures import curves_png, frontier_png
-from bard_core.report.views import curves_markdown, markdown, page
+from bard_core.evaluation.tradeoff import accuracy_under_parallelism, points
+from bard_core.report import changes, samples
+from bard_core.report.machine import describe
+from bard_core.report.page import page
+from bard_core.report.pictures import curves_png, curves_svgs, frontier_png, frontier_svgs
+from bard_core.report.verdict import verdict
+from bard_core.report.views import curves_markdown, markdown
 from bard_core.store import artifacts, storage, workshop
-from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, OperatingPoint, ReportRef
+from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, ReportRef
 from bard_core.training.curve import read_curve
-
-SAMPLES = 4
 
 
 def rows(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
@@ -70,46 +73,63 @@ def sweep_rows(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
     ]
 
 
-def verdict(results: Sequence[EvalResult]) -> str:
-    """One sentence: the best speed-up, over models and thresholds, at the source's accuracy, and 0.5 and 2.5 points below."""
-    parts = []
-    for margin, words in (
-        (0.0, "at equal accuracy"),
-        (0.005, "within 0.5 points of it"),
-        (0.025, "within 2.5 points of it"),
-    ):
-        best = speedup_at_parity(results, margin)
-        parts.append(f"{words}: {_found(*best)}" if best else f"{words}: none")
-    return "Speed-up over autoregressive decoding, " + "; ".join(parts) + "."
+def lineage(results: Sequence[EvalResult], configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What every model was trained from, and by whom a student was taught."""
+    names = {result.model.key: result.model.name for result in results}
+    teacher = f"pbm-b{(configuration.get('swd') or {}).get('teacher_block_size', 4)}"
+    return [
+        {
+            "model": result.model.name,
+            "parent": names.get(result.model.parent_sha256 or "", (result.model.parent_sha256 or "")[:12]),
+            "teacher": teacher if result.model.stage == "swd" else "",
+        }
+        for result in results
+    ]
 
 
-def _found(result: EvalResult, point: OperatingPoint) -> str:
-    how = f", threshold {point.confidence_threshold:g}" if point.confidence_threshold is not None else ""
-    how = ", self-speculative" if result.sweep and not how else how
-    return f"{point.speedup:.2f}x ({result.model.name}{how})"
+@dataclass(frozen=True)
+class Context:
+    """What a report says besides the results.
+
+    Attributes:
+        configuration: the sections of the configuration file that led to them.
+        gate: what a model must show to be shipped. made_by: commit and image.
+    """
+
+    configuration: Mapping[str, Any]
+    gate: GateConfig
+    made_by: Mapping[str, str]
 
 
-def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, title: str) -> ReportRef:
+def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, title: str, context: Context) -> ReportRef:
     """Write and commit the report.
 
     Raises:
         ArtifactError: an evaluation is torn.
         ComparisonError: there is not exactly one source model among the results, or they judged different samples.
     """
-    table = rows(results)
-    against = against_source(results)
-    sweep = sweep_rows(results)
+    table, sweep, against = rows(results), sweep_rows(results), against_source(results)
     curves = {result.model.name: _curve(result) for result in results}
-    samples, images = _samples(results, dataset)
+    found = verdict(results, context.gate)
+    shown_by = _most_telling(results, found["ship"])
+    shown = samples.choose(results, dataset, shown_by.model.name)
     body = {
         "title": title,
+        "verdict": found,
         "rows": table,
-        "verdict": verdict(results),
         "sweep": sweep,
+        "lineage": lineage(results, context.configuration),
         "against_source": against,
         "curves": curves,
-        "samples": samples,
+        "samples": shown.records,
+        "watched": _watched(results, dataset, shown, shown_by, context),
+        "configuration": dict(context.configuration),
+        "made_by": dict(context.made_by),
+        "machine": describe(),
+        "reproduce": _commands(context.made_by.get("git_commit", "")),
     }
+    body["since"] = changes.since(changes.last_before(output_uri), body)
+    plots = {"frontier": frontier_svgs(table, sweep), "curves": curves_svgs(curves)}
     with workshop.scratch("report") as scratch:
         out = scratch / "report"
         out.mkdir()
@@ -117,9 +137,33 @@ def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, t
         (out / "frontier.png").write_bytes(frontier_png(table, sweep))
         (out / "curves.png").write_bytes(curves_png(curves))
         (out / "report.md").write_text(markdown(body), encoding="utf-8")
-        (out / "report.html").write_text(page(body, out, images), encoding="utf-8")
+        (out / "report.html").write_text(page(body, plots, shown.images), encoding="utf-8")
         manifest = artifacts.commit_directory(out, output_uri, kind="report")
+    changes.remember(output_uri)
     return ReportRef(uri=output_uri, manifest_sha256=manifest.digest, markdown=storage.join(output_uri, "report.md"))
+
+
+def _most_telling(results: Sequence[EvalResult], ship: str | None) -> EvalResult:
+    """The model whose answers are shown: the shipped one, else the most accurate that is not the source."""
+    source = source_of(results)
+    others = [result for result in results if result is not source] or [source]
+    return next((result for result in others if result.model.name == ship), max(others, key=lambda result: result.accuracy))
+
+
+def _watched(
+    results: Sequence[EvalResult], dataset: DatasetRef, shown: samples.Shown, model: EvalResult, context: Context
+) -> dict[str, Any] | None:
+    source = source_of(results)
+    right = [record["id"] for record in shown.records if not record["failure"]] or [record["id"] for record in shown.records]
+    if model is source or not right:
+        return None
+    decoding = DecodingConfig.model_validate((context.configuration.get("evaluation") or {}).get("decoding") or {})
+    return samples.watch(model, source, next(iter(held_out(dataset, right[:1]))), decoding)
+
+
+def _commands(commit: str) -> list[str]:
+    whole = commit and "+" not in commit and commit != "unknown"
+    return [*([f"git checkout {commit}"] if whole else []), "make demo CONFIG=config.yaml"]
 
 
 def build_curves(checkpoints: Mapping[str, CheckpointRef], output_uri: str, title: str) -> ReportRef:
@@ -138,27 +182,3 @@ def build_curves(checkpoints: Mapping[str, CheckpointRef], output_uri: str, titl
 
 def _curve(result: EvalResult) -> list[dict[str, float]]:
     return [] if result.model.curve_uri is None else read_curve(result.model.curve_uri)
-
-
-def _samples(results: Sequence[EvalResult], dataset: DatasetRef) -> tuple[list[dict[str, Any]], list[list[bytes]]]:
-    """Samples of the prepared dataset, spread over those judged: question, reference, every model's answer; and their images."""
-    answers = {result.model.name: {record["id"]: record["text"] for record in load_samples(result)} for result in results}
-    judged = list(answers[source_of(results).model.name])
-    chosen = judged[:: max(1, len(judged) // SAMPLES)][:SAMPLES]
-    documents = {row["id"]: row for row in held_out(dataset, chosen)}
-    chosen = [key for key in chosen if key in documents]  # public benchmarks bring documents of their own
-    records = [
-        {
-            "id": key,
-            "question": _question(documents[key]),
-            "reference": documents[key]["answer"],
-            "answers": {name: texts[key] for name, texts in answers.items()},
-        }
-        for key in chosen
-    ]
-    return records, [documents[key]["images"] for key in chosen]
-
-
-def _question(document: dict[str, Any]) -> str:
-    last = [message for message in json.loads(document["messages"]) if message["role"] == "user"][-1]
-    return " ".join(item["text"] for item in last["content"] if item["type"] == "text").strip()

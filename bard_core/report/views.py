@@ -1,13 +1,9 @@
-"""The views of ``report.json``: tables for the terminal and for Markdown, and one HTML page with everything inline."""
+"""The views of ``report.json`` in plain text: tables for the terminal, and Markdown. ``page`` has the HTML."""
 
-import base64
-import html
-import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from bard_core.report.verdict import sentence
 
 COLUMNS = ("model", "block", "accuracy", "TPF", "tok/s", "speed-up vs AR")
 SWEEP = ("model", "threshold", "accuracy", "TPF", "tok/s", "speed-up vs AR", "AUP")
@@ -85,7 +81,13 @@ def training_cells(curves: dict[str, list[dict[str, float]]]) -> list[list[str]]
 
 def markdown(body: dict[str, Any]) -> str:
     """report.md from report.json's content."""
-    lines = [f"# {body['title']}", "", body["verdict"], "", *_markdown_table(COLUMNS, [cells(row) for row in body["rows"]])]
+    lines = [
+        f"# {body['title']}",
+        "",
+        sentence(body["verdict"]),
+        "",
+        *_markdown_table(COLUMNS, [cells(row) for row in body["rows"]]),
+    ]
     lines += ["", NOTE, "", "![accuracy and speed](frontier.png)", "", "![loss curves](curves.png)", ""]
     if body["sweep"]:
         table = _markdown_table(SWEEP, [sweep_cells(row) for row in body["sweep"]])
@@ -97,7 +99,7 @@ def markdown(body: dict[str, Any]) -> str:
     for sample in body["samples"]:
         lines += [f"**{sample['question']}** {_code(sample['reference'])}", ""]
         for name, text in sample["answers"].items():
-            lines.append(f"- {name}: {_code(text)}{'' if right(text, sample) else ' (wrong)'}")
+            lines.append(f"- {name}: {_code(text)}{'' if sample['right'][name] else ' (wrong)'}")
         lines.append("")
     return "\n".join(lines)
 
@@ -110,61 +112,6 @@ def _markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[
 def _code(text: str) -> str:
     """Any answer on one line of Markdown, however broken it is."""
     return f"`{' '.join(text.split()).replace('`', chr(39))}`" if text.strip() else "(nothing)"
-
-
-def right(text: str, sample: dict[str, Any]) -> bool:
-    """Whether an answer is the reference, spaces normalised."""
-    return bool(text.split() == sample["reference"].split())
-
-
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2733}
-table{border-collapse:collapse;width:100%}td,th{padding:.35rem .7rem;border-bottom:1px solid #d5dbe1;text-align:right}
-td:first-child,th:first-child{text-align:left}img.plot{max-width:49%}figure{display:flex;gap:1rem;margin:1rem 0}
-figure img{width:9rem;align-self:flex-start}
-.note{color:#5b6773;font-size:.85rem}code{background:#f3f5f7;padding:0 .25rem}.wrong{color:#b3261e}"""
-
-
-def page(body: dict[str, Any], folder: Path, images: Sequence[Sequence[bytes]]) -> str:
-    """report.html: one file with everything inline."""
-    title = html.escape(body["title"])
-    pictures = [(name, _inline((folder / f"{name}.png").read_bytes())) for name in ("frontier", "curves")]
-    plots = "".join(f'<img class="plot" alt="{name}" src="{data}">' for name, data in pictures)
-    sweep = _html_table(SWEEP, [sweep_cells(row) for row in body["sweep"]])
-    thresholds = f"<h2>Over thresholds</h2><p class='note'>{html.escape(SWEEP_NOTE)}</p>{sweep}" if body["sweep"] else ""
-    rows = training_cells(body["curves"])
-    training = f"<h2>Training</h2>{_html_table(TRAINING, rows)}" if rows else ""
-    samples = "".join(_sample_html(sample, pictures) for sample, pictures in zip(body["samples"], images, strict=True))
-    return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{STYLE}</style>"
-        f"<h1>{title}</h1><p>{html.escape(body['verdict'])}</p>"
-        f"{_html_table(COLUMNS, [cells(row) for row in body['rows']])}<p class='note'>{html.escape(NOTE)}</p>{plots}"
-        f"{thresholds}{training}<h2>Against the source, sample by sample</h2>"
-        f"{_html_table(AGAINST, [against_cells(row) for row in body['against_source']])}<h2>Samples</h2>{samples}</html>\n"
-    )
-
-
-def _html_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    rest = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in body)
-    return f"<table><tr>{top}</tr>{rest}</table>"
-
-
-def _sample_html(sample: dict[str, Any], images: Sequence[bytes]) -> str:
-    pictures = "".join(f'<img alt="" src="{_inline(image)}">' for image in images)
-    answers = "".join(
-        f"<li{'' if right(text, sample) else ' class=wrong'}>{html.escape(name)}: <code>{html.escape(text)}</code></li>"
-        for name, text in sample["answers"].items()
-    )
-    question, reference = html.escape(sample["question"]), html.escape(sample["reference"])
-    return f"<figure>{pictures}<div><b>{question}</b> <code>{reference}</code><ul>{answers}</ul></div></figure>"
-
-
-def _inline(image: bytes) -> str:
-    """A data URI; the type comes from the bytes."""
-    with Image.open(io.BytesIO(image)) as opened:
-        kind = Image.MIME[str(opened.format)]
-    return f"data:{kind};base64," + base64.b64encode(image).decode()
 
 
 def curves_markdown(body: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from bard_core.tracking.models import (
     log_comparison,
     log_evaluation,
     log_model,
+    provenance,
     scored_models,
 )
 from bard_core.tracking.pipelines import abandon_pipeline, close_pipeline, open_pipeline, settle
@@ -32,6 +33,7 @@ __all__ = [
     "log_evaluation",
     "log_model",
     "open_pipeline",
+    "provenance",
     "register",
     "scored_models",
     "set_alias",

@@ -154,8 +154,13 @@ def run_of(spec: StageSpec, settings: CheckpointConfig = CheckpointConfig()) -> 
 
 def checkpoint_ref(spec: StageSpec, base: str, uri: str) -> CheckpointRef:
     """The ref of a finished run's final checkpoint, which is registered with it: retention will not delete it."""
-    manifest = artifacts.read_manifest(uri)
     retention.keep(uri, f"the result of {spec.name}")
+    return final_ref(spec, base, uri)
+
+
+def final_ref(spec: StageSpec, base: str, uri: str) -> CheckpointRef:
+    """The same, only looked at."""
+    manifest = artifacts.read_manifest(uri)
     return CheckpointRef(
         uri=uri,
         manifest_sha256=manifest.digest,

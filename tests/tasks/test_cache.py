@@ -13,8 +13,9 @@ from bard_core.config.versions import VERSIONS
 VERSIONS["pbm"] += int(sys.argv[2])
 from flytekit import task, workflow
 from bard_core.store import artifacts, storage, workshop
+from bard_core.store.places import artifact_uri
 from bard_core.store.refs import ModelRef
-from tasks.settings import Model, artifact_uri, stage_task
+from tasks.settings import Model, stage_task
 from bard_core.config.sections import StorageConfig
 
 

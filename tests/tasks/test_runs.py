@@ -19,7 +19,7 @@ def test_a_suite_that_is_not_there_is_refused_first():
     values = yaml.safe_load(LAB.read_text(encoding="utf-8"))
     values["evaluation"]["suite"] = "papre"
     config = PipelineConfig.model_validate({**values, "tracking": {"tracking_uri": "http://127.0.0.1:1"}})
-    inputs = {name: getattr(config, name) for name in PipelineConfig.model_fields if name != "gate"}
+    inputs = {name: getattr(config, name) for name in PipelineConfig.model_fields}
     with pytest.raises(SuiteError, match="no suite 'papre'; there are: full, gate, lab, paper"):
         runs.open_run.task_function(**inputs)
 

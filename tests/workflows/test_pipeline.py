@@ -85,6 +85,7 @@ def test_every_stage_runs_once_and_the_table_comes_last(pipeline, first_output):
     gated = {name for name in pipeline.stages() if name.startswith("gate ")}
     assert {name.split()[1] for name in gated} == {"pbm-b4", "pbm-b8", "swd-b8"}, "each model but the source was gated"
     assert set(pipeline.stages().values()) == {1}
+    assert "pbm-b8: runs\n" in first_output and "stage 4 of 4: swd-b8, about " in first_output
     names = set(pipeline.stages()) - gated
     models = {"source", "pbm-b4", "pbm-b8", "swd-b8"}
     assert names == {"prepare", "report"} | models | {f"{verb} {m}" for verb in ("consolidate", "evaluate") for m in models}
@@ -108,6 +109,7 @@ def test_a_second_run_runs_nothing(pipeline, first_output):
     before = pipeline.stages()
     output = pipeline.run(tiny_config())
     assert pipeline.stages() == before
+    assert "swd-b8: kept\nreport: kept\nnothing is left to run\n" in output
     assert "speed-up vs AR" in output
 
 
@@ -116,7 +118,8 @@ def test_a_changed_rate_reruns_only_what_follows(pipeline, first_output):
     before = pipeline.stages()
     config = tiny_config()
     config["swd"]["train"]["optimizer"] = {**config["swd"]["train"]["optimizer"], "lr": 1.0e-4}
-    pipeline.run(config)
+    output = pipeline.run(config)
+    assert "pbm-b8: kept\nswd-b8: runs, about " in output and "stage 4 of 4: swd-b8, about " in output
     changed = {name for name, count in pipeline.stages().items() if count != before[name]}
     assert changed == {"swd-b8", "consolidate swd-b8", "evaluate swd-b8", "report", "gate swd-b8 v5"}
 

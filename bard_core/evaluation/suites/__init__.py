@@ -100,8 +100,11 @@ def load_suite(name: str) -> Suite:
                 benchmark["questions"] = str((path.parent / benchmark["questions"]).resolve())
         included = [benchmark for other in body.pop("include", []) for benchmark in load_suite(other).benchmarks]
         return Suite.model_validate({**body, "name": path.stem, "benchmarks": [*included, *body.get("benchmarks", [])]})
-    except (ValidationError, AttributeError, TypeError) as error:
-        raise SuiteError(f"{path} is not a suite: {error}") from error
+    except ValidationError as error:
+        words = [f"{'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg']}" for item in error.errors()]
+        raise SuiteError(f"{path} is not a suite: {'; '.join(words)}") from error
+    except (AttributeError, TypeError) as error:
+        raise SuiteError(f"{path} is not a suite: it must be a mapping with description, version and benchmarks") from error
 
 
 def suite_of(config: EvaluationConfig) -> Suite:

@@ -21,7 +21,7 @@ def line_of(text: str, words: str) -> int:
 # What is changed in lab.yaml; what the message says of it. Each is refused at the line of the change.
 BAD = [
     ("name: lab", "name: ../lab", "name: .*no name for a folder"),
-    ("name: lab", "name: ''", "name: .*at least 1 character"),
+    ("name: lab", "name: ''", "name: is ''; allowed: at least 1 character"),
     ("name: lab", "nmae: lab", "nmae: unknown key; did you mean 'name'"),
     ("name: lab", "name: [lab]", "name: .*valid string"),
     ("    rows: 2", "    rows: 6", "data.lab.rows: is 6; allowed: less than or equal to 5"),
@@ -69,6 +69,15 @@ BAD = [
     ("  num_workers: 2", "  num_workers: 0", "compute: compute.num_workers is a count or"),
     ("  num_workers: 2", "  num_workers: many", "compute.num_workers: is 'many'; allowed: a valid integer, or a valid tuple"),
     ("  num_workers: 2", "\tnum_workers: 2", "not YAML"),
+    ("  processor: lab", "  processor: ''", "data.processor: is ''; allowed: at least 1 character"),
+    ("  max_tokens: 512", "  suites: [nope]", "data.suites.0: no suite 'nope'; there are: full, gate"),
+    ("  max_tokens: 512", "  max_tokens: 9999999999999999999999", "data.max_tokens: is 9{22}; allowed: less"),
+    ("  max_tokens: 512", "  sources: [{name: x, schema_name: messages, uri: /none/*.x}]", "uri: '/none/.* no such folder"),
+    ("  num_workers: 2", "  num_workers: 2\nstorage_config: {root_uri: 's4://b'}", "root_uri: 's4://b' is neither"),
+    ("  num_workers: 2", "  num_workers: 2\nstorage_config: {root_uri: 's3://'}", "root_uri: 's3://' is neither"),
+    ("  num_workers: 2", "  num_workers: 2\ntracking: {tracking_uri: 'htp://x'}", "is no MLflow server; allowed: http"),
+    ("  num_workers: 2", "  num_workers: 2\ntracking: {experiment: ../x}", "experiment: '../x' is no name in MLflow"),
+    ("  num_workers: 2", "  num_workers: 2\ntracking: {registered_model: 'a:b'}", "registered_model: 'a:b' is no name"),
 ]  # fmt: skip
 
 
@@ -89,6 +98,26 @@ def test_a_fault_is_told_with_its_line(tmp_path, capsys, was, now, words):
         or told.split(": ")[1] in ("compute", "pbm", "pbm.noise", "source", "source.train")
     )
     assert whole_section or int(found[1]) == changed, f"line {changed} was changed: {told}"
+
+
+def test_two_sources_of_one_name_and_a_suite_without_its_questions_are_refused(tmp_path, capsys):
+    source = "{name: x, schema_name: messages, uri: /tmp}"
+    (tmp_path / "mine.yaml").write_text("description: d\nversion: 1\nbenchmarks: [{name: own, questions: none.jsonl}]\n")
+    text = LAB.replace("  suite: lab", f"  suite: {tmp_path}/mine.yaml")
+    (tmp_path / "a.yaml").write_text(text)
+    (tmp_path / "b.yaml").write_text(text.replace("  max_tokens: 512", f"  sources: [{source}, {source}]"))
+    assert main.main(["check", str(tmp_path / "a.yaml")]) == 2
+    assert re.search(r":68: evaluation.suite: .*none.jsonl", capsys.readouterr().err)
+    assert main.main(["check", str(tmp_path / "b.yaml")]) == 2
+    assert "two entries of data.sources have the name 'x'" in capsys.readouterr().err
+
+
+def test_unknown_keys_of_a_base_are_told_where_it_is_named(tmp_path):
+    """They once went round for ever, because they cannot be taken out of this file."""
+    path = tmp_path / "bad.yaml"
+    path.write_text(LAB.replace("  max_tokens: 512", "  base: ../lab"))
+    with pytest.raises(ConfigFaultsError, match=r"bad\.yaml:5: data\.evaluation: unknown key"):
+        read_config(path)
 
 
 def test_all_faults_are_told_at_once(tmp_path):

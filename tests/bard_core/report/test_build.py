@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from bard_core.config.sections import GateConfig
 from bard_core.evaluation.compare import ComparisonError
-from bard_core.report import build, views
+from bard_core.report import build, samples, views
+from bard_core.report.verdict import verdict
 from bard_core.store import artifacts
 from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, ModelRef, OperatingPoint
 
@@ -46,26 +49,38 @@ def dataset(tmp_path: Path) -> DatasetRef:
     return write_dataset(tmp_path / "data", units)
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory, make_model: Any) -> dict[int, ModelRef]:
+    folder = tmp_path_factory.mktemp("models")
+    return {size: make_model(folder / f"m{size}", size) for size in (1, 4, 8, 32)}
+
+
 def judged(
-    folder: Path, stage: Any, block: int, right: int, speedup: float, judge: int = SAMPLES, wrong: str = "<b>`\n"
+    folder: Path,
+    stage: Any,
+    block: int,
+    right: int,
+    speedup: float,
+    judge: int = SAMPLES,
+    wrong: str = "<b>`\n",
+    model: ModelRef | None = None,
 ) -> EvalResult:
     """An evaluation whose first ``right`` answers are right."""
     records = [
-        {"id": f"s{i}", "doc_id": i, "text": f"A={i}" if i < right else wrong, "reference": f"A={i}", "exact": float(i < right)}
+        {"id": f"s{i}", "doc_id": i, "text": f"A={i}" if i < right else wrong, "reference": f"A={i}", "score": float(i < right)}
         for i in range(judge)
     ]
     name = f"{stage}-{block}"
     staging = folder / f"{name}.staging"
     staging.mkdir()
     (staging / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (staging / "results.json").write_text(json.dumps({"metric": "exact"}))
+    ratios = [speedup * (1 + 0.01 * i) for i in range(4)]
+    (staging / "results.json").write_text(json.dumps({"metric": "score", "speed": {"ratios": ratios}}))
     manifest = artifacts.commit_directory(staging, str(folder / name), kind="evaluation")
     curve = folder / f"{name}.jsonl"
     curve.write_text("".join(json.dumps({"step": step, "loss": 3.0 / step, "lr": 0.1}) + "\n" for step in range(1, 6)))
-    model = ModelRef(
-        uri=f"model-{name}", manifest_sha256=name, stage=stage, block_size=block, parent_sha256=None,
-        curve_uri=None if block == 1 else str(curve),
-    )  # fmt: skip
+    here = model or ModelRef(uri=f"model-{name}", manifest_sha256=name, stage=stage, block_size=block, parent_sha256=None)
+    model = here.model_copy(update={"stage": stage, "curve_uri": None if block == 1 else str(curve)})
     return EvalResult(
         uri=str(folder / name), manifest_sha256=manifest.digest, model=model, suite="lab", suite_digest="0",
         accuracy=right / judge, accuracy_stderr=0.0123, num_samples=judge, tokens_per_forward=2.345 * block,
@@ -74,12 +89,23 @@ def judged(
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> list[EvalResult]:
-    return [judged(tmp_path, "source", 1, 7, 1.0), judged(tmp_path, "pbm", 4, 7, 2.25), judged(tmp_path, "swd", 32, 4, 3.5)]
+def results(tmp_path: Path, models: dict[int, ModelRef]) -> list[EvalResult]:
+    found = [
+        judged(tmp_path, "source", 1, 7, 1.0, model=models[1]),
+        judged(tmp_path, "pbm", 4, 7, 2.25, model=models[4].model_copy(update={"parent_sha256": models[1].key})),
+        judged(tmp_path, "swd", 32, 4, 3.5, model=models[32].model_copy(update={"parent_sha256": "f" * 64})),
+    ]
+    return found
+
+
+def context(margin: float = 0.5, **sections: Any) -> build.Context:
+    decoding = {"decoding": {"max_new_tokens": 12}}
+    configuration = {"name": "lab", "swd": {"teacher_block_size": 4}, "evaluation": decoding, **sections}
+    return build.Context(configuration, GateConfig(accuracy_margin=margin), {"git_commit": "abc", "image": "none"})
 
 
 def test_all_views_agree(results: list[EvalResult], dataset: DatasetRef, tmp_path: Path) -> None:
-    ref = build.build(results, dataset, str(tmp_path / "report"), "Bard <lab>")
+    ref = build.build(results, dataset, str(tmp_path / "report"), "Bard <lab>", context())
     folder = artifacts.fetch(ref)
     assert artifacts.verify(ref.uri).kind == "report"
     assert Path(ref.markdown) == folder / "report.md"
@@ -90,9 +116,11 @@ def test_all_views_agree(results: list[EvalResult], dataset: DatasetRef, tmp_pat
         for name in ("accuracy", "accuracy_stderr", "tokens_per_forward", "tokens_per_s", "speedup", "num_samples"):
             assert row[name] == getattr(result, name)
     assert [row["on_frontier"] for row in body["rows"]] == [False, True, True]
-    assert body["verdict"].endswith(
-        "at equal accuracy: 2.25x (pbm-b4); within 0.5 points of it: 2.25x (pbm-b4); within 2.5 points of it: 2.25x (pbm-b4)."
+    assert body["verdict"]["speed"] == (
+        "at equal accuracy: 2.25x (pbm-b4); within 0.5 points of it: 2.25x (pbm-b4); within 2.5 points of it: 2.25x (pbm-b4)"
     )
+    assert (body["verdict"]["ship"], body["machine"]["cores"]) == ("pbm-b4", os.cpu_count())
+    assert [(link["parent"], link["teacher"]) for link in body["lineage"]] == [("", ""), ("source", ""), ("f" * 12, "pbm-b4")]
     assert [(row["model"], row["wins"], row["losses"]) for row in body["against_source"]] == [("pbm-b4", 0, 0), ("swd-b32", 0, 3)]
     assert [record["loss"] for record in body["curves"]["pbm-b4"]] == [3.0, 1.5, 1.0, 0.75, 0.6]
     assert body["curves"]["source"] == []
@@ -116,9 +144,9 @@ def test_thresholds_are_shown_and_the_verdict_takes_the_best(
         for threshold, right, tpf, speedup in ((0.5, 4, 8.0, 3.5), (0.95, 7, 6.0, 2.75))
     )
     swept = [*results[:2], results[2].model_copy(update={"sweep": sweep})]
-    folder = artifacts.fetch(build.build(swept, dataset, str(tmp_path / "report"), "Bard"))
+    folder = artifacts.fetch(build.build(swept, dataset, str(tmp_path / "report"), "Bard", context()))
     body = json.loads((folder / "report.json").read_text())
-    assert "at equal accuracy: 2.75x (swd-b32, threshold 0.95)" in body["verdict"]
+    assert "at equal accuracy: 2.75x (swd-b32, threshold 0.95)" in body["verdict"]["speed"]
     assert [(row["confidence_threshold"], row["speedup"]) for row in body["sweep"]] == [(0.5, 3.5), (0.95, 2.75)]
     markdown, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()
     assert "## Over thresholds" in markdown and "<h2>Over thresholds</h2>" in page
@@ -130,22 +158,31 @@ def test_thresholds_are_shown_and_the_verdict_takes_the_best(
 def test_the_page_holds_samples_and_pictures_and_runs_nothing(
     results: list[EvalResult], dataset: DatasetRef, tmp_path: Path
 ) -> None:
-    folder = artifacts.fetch(build.build(results, dataset, str(tmp_path / "report"), "Bard <lab>"))
-    samples = json.loads((folder / "report.json").read_text())["samples"]
-    assert [sample["id"] for sample in samples] == ["s0", "s2", "s4", "s6"]
-    assert samples[2] == {
+    folder = artifacts.fetch(build.build(results, dataset, str(tmp_path / "report"), "Bard <lab>", context()))
+    body = json.loads((folder / "report.json").read_text())
+    samples = body["samples"]
+    assert [(sample["id"], sample["failure"]) for sample in samples] == [("s7", True), *((f"s{i}", False) for i in range(6))]
+    assert samples[5] == {
         "id": "s4",
         "question": "Is 4 < 5?",
         "reference": "A=4",
+        "failure": False,
         "answers": {"source": "A=4", "pbm-b4": "A=4", "swd-b32": "<b>`\n"},
+        "right": {"source": True, "pbm-b4": True, "swd-b32": False},
     }
+    watched = body["watched"]
+    assert (watched["model"], watched["frames"][-1]["forward"]) == ("pbm-b4", watched["forwards"])
+    assert [text for text, _, _ in watched["frames"][0]["cells"]].count(None) > 0 and "seconds" not in watched["frames"][0]
+    assert all(text is not None for text, _, _ in watched["frames"][-1]["cells"])
 
     page = (folder / "report.html").read_text()
     assert "<h1>Bard &lt;lab&gt;</h1>" in page
     assert "Is 4 &lt; 5?" in page and "&lt;b&gt;" in page and "<b>`" not in page
-    kinds = re.findall(r'src="data:(image/\w+);base64,', page)
-    assert kinds == ["image/png"] * 2 + ["image/jpeg"] + ["image/png"] * 4  # two plots, five images of four samples
-    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    kinds = re.findall(r"src='data:(image/[\w+]+);base64,", page)
+    assert sorted(kinds) == ["image/jpeg", *["image/png"] * 7, *["image/svg+xml"] * 2]  # eight of seven samples, two plots
+    assert not re.findall(r"""(?:src|href|srcset)=["'](?!data:)""", page) and "@import" not in page and "url(" not in page
+    assert all(re.search(r"""alt=['"][^'"]+""", image) for image in re.findall(r"<img[^>]*>", page)), "every picture is told"
+    assert page.count("prefers-color-scheme") >= 3 and "width=device-width" in page
     assert "<script" not in page
     assert "- swd-b32: `<b>'` (wrong)" in (folder / "report.md").read_text()
 
@@ -160,15 +197,53 @@ def test_the_terminal_table_is_narrow_and_aligned(tmp_path: Path) -> None:
 
 def test_a_report_needs_one_source_and_the_same_samples(results: list[EvalResult], dataset: DatasetRef, tmp_path: Path) -> None:
     with pytest.raises(ComparisonError, match="exactly one source"):
-        build.build(results[1:], dataset, str(tmp_path / "report"), "t")
+        build.build(results[1:], dataset, str(tmp_path / "report"), "t", context())
     with pytest.raises(ComparisonError, match="max_samples"):
-        build.build([results[0], judged(tmp_path, "swd", 8, 2, 2.0, judge=4)], dataset, str(tmp_path / "report"), "t")
+        few = [results[0], judged(tmp_path, "swd", 8, 2, 2.0, judge=4)]
+        build.build(few, dataset, str(tmp_path / "report"), "t", context())
 
 
 def test_samples_come_from_those_judged(dataset: DatasetRef, tmp_path: Path) -> None:
-    few = [judged(tmp_path, "source", 1, 2, 1.0, judge=3), judged(tmp_path, "pbm", 4, 3, 2.0, judge=3)]
-    folder = artifacts.fetch(build.build(few, dataset, str(tmp_path / "report"), "t"))
-    assert [sample["id"] for sample in json.loads((folder / "report.json").read_text())["samples"]] == ["s0", "s1", "s2"]
+    few = [judged(tmp_path, "source", 1, 2, 1.0, judge=3), judged(tmp_path, "pbm", 4, 1, 2.0, judge=3)]
+    shown = samples.choose(few, dataset, "pbm-b4")
+    assert [(record["id"], record["failure"]) for record in shown.records] == [("s1", True), ("s2", True), ("s0", False)]
+
+
+def test_the_verdict_is_not_spoken_over_nothing(tmp_path: Path) -> None:
+    def said(*right: int, margin: float = 0.5) -> dict[str, Any]:
+        folder = tmp_path / f"{right}{margin}"
+        folder.mkdir()
+        stages = (("source", 1, 1.0), ("pbm", 4, 2.0), ("swd", 8, 4.0))
+        found = [judged(folder, stage, block, n, speed) for (stage, block, speed), n in zip(stages, right, strict=False)]
+        return verdict(found, GateConfig(accuracy_margin=margin))
+
+    assert said(8, 8, 8)["say"] == "Ship swd-b8: 100.0 %, 4.0x as fast as the source (100.0 %)."
+    assert said(8, 8, 0)["ship"] == "pbm-b4", "the student lost too much"
+    none = said(8, 8, 8, margin=0.0)
+    assert none["ship"] is None and none["say"].startswith("Ship none yet. Nearest is swd-b8: 100.0 %, 4.0x") and none["why"]
+    assert said(0, 0, 0) == {
+        "ship": None,
+        "say": "No verdict: no model gives a right answer, so speeds at equal accuracy say nothing.",
+        "why": "",
+        "speed": "",
+    }
+    assert said(0, 3)["say"].startswith("No verdict: the source gives no right answer")
+    assert said(5)["say"] == "Only the source was judged: 62.5 %."
+
+
+def test_what_changed_since_the_last_report(results: list[EvalResult], dataset: DatasetRef, tmp_path: Path) -> None:
+    first = build.build(results[:2], dataset, str(tmp_path / "lab-1"), "t", context())
+    assert json.loads((artifacts.fetch(first) / "report.json").read_text())["since"] is None
+    better = [results[0], results[1].model_copy(update={"accuracy": 1.0, "speedup": 3.0}), results[2]]
+    folder = artifacts.fetch(build.build(better, dataset, str(tmp_path / "lab-2"), "t", context(pbm={"stages": [{"lr": 0.1}]})))
+    since = json.loads((folder / "report.json").read_text())["since"]
+    assert since["keys"] == [["pbm.stages.0.lr", None, 0.1]] and since["gone"] == []
+    assert since["models"][1] == {
+        "model": "pbm-b4", "new": False, "same_weights": True, "accuracy": 0.125, "speedup": 0.75
+    }  # fmt: skip
+    assert since["models"][2]["new"]
+    page = (folder / "report.html").read_text()
+    assert "<td>judged again</td><td>+12.5 points, +0.75x</td>" in page and "<td>pbm.stages.0.lr</td><td>unset</td>" in page
 
 
 def test_what_checkpoints_cost_is_told_where_it_was_measured() -> None:
