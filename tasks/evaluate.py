@@ -58,7 +58,7 @@ def judge_benchmark(
     """
     uri, answers = _places(benchmark, model, dataset, evaluation, storage_config)
     alone = times.measured(f"judge {model.name} {benchmark.name}", uri) if not answered else nullcontext()
-    with claims.kept(claim), alone:
+    with claims.kept(claim), claims.exclusive(f"{uri}.claim"), alone:
         return judging.judge(model, dataset, benchmark, evaluation, uri, answers)
 
 

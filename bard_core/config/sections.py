@@ -7,16 +7,15 @@ a stage is cached by exactly the sections it reads. Units are in the names (``ti
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from bard_core.config.bases import Based
+from bard_core.config.references import ModelPlace, ModelReference
 from bard_core.config.sources import RawSource
 from bard_core.config.strict import StrictModel
 from bard_core.diffusion.names import CleanAttention, NoiseName, Reduction
-
-BASES = Path(__file__).resolve().parents[2] / "configs" / "data"
 
 
 def _place(uri: str) -> str:
@@ -86,8 +85,10 @@ class LabWorldConfig(StrictModel):
         return self
 
 
-class DataConfig(StrictModel):
+class DataConfig(Based):
     """prepare: raw shards in, tokenised ``messages`` samples out."""
+
+    FOLDER: ClassVar[str] = "data"
 
     lab: LabWorldConfig | None = Field(None, description="Generate the lab world's raw shards and read those")
     sources: tuple[RawSource, ...] = Field((), description="Raw shards to read; the lab adds its own three")
@@ -102,25 +103,16 @@ class DataConfig(StrictModel):
     max_answer_tokens: int | None = Field(None, ge=1, description="Likewise for one answer; None: max_tokens alone bounds it")
     min_pixels: int = Field(256 * 256, ge=256)
     max_pixels: int = Field(2048 * 2048, ge=256)
+    video_fps: float = Field(2.0, gt=0.0, le=60.0, description="Frames a second that are seen of a video")
+    video_frames: int | None = Field(None, ge=2, le=4096, description="So many frames of a video instead, spread evenly")
+    video_max_frames: int = Field(128, ge=4, le=4096, description="Most frames of a video; the rest is left out evenly")
+    video_max_pixels: int = Field(
+        8 * 1024 * 1024, ge=4096, description="Pixels of all frames of a video together; two frames share a visual token"
+    )
     eval_fraction: float = Field(0.02, ge=0.0, le=0.5, description="Share of images held out (lab brings its own split)")
     max_refused: float = Field(0.05, ge=0.0, le=1.0, description="Share of a source's rows that may be refused before it fails")
     suites: tuple[str, ...] = Field((), description="Evaluation suites whose images must not be trained on")
     seed: int = Field(0, ge=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _on_base(cls, values: Any) -> Any:
-        """``base`` names a file of configs/data, or is the path of one; what stands beside it takes precedence."""
-        if not isinstance(values, Mapping) or "base" not in values:
-            return values
-        import yaml
-
-        named = BASES / f"{values['base']}.yaml"
-        path = named if named.is_file() else Path(str(values["base"])).expanduser()
-        if not path.is_file():
-            known = ", ".join(sorted(found.stem for found in BASES.glob("*.yaml")))
-            raise ValueError(f"data.base {values['base']!r} is no file and none of configs/data: {known}")
-        return yaml.safe_load(path.read_text(encoding="utf-8")) | {key: values[key] for key in values if key != "base"}
 
     @model_validator(mode="after")
     def _has_data(self) -> "DataConfig":
@@ -148,7 +140,9 @@ class OptimizerConfig(StrictModel):
     freeze_embeddings: bool = Field(False, description="Token embeddings, and a head tied to them, stay as they are")
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     warmup_steps: int = Field(100, ge=0)
-    min_lr_ratio: float = Field(0.0, ge=0.0, le=1.0, description="Floor of the cosine, as a share of lr")
+    warmup_from: float = Field(0.0, ge=0.0, lt=1.0, description="Share of the rate that the warm-up rises from")
+    min_lr_ratio: float = Field(0.0, ge=0.0, le=1.0, description="Floor of the cosine, as a share of the rate")
+    vision_min_lr_ratio: float | None = Field(None, ge=0.0, le=1.0, description="The vision tower's floor; None: min_lr_ratio")
     max_grad_norm: float = Field(1.0, gt=0.0)
 
     @model_validator(mode="after")
@@ -158,11 +152,17 @@ class OptimizerConfig(StrictModel):
         return self
 
 
-class TrainConfig(StrictModel):
+class TrainConfig(Based):
     """One run of the training loop."""
 
+    FOLDER: ClassVar[str] = "train"
+
     steps: int = Field(0, ge=0, description="Optimizer steps; or give num_epochs")
-    num_epochs: float = Field(0.0, ge=0.0, description="Passes over the training samples, in place of steps; 0.5: half of one")
+    num_epochs: float = Field(
+        0.0,
+        ge=0.0,
+        description="Passes over the training samples, by their sources' weights, in place of steps; 0.5: half of one",
+    )
     batch_size: int = Field(256, ge=1, description="Samples a step over all workers")
     accumulation: int = Field(1, ge=1, description="Micro-batches a step")
     max_tokens_per_row: int = Field(8192, ge=64, description="Packed row length, noisy copies included")
@@ -171,7 +171,19 @@ class TrainConfig(StrictModel):
     activation_checkpointing: bool = False
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints")
     log_every: int = Field(10, ge=1)
+    validate_every: int | None = Field(
+        None,
+        ge=1,
+        description="Steps between looks at held-out samples, a multiple of log_every, and one at the end; None: never",
+    )
+    validate_samples: int = Field(64, ge=1, description="Held-out samples a look, spread over the split")
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _looks_are_logged(self) -> "TrainConfig":
+        if self.validate_every is not None and self.validate_every % self.log_every:
+            raise ValueError(f"validate_every {self.validate_every} must be a multiple of log_every {self.log_every}")
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":
@@ -179,11 +191,11 @@ class TrainConfig(StrictModel):
             raise ValueError(f"give either steps or num_epochs, got steps {self.steps} and num_epochs {self.num_epochs:g}")
         return self
 
-    def in_steps(self, num_train: int) -> "TrainConfig":
+    def in_steps(self, epoch_samples: int) -> "TrainConfig":
         """The same run with its length in steps; the last step of an epoch may reach into the next."""
         if self.steps:
             return self
-        return self.model_copy(update={"steps": math.ceil(self.num_epochs * num_train / self.batch_size), "num_epochs": 0.0})
+        return self.model_copy(update={"steps": math.ceil(self.num_epochs * epoch_samples / self.batch_size), "num_epochs": 0.0})
 
 
 class NoiseConfig(StrictModel):
@@ -220,8 +232,11 @@ class LabModelConfig(StrictModel):
 class SourceConfig(StrictModel):
     """source: the autoregressive model everything starts from: trained in the lab, or resolved from a hub or S3."""
 
-    model: str = Field("lab", min_length=1, description="'lab' (train from scratch) or a hub id, folder or s3:// URI")
-    revision: str | None = Field(None, description="Of a hub model: branch, tag or commit; None: main as it is now")
+    model: ModelPlace = Field(
+        "lab",
+        description="'lab' (train from scratch), a folder, s3:// place, hub id (owner/name@revision) or registered model "
+        "(models:/name@alias)",
+    )
     lab_model: LabModelConfig = LabModelConfig()
     train: TrainConfig | None = Field(None, description="Required for the lab model; None for a pretrained one")
 
@@ -233,11 +248,37 @@ class SourceConfig(StrictModel):
 
 
 class PBMStage(StrictModel):
-    """One block size of Progressive Block Merging."""
+    """One stage of Progressive Block Merging: a block size, or several at once ("elastic")."""
 
-    block_size: int = Field(ge=1, le=256)
+    block_size: int = Field(ge=1, le=256, description="With block_sizes: the largest of them, and need not be said")
+    block_sizes: tuple[Annotated[int, Field(ge=1, le=256)], ...] = Field(
+        (), description="In place of block_size: drawn for each sample and epoch. The one run ends in a model of each size"
+    )
+    parent: ModelReference | None = Field(
+        None, description="What it starts from: source, an earlier stage (pbm-b4) or a model's place; None: the stage before"
+    )
     train: TrainConfig
     data: DataConfig | None = Field(None, description="What this stage trains on; None: what all share")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _largest(cls, values: Any) -> Any:
+        sizes = values.get("block_sizes") if isinstance(values, Mapping) else None
+        if not sizes or "block_size" in values or not all(isinstance(size, int) for size in sizes):
+            return values
+        return {**values, "block_size": max(sizes)}
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "PBMStage":
+        sizes = self.block_sizes
+        if sizes and (len(sizes) == 1 or list(sizes) != sorted(set(sizes)) or sizes[-1] != self.block_size):
+            raise ValueError(f"block_sizes are two or more, growing, and in place of block_size; got {list(sizes)}")
+        return self
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The block sizes of its models."""
+        return self.block_sizes or (self.block_size,)
 
 
 AR_WEIGHT = Field(
@@ -252,8 +293,10 @@ def ar_share(ar_weight: float | None, clean_attention: CleanAttention) -> float:
     return default if ar_weight is None else ar_weight
 
 
-class PBMMethod(StrictModel):
+class PBMMethod(Based):
     """How Progressive Block Merging trains, whatever the block size."""
+
+    FOLDER: ClassVar[str] = "pbm"
 
     noise: NoiseConfig = NoiseConfig()
     clean_attention: CleanAttention = "block"
@@ -277,13 +320,13 @@ class PBMMethod(StrictModel):
 
 
 class PBMConfig(PBMMethod):
-    """pbm: Progressive Block Merging, each stage starting from the one before."""
+    """pbm: Progressive Block Merging, each stage starting from the one before. No stages: only students are distilled."""
 
-    stages: tuple[PBMStage, ...] = Field(min_length=1)
+    stages: tuple[PBMStage, ...]
 
     @model_validator(mode="after")
     def _growing(self) -> "PBMConfig":
-        sizes = [stage.block_size for stage in self.stages]
+        sizes = [size for stage in self.stages for size in stage.sizes]
         if sizes != sorted(set(sizes)):
             raise ValueError(f"pbm.stages must have growing block sizes, got {sizes}")
         return self
@@ -303,11 +346,19 @@ class NoiseStudy(StrictModel):
     train: TrainConfig
 
 
-class SWDConfig(StrictModel):
-    """swd: Stage-Wise Distillation of large-block students from a frozen small-block teacher."""
+class SWDConfig(Based):
+    """swd: Stage-Wise Distillation of students, each at its own block size, from one frozen teacher of no larger blocks."""
 
-    block_sizes: tuple[int, ...] = Field((32,), description="Students: block sizes among pbm.stages")
-    teacher_block_size: int = Field(4, ge=1, le=256)
+    FOLDER: ClassVar[str] = "swd"
+
+    students: tuple[ModelReference, ...] = Field(
+        ("pbm-b32",), description="Stages of this pipeline (pbm-b32) or places of models; none: nothing is distilled"
+    )
+    teacher: ModelReference = Field(
+        "pbm-b4",
+        description="A stage of this pipeline, or a model's place: folder, s3://, hub id (owner/name@revision) or registered "
+        "(models:/name@alias); of any size, with the students' vocabulary",
+    )
     train: TrainConfig
     data: DataConfig | None = Field(None, description="What students are distilled on; None: what all share")
     noise: NoiseConfig = NoiseConfig(min_t=0.1, max_t=0.5)
@@ -335,6 +386,11 @@ class SWDConfig(StrictModel):
         if self.ce_weight == self.kl_weight == 0:
             raise ValueError("swd.ce_weight and swd.kl_weight are both 0: there is nothing to distil")
         return self
+
+    @property
+    def method(self) -> "SWDConfig":
+        """Without whom and on what, which a student's key has as artifacts, so that one more leaves the others cached."""
+        return self.model_copy(update={"students": (), "teacher": "source", "data": None})
 
 
 class DecodingConfig(StrictModel):
@@ -372,7 +428,9 @@ class CheckpointConfig(StrictModel):
 
     root_uri: Place = Field("", description="Folder that every worker reaches, or s3:// prefix; empty: $BARD_HOME/checkpoints")
     keep_last: int = Field(2, ge=1, description="Newest checkpoints of a run to keep")
-    keep_best: int = Field(0, ge=0, description="Checkpoints with the lowest training loss to keep besides")
+    keep_best: int = Field(
+        0, ge=0, description="Checkpoints to keep besides: those with the lowest loss, held-out where train.validate_every looks"
+    )
     verify_sha256: bool = Field(True, description="Hash every shard before resuming; False: sizes, and .metadata's hash")
 
 

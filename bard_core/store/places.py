@@ -4,6 +4,7 @@ The tasks that make a thing and the forecast that looks for it ask here.
 """
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 from bard_core.config.sections import DataConfig, EvaluationConfig, StorageConfig
@@ -24,12 +25,12 @@ def dataset_uri(at: StorageConfig, data: DataConfig, raw: Any, looks: Sequence[L
 
 
 def looks_uri(at: StorageConfig, suite: str, key: str) -> str:
-    return artifact_uri(at, "looks", suite, "evaluate", key)
+    return artifact_uri(at, "looks", PurePath(suite).stem, "evaluate", key)  # a suite's name, or its file's
 
 
-def resolved_uri(at: StorageConfig, found: Any, dataset: DatasetRef) -> str:
-    """Of a pretrained source model that is ``found`` now."""
-    return artifact_uri(at, "models", "source", "resolve", found, dataset.key)
+def resolved_uri(at: StorageConfig, role: str, contents: Any, dataset: DatasetRef) -> str:
+    """Of a model from elsewhere, with the ``contents`` that it has now, adopted as source, parent, student or teacher."""
+    return artifact_uri(at, "models", role, "resolve", contents, dataset.key)
 
 
 def model_name(checkpoint: CheckpointRef) -> str:

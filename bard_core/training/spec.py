@@ -1,5 +1,6 @@
 """A stage's identity: all that decides its result. Its digest names the run, so the same spec resumes it and no other does."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import ValidationInfo, field_validator
@@ -33,6 +34,7 @@ class StageSpec(StrictModel):
     parent: ModelRef | None = None
     lab_model: LabModelConfig | None = None
     block_size: int = 1
+    block_sizes: tuple[int, ...] = ()
     clean_attention: CleanAttention = "block"
     noise: NoiseConfig = NoiseConfig()
     ar_weight: float = 0.0
@@ -46,7 +48,7 @@ class StageSpec(StrictModel):
     def _in_steps(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
         """Epochs become steps of this dataset: the run is the same however its length was said."""
         dataset = info.data.get("dataset")
-        return train.in_steps(dataset.num_train) if dataset else train
+        return train.in_steps(dataset.epoch_samples) if dataset else train
 
     @field_validator("swd")
     @classmethod
@@ -71,7 +73,8 @@ class StageSpec(StrictModel):
     def name(self) -> str:
         if self.stage == "source":
             return "source"
-        return f"{self.stage}-b{self.block_size}" + ("" if self.noise.name == "mask" else f"-{self.noise.name}")
+        sizes = "-".join(map(str, self.block_sizes or (self.block_size,)))
+        return f"{self.stage}-b{sizes}" + ("" if self.noise.name == "mask" else f"-{self.noise.name}")
 
 
 def source_spec(source: SourceConfig, dataset: DatasetRef) -> StageSpec:
@@ -85,14 +88,24 @@ def source_spec(source: SourceConfig, dataset: DatasetRef) -> StageSpec:
     return StageSpec(stage="source", dataset=dataset, train=source.train, lab_model=source.lab_model, clean_attention="causal")
 
 
-def pbm_spec(method: PBMMethod, block_size: int, train: TrainConfig, dataset: DatasetRef, parent: ModelRef) -> StageSpec:
-    """``parent`` learns to denoise blocks of ``block_size``."""
+def pbm_spec(
+    method: PBMMethod, block_sizes: Sequence[int], train: TrainConfig, dataset: DatasetRef, parent: ModelRef
+) -> StageSpec:
+    """``parent`` learns to denoise blocks of one size, or of several that are drawn for each sample and epoch.
+
+    Raises:
+        ValueError: the parent's blocks are larger.
+    """
+    block_size = max(block_sizes)
+    if parent.block_size > block_size:
+        raise ValueError(f"{parent.uri} has blocks of {parent.block_size}; a stage of {block_size} merges smaller ones")
     return StageSpec(
         stage="pbm",
         dataset=dataset,
         train=train,
         parent=parent,
         block_size=block_size,
+        block_sizes=tuple(block_sizes) if len(block_sizes) > 1 else (),
         clean_attention=method.clean_attention,
         noise=method.noise,
         ar_weight=method.ar_share,
@@ -104,7 +117,19 @@ def pbm_spec(method: PBMMethod, block_size: int, train: TrainConfig, dataset: Da
 def swd_spec(
     config: SWDConfig, clean_attention: CleanAttention, dataset: DatasetRef, student: ModelRef, teacher: ModelRef
 ) -> StageSpec:
-    """``student`` is distilled at its own block size from the frozen ``teacher``."""
+    """``student`` is distilled at its own block size from the frozen ``teacher``.
+
+    Raises:
+        ValueError: one of them is autoregressive, or the teacher's blocks are larger.
+    """
+    for role, model in (("student", student), ("teacher", teacher)):
+        if model.block_size == 1:
+            raise ValueError(f"swd.{role} {model.uri} is autoregressive; give a model that was trained on blocks")
+    if teacher.block_size > student.block_size:
+        raise ValueError(
+            f"swd.teacher {teacher.uri} has blocks of {teacher.block_size}, larger than the {student.block_size} of its student "
+            f"{student.uri}"
+        )
     return StageSpec(
         stage="swd",
         dataset=dataset,
@@ -116,7 +141,7 @@ def swd_spec(
         ar_weight=ar_share(config.ar_weight, clean_attention),
         reduction=config.reduction,
         tail_weight=config.tail_weight,
-        swd=config.model_copy(update={"block_sizes": ()}),
+        swd=config.method,
         teacher=teacher,
     )
 

@@ -93,7 +93,7 @@ def test_a_reevaluation_is_complete_and_its_suite_exists(path):
 @pytest.mark.parametrize(
     ("section", "change", "words"),
     [
-        ("swd", {"kl_wieght": 1}, "unknown key 'kl_wieght': did you mean 'kl_weight'.*allowed are block_sizes, "),
+        ("swd", {"kl_wieght": 1}, "unknown key 'kl_wieght': did you mean 'kl_weight'.*allowed are students, "),
         ("evaluation", {"decoding": {"confidence_threshold": 1.5}}, "less than or equal to 1"),
         ("pbm", {"noise": {"min_t": 0.9, "max_t": 0.1}}, "below max_t"),
         ("pbm", {"noise": {"name": "mix", "complementary": True}}, "needs name: mask"),
@@ -118,9 +118,13 @@ def test_faults_are_named(section, change, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"block_sizes": (8, 64)}, r"swd.block_sizes names 64.*allowed are \[4, 8, 16, 32\]"),
-        ({"teacher_block_size": 2}, "swd.teacher_block_size names 2"),
-        ({"block_sizes": (4,)}, "larger than its teacher's, 4"),
+        (
+            {"students": ("pbm-b8", "pbm-b64")},
+            "swd.students.1 names pbm-b64, which is none of pbm-b4, pbm-b8, pbm-b16",
+        ),
+        ({"teacher": "pbm-b2"}, "swd.teacher names pbm-b2"),
+        ({"teacher": "owner/Bard-VL-B16-Mask-8B", "students": ("pbm-b8",)}, "no smaller than its teacher's, 16"),
+        ({"students": ("pbm-b4",)}, "swd.students.0 names pbm-b4, which is swd.teacher"),
         ({"ar_weight": 0.5}, "swd.ar_weight needs pbm.clean_attention: causal"),
     ],
 )
@@ -135,7 +139,7 @@ def test_sections_that_do_not_fit_each_other_are_refused(change, words):
     ("decoding", "words"),
     [
         ({"strategy": "self_speculative"}, "self_speculative needs pbm.clean_attention: causal"),
-        ({"denoising_steps": 8}, "denoising_steps is 8, more than the smallest block of pbm.stages, 4"),
+        ({"denoising_steps": 8}, "denoising_steps is 8, more than the smallest block that is trained, 4"),
     ],
 )
 def test_a_decoding_that_no_model_can_do_is_refused(decoding, words):
@@ -145,3 +149,16 @@ def test_a_decoding_that_no_model_can_do_is_refused(decoding, words):
         check_stages(pbm, swd, sections.DecodingConfig(**decoding))
     causal = sections.PBMConfig.model_validate({**values["pbm"], "clean_attention": "causal"})
     check_stages(causal, swd, sections.DecodingConfig(strategy="self_speculative", denoising_steps=4))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "data").glob("*.yaml")), ids=lambda path: path.stem)
+def test_ready_made_data_name_subsets_licences_and_revisions(path: Path) -> None:
+    data = sections.DataConfig.model_validate({"base": path.stem, "seed": 7})
+    assert data.seed == 7 and data.suites == ("paper",)
+    for source in data.sources:
+        assert source.revision and source.license and source.on_bad_part == "drop"
+        assert len(set(source.include)) == len(source.include)
+    subsets = {source.name: len(source.include) for source in data.sources}
+    assert subsets == (
+        {"mixed-distil-17w": 0} if path.stem == "paper-swd" else {"finevision": 184, "llava-onevision": 179, "mmfinereason": 0}
+    )
