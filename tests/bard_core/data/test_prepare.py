@@ -152,6 +152,8 @@ def test_finished_units_stay_and_a_changed_shard_is_prepared_alone(tmp_path: Pat
     pq.write_table(table.slice(0, 2), tmp_path / "raw" / "1.parquet")
     ref = prepare(config, str(tmp_path / "out"))
     after = {path.parent.name: path.stat().st_mtime_ns for path in units.glob("*/manifest.json")}
+    assert (units / f"{sorted(stamps)[0]}.damaged" / "rows.arrow").read_bytes() == b"torn", "set aside"
+    del after[f"{sorted(stamps)[0]}.damaged"]
     assert before and len(after) == 4  # the changed shard's new unit beside its old one
     kept = [name for name in stamps if after[name] == stamps[name]]
     assert len(kept) == 2 and sorted(stamps)[0] not in kept  # the torn one was made again
