@@ -207,8 +207,8 @@ def test_nothing_left_to_train_on_is_an_error_with_the_reasons(tmp_path: Path) -
 
 def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
     source = raw(tmp_path / "raw", [[1]])
-    with pytest.raises(PrepareError, match="name raw is used twice"):
-        prepare(DataConfig(sources=(source, source)), str(tmp_path / "out"))
+    with pytest.raises(ValueError, match="two entries of data.sources have the name 'raw'"):
+        DataConfig(sources=(source, source))
 
 
 def test_a_sample_of_a_source_is_exact_seeded_and_not_its_first_rows(tmp_path: Path) -> None:
