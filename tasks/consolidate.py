@@ -16,10 +16,16 @@ def consolidate(
     storage_config: StorageConfig,
     tracking: TrackingConfig,
     parent_run: str,
+    block_size: int | None = None,
 ) -> Model:
-    """Write a checkpoint's Hugging Face folder, in the precision of its training, unless it stands there; log it to MLflow."""
+    """Write a checkpoint's Hugging Face folder, in the precision of its training, unless it stands there; log it to MLflow.
+
+    ``block_size``: that it is to decode by, for a checkpoint that was trained on several; None: the largest.
+    """
     import torch
 
+    if block_size is not None:
+        checkpoint = checkpoint.model_copy(update={"block_size": block_size})
     name = places.model_name(checkpoint)
     uri = places.model_uri(storage_config, checkpoint, clean_attention)
     with (

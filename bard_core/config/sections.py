@@ -6,7 +6,8 @@ a stage is cached by exactly the sections it reads. Units are in the names (``ti
 
 import math
 import re
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -237,14 +238,37 @@ class SourceConfig(StrictModel):
 
 
 class PBMStage(StrictModel):
-    """One block size of Progressive Block Merging."""
+    """One stage of Progressive Block Merging: a block size, or several at once ("elastic")."""
 
-    block_size: int = Field(ge=1, le=256)
+    block_size: int = Field(ge=1, le=256, description="With block_sizes: the largest of them, and need not be said")
+    block_sizes: tuple[Annotated[int, Field(ge=1, le=256)], ...] = Field(
+        (), description="In place of block_size: drawn for each sample and epoch. The one run ends in a model of each size"
+    )
     parent: ModelReference | None = Field(
         None, description="What it starts from: source, an earlier stage (pbm-b4) or a model's place; None: the stage before"
     )
     train: TrainConfig
     data: DataConfig | None = Field(None, description="What this stage trains on; None: what all share")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _largest(cls, values: Any) -> Any:
+        sizes = values.get("block_sizes") if isinstance(values, Mapping) else None
+        if not sizes or "block_size" in values or not all(isinstance(size, int) for size in sizes):
+            return values
+        return {**values, "block_size": max(sizes)}
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "PBMStage":
+        sizes = self.block_sizes
+        if sizes and (len(sizes) == 1 or list(sizes) != sorted(set(sizes)) or sizes[-1] != self.block_size):
+            raise ValueError(f"block_sizes are two or more, growing, and in place of block_size; got {list(sizes)}")
+        return self
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The block sizes of its models."""
+        return self.block_sizes or (self.block_size,)
 
 
 AR_WEIGHT = Field(
@@ -292,7 +316,7 @@ class PBMConfig(PBMMethod):
 
     @model_validator(mode="after")
     def _growing(self) -> "PBMConfig":
-        sizes = [stage.block_size for stage in self.stages]
+        sizes = [size for stage in self.stages for size in stage.sizes]
         if sizes != sorted(set(sizes)):
             raise ValueError(f"pbm.stages must have growing block sizes, got {sizes}")
         return self

@@ -129,6 +129,7 @@ def run_stage(
         sample_length="supervised" if spec.stage == "swd" else "padded",
         tail_weight=spec.tail_weight,
         teacher_block_size=spec.teacher.block_size if spec.teacher else None,
+        block_sizes=spec.block_sizes,
         seed=spec.train.seed,
         max_tokens_per_row=spec.train.max_tokens_per_row,
     )

@@ -61,7 +61,7 @@ def test_a_stage_is_the_one_that_the_pipeline_trains(lab_dataset, make_model, tm
     from bard_core.training.spec import pbm_spec, run_of, swd_spec
 
     config, parent = read_config(LAB), make_model(tmp_path / "source", 1)
-    spec = pbm_spec(config.pbm.method, 4, config.pbm.stages[0].train, lab_dataset, parent)
+    spec = pbm_spec(config.pbm.method, (4,), config.pbm.stages[0].train, lab_dataset, parent)
     assert (spec.name, spec.noise) == ("pbm-b4", config.pbm.noise) and storage.exists(parent.uri)
     teacher = make_model(tmp_path / "pbm-b4", 4)
     whole = swd_spec(config.swd, "block", lab_dataset, teacher, teacher)
