@@ -207,7 +207,7 @@ def test_nothing_left_to_train_on_is_an_error_with_the_reasons(tmp_path: Path) -
 
 def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
     source = raw(tmp_path / "raw", [[1]])
-    with pytest.raises(ValueError, match="two entries of data.sources have the name 'raw'"):
+    with pytest.raises(ValueError, match=r"two entries of data.sources have the name 'raw'"):
         DataConfig(sources=(source, source))
 
 
