@@ -1,7 +1,7 @@
 """consolidate: a training checkpoint to a model anyone can load."""
 
 from bard_core.config.sections import StorageConfig, TrackingConfig
-from bard_core.store import artifacts, claims, places, storage, workshop
+from bard_core.store import artifacts, claims, places, provenance, storage, workshop
 from bard_core.store.refs import ModelRef
 from bard_core.tracking import log_model, stage_run
 from bard_core.training.checkpoints.consolidate import consolidate as write_model
@@ -43,6 +43,7 @@ def consolidate(
                     bard={"block_size": checkpoint.block_size, "clean_attention": clean_attention},
                 )
                 (staging / "training_curve.jsonl").write_bytes(lasting(storage.read_bytes(checkpoint.curve_uri)))
+                provenance.add(staging, provenance.of_run(checkpoint.curve_uri))
                 manifest = artifacts.commit_directory(
                     staging,
                     uri,

@@ -112,7 +112,7 @@ def _train(spec: "StageSpec", checkpoints: Any, output: Path, as_json: bool, blo
     """Train a stage in this process (or torchrun's), then write its model and make it an artifact."""
     if output.exists():
         raise typer.BadParameter(f"--output {output} is there already; name a new folder")
-    from bard_core.store import artifacts, workshop
+    from bard_core.store import artifacts, provenance, workshop
     from bard_core.training.checkpoints.consolidate import consolidate as write_model
     from bard_core.training.ranks import from_rank_zero, rank_and_world
     from bard_core.training.spec import run_of
@@ -130,6 +130,7 @@ def _train(spec: "StageSpec", checkpoints: Any, output: Path, as_json: bool, blo
         staging = scratch / "model"
         settings = {"block_size": block_size or spec.block_size, "clean_attention": spec.clean_attention}
         write_model(artifacts.fetch(final), staging, artifacts.fetch(base), bard=settings)
+        provenance.add(staging, provenance.entry_of(spec.name, spec.dataset))
         parent = spec.parent.key if spec.parent else None
         manifest = artifacts.commit_directory(staging, str(output), kind="model", step=spec.train.steps, parent_digest=parent)
     body = {"uri": str(output), "manifest_sha256": manifest.digest, "checkpoint": final}

@@ -48,7 +48,7 @@ class StageSpec(StrictModel):
     def _in_steps(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
         """Epochs become steps of this dataset: the run is the same however its length was said."""
         dataset = info.data.get("dataset")
-        return train.in_steps(dataset.num_train) if dataset else train
+        return train.in_steps(dataset.epoch_samples) if dataset else train
 
     @field_validator("swd")
     @classmethod

@@ -53,7 +53,9 @@ def test_the_pipeline_verb_by_verb(bard, bard_home, tmp_path):
     assert compared["num_samples"] == 4
     assert "swd-b8" in (said := bard("compare", made / "score-source", made / "score-swd-b8")) or "pbm-b8" in said
     bard("export", made / "swd-b8", "-o", made / "taken", "--evaluation", made / "score-swd-b8", "--license", "apache-2.0")
-    assert "license: apache-2.0" in (made / "taken" / "README.md").read_text()
+    card = (made / "taken" / "README.md").read_text()
+    assert "license: apache-2.0" in card
+    assert "| source, pbm-b4, pbm-b8, swd-b8 | lab-train-finevision | not given | 5 |" in card
 
 
 def test_a_stage_is_the_one_that_the_pipeline_trains(lab_dataset, make_model, tmp_path):
