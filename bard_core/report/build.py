@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import yaml
+
 from bard_core.config.sections import DecodingConfig, GateConfig
 from bard_core.data.heldout import held_out
 from bard_core.evaluation.compare import load_samples, on_frontier, paired, source_of
@@ -134,6 +136,7 @@ def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, t
         out = scratch / "report"
         out.mkdir()
         (out / "report.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
+        (out / "config.yaml").write_text(yaml.safe_dump(body["configuration"], sort_keys=False), encoding="utf-8")
         (out / "frontier.png").write_bytes(frontier_png(table, sweep))
         (out / "curves.png").write_bytes(curves_png(curves))
         (out / "report.md").write_text(markdown(body), encoding="utf-8")
