@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bard_core.config.file import PipelineConfig, shown
+from bard_core.config.references import block_size_of, pbm_stage
 from bard_core.config.sections import DataConfig, EvaluationConfig
-from bard_core.data.inputs import InputError, raw_inputs, source_inputs
+from bard_core.data.inputs import InputError, found_model, in_role, raw_inputs, written_model
 from bard_core.evaluation.benchmark import judged_key
 from bard_core.evaluation.looks import looks_key
 from bard_core.evaluation.suites import suite_of
@@ -20,6 +21,7 @@ from bard_core.store import artifacts, places, storage, times
 from bard_core.store.artifacts import Manifest
 from bard_core.store.refs import DatasetRef, LooksRef, ModelRef, Ref
 from bard_core.store.times import Took
+from bard_core.tracking import TrackingError
 from bard_core.training.checkpoints import retention
 from bard_core.training.spec import StageSpec, final_ref, pbm_spec, run_of, source_spec, swd_spec
 
@@ -117,6 +119,7 @@ class _Walk:
     def __init__(self, config: PipelineConfig, took: Mapping[str, Took]) -> None:
         self.config, self.took = config, took
         self.items: list[Item] = []
+        self.models: dict[str, ModelRef | None] = {}
         self.note = ""
 
     def pipeline(self) -> None:
@@ -124,23 +127,23 @@ class _Walk:
         dataset = self._dataset("prepare", config.data)
         base = self._source(dataset)
         results = [self._judged(base, base, dataset, evaluation, "source")]
-        latest, models = base, {}
+        self.models["source"] = latest = base
         for stage in config.pbm.stages:
+            parent = self._named(stage.parent, "parent", dataset) if stage.parent else latest
             own = self._dataset(f"prepare for pbm-b{stage.block_size}", stage.data) if stage.data else dataset
-            spec = pbm_spec(config.pbm.method, stage.block_size, stage.train, own, latest) if own and latest else None
+            spec = pbm_spec(config.pbm.method, stage.block_size, stage.train, own, parent) if own and parent else None
             latest = self._trained(f"pbm-b{stage.block_size}", spec, stage.train.steps, config.pbm.clean_attention)
-            models[stage.block_size] = latest
+            self.models[pbm_stage(stage.block_size)] = latest
             results.append(self._judged(latest, base, dataset, evaluation, f"pbm-b{stage.block_size}"))
-        data = config.swd.data if config.swd.block_sizes else None
-        distilled_on = self._dataset("prepare for swd", data) if data else dataset
-        swd = config.swd.model_copy(update={"block_sizes": (), "data": None})
-        teacher = models.get(config.swd.teacher_block_size)
-        for size in config.swd.block_sizes:
-            student = models[size]
+        swd = config.swd
+        distilled_on = self._dataset("prepare for swd", swd.data) if swd.data and swd.students else dataset
+        for reference in swd.students:
+            student, teacher = self._named(reference, "student", dataset), self._named(swd.teacher, "teacher", dataset)
             ready = distilled_on and student and teacher
             spec = swd_spec(swd, config.pbm.clean_attention, distilled_on, student, teacher) if ready else None  # type: ignore[arg-type]
-            distilled = self._trained(f"swd-b{size}", spec, swd.train.steps, config.pbm.clean_attention)
-            results.append(self._judged(distilled, base, dataset, evaluation, f"swd-b{size}"))
+            name = f"swd-b{student.block_size if student else block_size_of(reference) or '?'}"
+            distilled = self._trained(name, spec, swd.train.steps, config.pbm.clean_attention)
+            results.append(self._judged(distilled, base, dataset, evaluation, name))
         self._report(dataset, results)
 
     def _dataset(self, name: str, data: DataConfig) -> DatasetRef | None:
@@ -167,17 +170,25 @@ class _Walk:
         if source.train is not None:
             spec = source_spec(source, dataset) if dataset else None
             return self._trained("source", spec, source.train.steps, "causal")
-        manifest = None
-        if dataset:
-            try:
-                uri = places.resolved_uri(self.config.storage_config, source_inputs(source), dataset)
-                manifest = _standing(uri)
-            except InputError as error:
-                self.note = str(error)
-        self._add("source", "source", 0 if manifest else 1)
-        if manifest is None:
-            return None
-        return ModelRef(uri=uri, manifest_sha256=manifest.digest, stage="source", block_size=1, parent_sha256=None)
+        return self._named(source.model, "source", dataset)
+
+    def _named(self, reference: str, role: str, dataset: DatasetRef | None) -> ModelRef | None:
+        """A stage's model, or one brought in from its place; looked for once."""
+        if reference in self.models:
+            return self.models[reference]
+        ref = None
+        try:
+            if dataset:
+                found = found_model(reference, self.config.tracking)
+                ref = found.ref
+                uri = places.resolved_uri(self.config.storage_config, role, found.contents, dataset)
+                if ref is None and _standing(uri):
+                    ref = written_model(uri)
+        except (InputError, TrackingError) as error:
+            self.note = str(error)
+        self._add("source" if role == "source" else reference, "source", 0 if ref else 1)
+        self.models[reference] = ref = in_role(ref, role) if ref else None
+        return ref
 
     def _trained(self, name: str, spec: StageSpec | None, steps: int, clean_attention: str) -> ModelRef | None:
         """The model of a finished training. ``steps``: as configured, where the spec is not known yet."""

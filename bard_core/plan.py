@@ -16,12 +16,15 @@ import torch
 from torch import Tensor
 
 from bard_core.config.file import PipelineConfig
+from bard_core.config.references import REGISTERED, block_size_of, hub_id, is_stage, pbm_stage
 from bard_core.config.sections import TrainConfig
+from bard_core.data.inputs import found_model
 from bard_core.lab.model import build_lab_model
 from bard_core.lab.processor import build_lab_processor
 from bard_core.models.qwen3_vl import architecture
 from bard_core.models.released import read_config
 from bard_core.models.vlm import decoder_layers, empty_model, vision_tower
+from bard_core.store import artifacts
 from bard_core.training.head import chunk_rows
 from bard_core.training.optimizer import rates
 from bard_core.training.parallel import OWN_UNIT_PARAMETERS
@@ -102,21 +105,31 @@ class Plan:
         return sum(stage.gpu_hours for stage in self.stages)
 
 
-def meta_model(config: PipelineConfig) -> Any:
-    """The source model's architecture with shapes and no memory.
+def meta_model(config: PipelineConfig, reference: str = "source") -> Any:
+    """The architecture of a model that the configuration names, with shapes and no memory; a stage's is its parent's.
 
     Raises:
-        OSError: the model is neither a public Qwen3-VL nor a folder, and no hub is to be reached (from transformers).
+        OSError: the model is neither a public one nor a folder, and no hub is to be reached (from transformers).
+        InputError: MLflow knows no such model.
     """
-    if config.data.lab is not None and config.source.model == "lab":
+    if is_stage(reference):
+        before = [stage for stage in config.pbm.stages if stage.block_size <= (block_size_of(reference) or 1)]
+        reference = next((stage.parent for stage in reversed(before) if stage.parent is not None), "source")
+        if is_stage(reference) and reference != "source":
+            return meta_model(config, reference)
+        reference = config.source.model if reference == "source" else reference
+    if reference == "lab" and config.data.lab is not None:
         world = config.data.lab
         with torch.device("meta"):
             return build_lab_model(
                 config.source.lab_model, build_lab_processor(), world.cell_px * max(world.rows, world.columns), 0
             )
-    known = architecture(config.source.model)
-    hf_config = known if known is not None else read_config(config.source.model, config.source.revision)
-    return empty_model(hf_config)
+    if (known := architecture(reference)) is not None:
+        return empty_model(known)
+    if REGISTERED.fullmatch(reference) or "://" in reference:
+        return empty_model(read_config(artifacts.fetch(found_model(reference, config.tracking).place)))
+    place, revision = (reference, None) if reference.startswith(("/", "~")) else hub_id(reference)
+    return empty_model(read_config(place, revision))
 
 
 def count(model: Any) -> Parameters:
@@ -222,20 +235,23 @@ def memory(model: Any, train: TrainConfig, gpus: int, tokens_per_sample: int, te
     }
 
 
-def total_flops(model: Any, train: TrainConfig, tokens_per_sample: int, image_tokens: int, teacher: bool = False) -> float:
+def total_flops(model: Any, train: TrainConfig, tokens_per_sample: int, image_tokens: int, teacher: Any = None) -> float:
     """FLOPs of one optimizer step over the global batch, with full rows of attention, vision, recomputation and the teacher."""
-    parameters = count(model)
-    forward = forward_flops(shape_of(model), tokens_per_sample, tokens_per_sample, train.max_tokens_per_row)
-    vision = 0.0
-    if (vision_config := getattr(model.config, "vision_config", None)) is not None:
-        patches = image_tokens * getattr(vision_config, "spatial_merge_size", 2) ** 2
-        width, depth = vision_config.hidden_size, getattr(vision_config, "depth", 0)
-        vision = patches * (2 * parameters.vision + 2 * 2 * patches * width * depth)
+    forward, vision = _forward_flops(model, train, tokens_per_sample, image_tokens)
     trained = 4 if train.activation_checkpointing else 3  # the backward pass costs two forwards, recomputing one more
     frozen_vision = train.optimizer.vision_lr == 0
-    return train.batch_size * (
-        forward * (trained + (1 if teacher else 0)) + vision * ((1 if frozen_vision else 3) + (1 if teacher else 0))
-    )
+    asked = sum(_forward_flops(teacher, train, tokens_per_sample, image_tokens)) if teacher is not None else 0.0
+    return train.batch_size * (forward * trained + vision * (1 if frozen_vision else 3) + asked)
+
+
+def _forward_flops(model: Any, train: TrainConfig, tokens: int, image_tokens: int) -> tuple[float, float]:
+    """Of one sample: the language model's forward pass, and the vision side's."""
+    forward = forward_flops(shape_of(model), tokens, tokens, train.max_tokens_per_row)
+    if (vision_config := getattr(model.config, "vision_config", None)) is None:
+        return forward, 0.0
+    patches = image_tokens * getattr(vision_config, "spatial_merge_size", 2) ** 2
+    width, depth = vision_config.hidden_size, getattr(vision_config, "depth", 0)
+    return forward, patches * (2 * count(model).vision + 2 * 2 * patches * width * depth)
 
 
 def plan(config: PipelineConfig, assumptions: Assumptions) -> Plan:
@@ -244,17 +260,17 @@ def plan(config: PipelineConfig, assumptions: Assumptions) -> Plan:
     Raises:
         ValueError: a stage's length is in epochs, and ``train_samples`` is not assumed.
     """
-    model = meta_model(config)
-    parameters = count(model)
+    source = meta_model(config)
     gpus = config.compute.most_workers
     peak = PEAK_FLOPS[assumptions.gpu]
 
-    def stage(name: str, train: TrainConfig, parent: str, teacher: str = "") -> Stage:
+    def stage(name: str, train: TrainConfig, parent: str, model: Any, teacher: str = "") -> Stage:
         if train.num_epochs and assumptions.train_samples is None:
             raise ValueError(f"{name} trains for {train.num_epochs:g} epochs: say of how many samples with --train-samples")
         train = train.in_steps(assumptions.train_samples or 0)
         tokens = assumptions.tokens_per_sample or train.max_tokens_per_row
-        flops = total_flops(model, train, tokens, assumptions.image_tokens_per_sample, bool(teacher))
+        asked = meta_model(config, teacher) if teacher else None
+        flops = total_flops(model, train, tokens, assumptions.image_tokens_per_sample, asked)
         trained = sum(p.numel() for group, lr in rates(model, train.optimizer).values() if lr > 0 for p in group)
         return Stage(
             name=name,
@@ -264,18 +280,20 @@ def plan(config: PipelineConfig, assumptions: Assumptions) -> Plan:
             batch_size=train.batch_size,
             tokens_per_step=train.batch_size * tokens,
             gpu_hours=train.steps * flops / (peak * assumptions.mfu) / 3600,
-            memory=memory(model, train, gpus, tokens, parameters.total if teacher else 0),
-            checkpoint=4 * parameters.total + 8 * trained,
-            model=(2 if train.precision == "bfloat16" else 4) * parameters.total,
+            memory=memory(model, train, gpus, tokens, _numel(asked) if asked is not None else 0),
+            checkpoint=4 * _numel(model) + 8 * trained,
+            model=(2 if train.precision == "bfloat16" else 4) * _numel(model),
         )
 
     stages, parent = [], "source"
-    for one in config.pbm.stages:
-        stages.append(stage(f"pbm-b{one.block_size}", one.train, parent))
-        parent = stages[-1].name
-    for size in config.swd.block_sizes:
-        teacher = f"pbm-b{config.swd.teacher_block_size}"
-        stages.append(stage(f"swd-b{size}", config.swd.train, f"pbm-b{size}", teacher))
     if config.source.train is not None:
-        stages.insert(0, stage("source", config.source.train, "nothing"))
-    return Plan(config.name, config.source.model, gpus, assumptions, parameters, tuple(stages), 12 * parameters.total // gpus)
+        stages.append(stage("source", config.source.train, "nothing", source))
+    for one in config.pbm.stages:
+        name = pbm_stage(one.block_size)
+        stages.append(stage(name, one.train, one.parent or parent, meta_model(config, name)))
+        parent = name
+    for student in config.swd.students:
+        name = f"swd-b{block_size_of(student) or '?'}"
+        stages.append(stage(name, config.swd.train, student, meta_model(config, student), config.swd.teacher))
+    total = _numel(source)
+    return Plan(config.name, config.source.model, gpus, assumptions, count(source), tuple(stages), 12 * total // gpus)

@@ -12,7 +12,7 @@ from tasks.consolidate import consolidate
 from tasks.curves import curves
 from tasks.pbm import pbm as merge_blocks
 from tasks.ray_cluster import training
-from tasks.resolve import resolve_source, source_inputs
+from tasks.resolve import find_model, resolve_model
 from tasks.resources import pod
 from tasks.settings import Dataset, Report, stage_dynamic
 from tasks.source import train_source
@@ -37,8 +37,9 @@ def train_each(
         trained = train_source(source=source, dataset=dataset, compute=compute, **run).with_overrides(**on_ray)
         base = consolidate(checkpoint=trained, clean_attention="causal", **place).with_overrides(**pod("consolidate", compute))
     else:
-        found = source_inputs(source=source)
-        base = resolve_source(source=source, found=found, dataset=dataset, **place).with_overrides(**pod("resolve", compute))
+        found = find_model(reference=source.model, tracking=tracking)
+        named = {"found": found, "role": "source", "dataset": dataset, **place}
+        base = resolve_model(**named).with_overrides(**pod("resolve", compute))
     checkpoints = [
         merge_blocks(
             method=study.method.model_copy(update={"noise": noise}),

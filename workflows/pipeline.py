@@ -8,6 +8,7 @@ has changed.
 
 from flytekit import workflow
 
+from bard_core.config.references import pbm_stage
 from bard_core.config.sections import (
     ComputeConfig,
     DataConfig,
@@ -23,10 +24,10 @@ from tasks.consolidate import consolidate
 from tasks.pbm import pbm as merge_blocks
 from tasks.ray_cluster import training
 from tasks.report import report
-from tasks.resolve import resolve_source, source_inputs
+from tasks.resolve import find_model, resolve_model
 from tasks.resources import pod
 from tasks.runs import close_run, open_run
-from tasks.settings import Dataset, Evaluation, stage_dynamic
+from tasks.settings import Dataset, Evaluation, Model, stage_dynamic
 from tasks.source import train_source
 from tasks.swd import swd as distil
 from workflows.evaluate import evaluate
@@ -45,20 +46,30 @@ def convert(
     tracking: TrackingConfig,
     parent_run: str,
 ) -> list[Evaluation]:
-    """Source, then PBM stage by stage, then SWD students; every model is judged as soon as it exists."""
+    """Source, then PBM stage by stage, then SWD students; every model is judged as soon as it exists.
+
+    What a stage starts from, and the teacher, is another stage or is brought in from its place.
+    """
     run = {"tracking": tracking, "parent_run": parent_run}
     place = {"storage_config": storage_config, **run}
     on_ray, small = training(compute), pod("consolidate", compute)
     judge = {"dataset": dataset, "evaluation": evaluation, "compute": compute, **place}
+    models: dict[str, Model] = {}
+
+    def named(reference: str, role: str) -> Model:
+        if reference not in models:
+            found = find_model(reference=reference, tracking=tracking)
+            inside = pod("resolve", compute)
+            models[reference] = resolve_model(found=found, role=role, dataset=dataset, **place).with_overrides(**inside)
+        return models[reference]
+
     if source.train is not None:
         trained = train_source(source=source, dataset=dataset, compute=compute, **run).with_overrides(**on_ray)
         base = consolidate(checkpoint=trained, clean_attention="causal", **place).with_overrides(**small)
     else:
-        found = source_inputs(source=source)
-        base = resolve_source(source=source, found=found, dataset=dataset, **place).with_overrides(**pod("resolve", compute))
+        base = named(source.model, "source")
     results = [evaluate(model=base, source=base, **judge)]
-    models = {1: base}
-    latest = base
+    models["source"] = latest = base
     for stage in pbm.stages:
         own = prepare(data=stage.data, compute=compute, **place) if stage.data else dataset
         checkpoint = merge_blocks(
@@ -66,26 +77,26 @@ def convert(
             block_size=stage.block_size,
             train=stage.train,
             dataset=own,
-            parent=latest,
+            parent=named(stage.parent, "parent") if stage.parent else latest,
             compute=compute,
             **run,
         ).with_overrides(**on_ray)
         latest = consolidate(checkpoint=checkpoint, clean_attention=pbm.clean_attention, **place).with_overrides(**small)
-        models[stage.block_size] = latest
+        models[pbm_stage(stage.block_size)] = latest
         results.append(evaluate(model=latest, source=base, **judge))
-    distilled_on = prepare(data=swd.data, compute=compute, **place) if swd.data and swd.block_sizes else dataset
-    for block_size in swd.block_sizes:
+    distilled_on = prepare(data=swd.data, compute=compute, **place) if swd.data and swd.students else dataset
+    for student in swd.students:
         checkpoint = distil(
-            config=swd.model_copy(update={"block_sizes": (), "data": None}),
+            config=swd.method,
             clean_attention=pbm.clean_attention,
             dataset=distilled_on,
-            student=models[block_size],
-            teacher=models[swd.teacher_block_size],
+            student=named(student, "student"),
+            teacher=named(swd.teacher, "teacher"),
             compute=compute,
             **run,
         ).with_overrides(**on_ray)
-        student = consolidate(checkpoint=checkpoint, clean_attention=pbm.clean_attention, **place).with_overrides(**small)
-        results.append(evaluate(model=student, source=base, **judge))
+        distilled = consolidate(checkpoint=checkpoint, clean_attention=pbm.clean_attention, **place).with_overrides(**small)
+        results.append(evaluate(model=distilled, source=base, **judge))
     return results
 
 

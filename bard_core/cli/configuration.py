@@ -43,11 +43,16 @@ def _names_lead_somewhere(config: "PipelineConfig") -> "Iterator[Fault]":
                 read_questions(Path(benchmark.questions))
     except (SuiteError, QuestionError, OSError) as error:
         yield "evaluation.suite", str(error)
-    for key, name in (("data.processor", config.data.processor), ("source.model", config.source.model)):
-        if name == "lab" or "://" in name or Path(name).expanduser().is_dir():
-            continue
-        if name.startswith(("/", ".", "~")) or name.count("/") != 1:
-            yield key, f"{name!r} is neither lab, nor a folder that is there, nor s3://, nor a hub id (owner/name)"
+    name = config.data.processor
+    found = name == "lab" or "://" in name or Path(name).expanduser().is_dir()
+    if not found and (name.startswith(("/", ".", "~")) or name.count("/") != 1):
+        yield "data.processor", f"{name!r} is neither lab, nor a folder that is there, nor s3://, nor a hub id (owner/name)"
+    models = {"source.model": config.source.model, "swd.teacher": config.swd.teacher if config.swd.students else "source"}
+    models |= {f"swd.students.{number}": student for number, student in enumerate(config.swd.students)}
+    models |= {f"pbm.stages.{number}.parent": stage.parent or "" for number, stage in enumerate(config.pbm.stages)}
+    for key, name in models.items():
+        if name.startswith(("/", "~")) and not Path(name).expanduser().is_dir():
+            yield key, f"{name!r} is a folder that is not there"
     stages = {f"pbm.stages.{number}.data": stage.data for number, stage in enumerate(config.pbm.stages)}
     for section, data in {"data": config.data, **stages, "swd.data": config.swd.data}.items():
         for number, suite in enumerate(data.suites if data else ()):
@@ -142,6 +147,8 @@ def plan_text(plan: "Plan") -> str:
     room = GPU_MEMORY[given.gpu]
     heavy = max(plan.stages, key=lambda stage: sum(stage.memory.values()))
     need = sum(heavy.memory.values())
+    names = ([stage.parent for stage in plan.stages], [stage.teacher for stage in plan.stages])
+    wide = [max(9, *(len(name) + 2 for name in column)) for column in names]
     tokens = f"{given.tokens_per_sample:,} tokens a sample" if given.tokens_per_sample else "a full row a sample, an upper bound"
     fits = "fits" if need <= room else "does NOT fit; more GPUs, accumulation or activation_checkpointing would help:"
     lines = [
@@ -153,15 +160,16 @@ def plan_text(plan: "Plan") -> str:
         f"memory a GPU at the peak, in {heavy.name}: {_size(need)}, {fits} {_size(room)}",
         *(f"  {name:<18}{_size(size):>10}" for name, size in heavy.memory.items() if size),
         "",
-        f"  {'stage':<9}{'from':<9}{'teacher':<9}{'steps':>8}{'tokens/step':>13}{'GPU-hours':>11}{'hours':>9}"
+        f"  {'stage':<9}{'from':<{wide[0]}}{'teacher':<{wide[1]}}{'steps':>8}{'tokens/step':>13}{'GPU-hours':>11}{'hours':>9}"
         f"{'checkpoint':>12}{'model':>10}",
     ]
     for stage in plan.stages:
         lines.append(
-            f"  {stage.name:<9}{stage.parent:<9}{stage.teacher or '-':<9}{stage.steps:>8,}{_count(stage.tokens_per_step):>13}"
+            f"  {stage.name:<9}{stage.parent:<{wide[0]}}{stage.teacher or '-':<{wide[1]}}{stage.steps:>8,}"
+            f"{_count(stage.tokens_per_step):>13}"
             f"{stage.gpu_hours:>11,.0f}{stage.gpu_hours / plan.gpus:>9,.1f}{_size(stage.checkpoint):>12}{_size(stage.model):>10}"
         )
-    lines.append(f"  {'all':<48}{plan.gpu_hours:>11,.0f}{plan.gpu_hours / plan.gpus:>9,.1f}")
+    lines.append(f"  {'all':<{30 + sum(wide)}}{plan.gpu_hours:>11,.0f}{plan.gpu_hours / plan.gpus:>9,.1f}")
     lines.append("every model is evaluated as soon as it exists, and a report closes the run")
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bard_core.cli.configuration import Json, read
+from bard_core.config.references import HUB, hub_id
 
 if TYPE_CHECKING:
     from bard_core.config.file import PipelineConfig
@@ -73,14 +74,14 @@ def _data_of(settings: "PipelineConfig") -> "list[DataConfig]":
 
 
 def _models_of(settings: "PipelineConfig") -> dict[str, str | None]:
-    """Hub id -> revision of the base model and the processor."""
-    named = {settings.source.model: settings.source.revision}
-    named.setdefault(settings.data.processor, settings.data.processor_revision)
-    return {
-        name: revision
-        for name, revision in named.items()
-        if name.count("/") == 1 and "://" not in name and not Path(name).expanduser().is_dir()
-    }
+    """Hub id -> revision of the models that a configuration names, and of the processor."""
+    references = [settings.source.model, *(stage.parent or "" for stage in settings.pbm.stages)]
+    if settings.swd.students:
+        references += [settings.swd.teacher, *settings.swd.students]
+    named = dict(hub_id(name) for name in references if HUB.fullmatch(name))
+    if HUB.fullmatch(settings.data.processor) and not Path(settings.data.processor).expanduser().is_dir():
+        named.setdefault(settings.data.processor, settings.data.processor_revision)
+    return named
 
 
 def bring_sources(configs: "Sequence[DataConfig]", as_json: bool, models: dict[str, str | None] | None = None) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from bard_core.config.references import REGISTERED
+
 HELP = "a folder, s3:// place, hub id, models:/bard@champion, or a name of the demo such as swd-b32"
-REGISTERED = re.compile(r"models:/([^/@]+)(?:@(.+)|/(\d+))")
 DEMO_NAME = re.compile(r"source|(pbm|swd)-b\d+(-\w+)?")
 
 RELEASED = {"low_confidence_dynamic": "dynamic", "low_confidence_static": "static"}  # the released script's names
@@ -31,8 +32,8 @@ def find_model(name: str) -> str:
         return str(folder)
     if "://" in name:
         return str(artifacts.fetch(name))
-    if found := REGISTERED.fullmatch(name):
-        return _registered(found[1], found[2], found[3])
+    if REGISTERED.fullmatch(name):
+        return _registered(name)
     if DEMO_NAME.fullmatch(name):
         return _newest(name)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not folder.exists():
@@ -40,17 +41,14 @@ def find_model(name: str) -> str:
     raise typer.BadParameter(f"no model {name!r}: it is neither a folder with a config.json nor {HELP}. {_there_are()}")
 
 
-def _registered(registry: str, alias: str | None, number: str | None) -> str:
-    from bard_core.config.sections import TrackingConfig
+def _registered(name: str) -> str:
+    from bard_core.data.inputs import InputError, found_model
     from bard_core.store import artifacts
-    from bard_core.tracking import versions
 
-    known = versions(TrackingConfig(registered_model=registry))
-    for version in known:
-        if (alias is not None and alias in version.aliases) or (number is not None and version.number == int(number)):
-            return str(artifacts.fetch(version.model))
-    shown = ", ".join(f"{version.number} ({', '.join([version.model.name, *version.aliases])})" for version in known)
-    raise typer.BadParameter(f"no version {alias or number!r} of {registry!r} in MLflow; there are: {shown or 'none'}")
+    try:
+        return str(artifacts.fetch(found_model(name).place))
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _models() -> dict[str, list[Path]]:
@@ -59,7 +57,8 @@ def _models() -> dict[str, list[Path]]:
 
     found: dict[str, list[Path]] = {}
     folders = (storage.home() / "artifacts" / "models").glob("*-*")
-    for folder in sorted((f for f in folders if (f / "manifest.json").is_file()), key=lambda f: f.stat().st_mtime):
+    whole = (folder for folder in folders if "." not in folder.name and (folder / "manifest.json").is_file())  # not .damaged ones
+    for folder in sorted(whole, key=lambda f: f.stat().st_mtime):
         found.setdefault(folder.name.rpartition("-")[0], []).append(folder)
     return found
 
@@ -83,24 +82,14 @@ def model_ref(name: str, stage: str | None = None) -> Any:
     Raises:
         typer.BadParameter: it is no committed folder. ArtifactError: it is torn.
     """
+    from bard_core.data.inputs import written_model
     from bard_core.store import artifacts
-    from bard_core.store.refs import ModelRef
 
     folder = find_model(name)
     if not (Path(folder) / artifacts.MANIFEST).is_file():
         raise typer.BadParameter(f"{folder} has no {artifacts.MANIFEST}: give one that Bard has written")
-    manifest = artifacts.read_manifest(folder)
-    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    block_size = int((config.get("bard") or {}).get("block_size", 1))
-    return ModelRef.model_validate(
-        {
-            "uri": folder,
-            "manifest_sha256": manifest.digest,
-            "stage": stage or ("source" if block_size == 1 else "pbm"),
-            "block_size": block_size,
-            "parent_sha256": manifest.parent_digest,
-        }
-    )
+    ref = written_model(folder)
+    return ref if stage is None else ref.model_copy(update={"stage": stage})
 
 
 def evaluation_of(place: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
+from bard_core.config.references import FORMS, block_size_of, is_stage, pbm_stage
 from bard_core.config.sections import (
     ComputeConfig,
     DataConfig,
@@ -32,23 +33,38 @@ def check_stages(pbm: PBMConfig, swd: SWDConfig, decoding: DecodingConfig) -> No
 
 
 def stage_faults(pbm: PBMConfig, swd: SWDConfig, decoding: DecodingConfig) -> Iterator[Fault]:
-    """What one section cannot know alone: every student and the teacher of distillation come out of a PBM stage, and keep
-    their AR mode only if that stage's clean stream has one; and every model can decode as it will be judged.
+    """What one section cannot know alone: a model that is named as a stage comes out of one, students' blocks are no smaller than
+    their teacher's, an AR mode is kept only where the clean stream is causal; and every model can decode as it will be judged.
     """
-    sizes = [stage.block_size for stage in pbm.stages]
+    stages = [pbm_stage(stage.block_size) for stage in pbm.stages]
+    if not stages and not swd.students:
+        yield "pbm.stages", "is empty, and so is swd.students: there is nothing to train"
     if swd.ar_weight and pbm.clean_attention != "causal":
         yield "swd.ar_weight", "needs pbm.clean_attention: causal (a block-wise clean stream sees its own targets)"
     if decoding.strategy == "self_speculative" and pbm.clean_attention != "causal":
         yield "evaluation.decoding.strategy", "self_speculative needs pbm.clean_attention: causal (it verifies in AR mode)"
-    if (steps := decoding.denoising_steps) is not None and steps > sizes[0]:
-        yield "evaluation.decoding.denoising_steps", f"is {steps}, more than the smallest block of pbm.stages, {sizes[0]}"
-    for key, wanted in (("teacher_block_size", (swd.teacher_block_size,)), ("block_sizes", swd.block_sizes)):
-        if missing := [size for size in wanted if size not in sizes]:
-            yield f"swd.{key}", f"names {missing[0]}, which no entry of pbm.stages trains; allowed are {sizes}"
-    if small := [size for size in swd.block_sizes if size <= swd.teacher_block_size]:
-        yield "swd.block_sizes", f"names {small[0]}; a student's blocks are larger than its teacher's, {swd.teacher_block_size}"
-    if len(set(swd.block_sizes)) < len(swd.block_sizes):
-        yield "swd.block_sizes", f"names a size twice, got {list(swd.block_sizes)}"
+    sizes = [size for name in (*stages, *swd.students) if (size := block_size_of(name)) is not None]
+    if sizes and (steps := decoding.denoising_steps) is not None and steps > min(sizes):
+        yield "evaluation.decoding.denoising_steps", f"is {steps}, more than the smallest block that is trained, {min(sizes)}"
+    for number, stage in enumerate(pbm.stages):
+        yield from _unknown_stage(f"pbm.stages.{number}.parent", stage.parent, ["source", *stages[:number]])
+    if swd.students:
+        yield from _unknown_stage("swd.teacher", swd.teacher, stages)
+    for number, student in enumerate(swd.students):
+        key = f"swd.students.{number}"
+        yield from _unknown_stage(key, student, stages)
+        if student in swd.students[:number]:
+            yield key, f"names {student} a second time"
+        if student == swd.teacher:
+            yield key, f"names {student}, which is swd.teacher: nobody learns from itself"
+        mine, least = block_size_of(student), block_size_of(swd.teacher)
+        if mine is not None and least is not None and mine < least:
+            yield key, f"names {student}; a student's blocks are no smaller than its teacher's, {least}"
+
+
+def _unknown_stage(key: str, reference: str | None, known: list[str]) -> Iterator[Fault]:
+    if reference is not None and is_stage(reference) and reference not in known:
+        yield key, f"names {reference}, which is none of {', '.join(known) or 'no stages'}; or give {FORMS}"
 
 
 def check_data(data: DataConfig, pbm: PBMConfig, swd: SWDConfig) -> None:

@@ -6,17 +6,15 @@ a stage is cached by exactly the sections it reads. Units are in the names (``ti
 
 import math
 import re
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from bard_core.config.bases import Based
+from bard_core.config.references import ModelPlace, ModelReference
 from bard_core.config.sources import RawSource
 from bard_core.config.strict import StrictModel
 from bard_core.diffusion.names import CleanAttention, NoiseName, Reduction
-
-BASES = Path(__file__).resolve().parents[2] / "configs" / "data"
 
 
 def _place(uri: str) -> str:
@@ -86,8 +84,10 @@ class LabWorldConfig(StrictModel):
         return self
 
 
-class DataConfig(StrictModel):
+class DataConfig(Based):
     """prepare: raw shards in, tokenised ``messages`` samples out."""
+
+    FOLDER: ClassVar[str] = "data"
 
     lab: LabWorldConfig | None = Field(None, description="Generate the lab world's raw shards and read those")
     sources: tuple[RawSource, ...] = Field((), description="Raw shards to read; the lab adds its own three")
@@ -106,21 +106,6 @@ class DataConfig(StrictModel):
     max_refused: float = Field(0.05, ge=0.0, le=1.0, description="Share of a source's rows that may be refused before it fails")
     suites: tuple[str, ...] = Field((), description="Evaluation suites whose images must not be trained on")
     seed: int = Field(0, ge=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _on_base(cls, values: Any) -> Any:
-        """``base`` names a file of configs/data, or is the path of one; what stands beside it takes precedence."""
-        if not isinstance(values, Mapping) or "base" not in values:
-            return values
-        import yaml
-
-        named = BASES / f"{values['base']}.yaml"
-        path = named if named.is_file() else Path(str(values["base"])).expanduser()
-        if not path.is_file():
-            known = ", ".join(sorted(found.stem for found in BASES.glob("*.yaml")))
-            raise ValueError(f"data.base {values['base']!r} is no file and none of configs/data: {known}")
-        return yaml.safe_load(path.read_text(encoding="utf-8")) | {key: values[key] for key in values if key != "base"}
 
     @model_validator(mode="after")
     def _has_data(self) -> "DataConfig":
@@ -148,7 +133,9 @@ class OptimizerConfig(StrictModel):
     freeze_embeddings: bool = Field(False, description="Token embeddings, and a head tied to them, stay as they are")
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     warmup_steps: int = Field(100, ge=0)
-    min_lr_ratio: float = Field(0.0, ge=0.0, le=1.0, description="Floor of the cosine, as a share of lr")
+    warmup_from: float = Field(0.0, ge=0.0, lt=1.0, description="Share of the rate that the warm-up rises from")
+    min_lr_ratio: float = Field(0.0, ge=0.0, le=1.0, description="Floor of the cosine, as a share of the rate")
+    vision_min_lr_ratio: float | None = Field(None, ge=0.0, le=1.0, description="The vision tower's floor; None: min_lr_ratio")
     max_grad_norm: float = Field(1.0, gt=0.0)
 
     @model_validator(mode="after")
@@ -158,8 +145,10 @@ class OptimizerConfig(StrictModel):
         return self
 
 
-class TrainConfig(StrictModel):
+class TrainConfig(Based):
     """One run of the training loop."""
+
+    FOLDER: ClassVar[str] = "train"
 
     steps: int = Field(0, ge=0, description="Optimizer steps; or give num_epochs")
     num_epochs: float = Field(0.0, ge=0.0, description="Passes over the training samples, in place of steps; 0.5: half of one")
@@ -171,7 +160,19 @@ class TrainConfig(StrictModel):
     activation_checkpointing: bool = False
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints")
     log_every: int = Field(10, ge=1)
+    validate_every: int | None = Field(
+        None,
+        ge=1,
+        description="Steps between looks at held-out samples, a multiple of log_every, and one at the end; None: never",
+    )
+    validate_samples: int = Field(64, ge=1, description="Held-out samples a look, spread over the split")
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _looks_are_logged(self) -> "TrainConfig":
+        if self.validate_every is not None and self.validate_every % self.log_every:
+            raise ValueError(f"validate_every {self.validate_every} must be a multiple of log_every {self.log_every}")
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":
@@ -220,8 +221,11 @@ class LabModelConfig(StrictModel):
 class SourceConfig(StrictModel):
     """source: the autoregressive model everything starts from: trained in the lab, or resolved from a hub or S3."""
 
-    model: str = Field("lab", min_length=1, description="'lab' (train from scratch) or a hub id, folder or s3:// URI")
-    revision: str | None = Field(None, description="Of a hub model: branch, tag or commit; None: main as it is now")
+    model: ModelPlace = Field(
+        "lab",
+        description="'lab' (train from scratch), a folder, s3:// place, hub id (owner/name@revision) or registered model "
+        "(models:/name@alias)",
+    )
     lab_model: LabModelConfig = LabModelConfig()
     train: TrainConfig | None = Field(None, description="Required for the lab model; None for a pretrained one")
 
@@ -236,6 +240,9 @@ class PBMStage(StrictModel):
     """One block size of Progressive Block Merging."""
 
     block_size: int = Field(ge=1, le=256)
+    parent: ModelReference | None = Field(
+        None, description="What it starts from: source, an earlier stage (pbm-b4) or a model's place; None: the stage before"
+    )
     train: TrainConfig
     data: DataConfig | None = Field(None, description="What this stage trains on; None: what all share")
 
@@ -252,8 +259,10 @@ def ar_share(ar_weight: float | None, clean_attention: CleanAttention) -> float:
     return default if ar_weight is None else ar_weight
 
 
-class PBMMethod(StrictModel):
+class PBMMethod(Based):
     """How Progressive Block Merging trains, whatever the block size."""
+
+    FOLDER: ClassVar[str] = "pbm"
 
     noise: NoiseConfig = NoiseConfig()
     clean_attention: CleanAttention = "block"
@@ -277,9 +286,9 @@ class PBMMethod(StrictModel):
 
 
 class PBMConfig(PBMMethod):
-    """pbm: Progressive Block Merging, each stage starting from the one before."""
+    """pbm: Progressive Block Merging, each stage starting from the one before. No stages: only students are distilled."""
 
-    stages: tuple[PBMStage, ...] = Field(min_length=1)
+    stages: tuple[PBMStage, ...]
 
     @model_validator(mode="after")
     def _growing(self) -> "PBMConfig":
@@ -303,11 +312,19 @@ class NoiseStudy(StrictModel):
     train: TrainConfig
 
 
-class SWDConfig(StrictModel):
-    """swd: Stage-Wise Distillation of large-block students from a frozen small-block teacher."""
+class SWDConfig(Based):
+    """swd: Stage-Wise Distillation of students, each at its own block size, from one frozen teacher of no larger blocks."""
 
-    block_sizes: tuple[int, ...] = Field((32,), description="Students: block sizes among pbm.stages")
-    teacher_block_size: int = Field(4, ge=1, le=256)
+    FOLDER: ClassVar[str] = "swd"
+
+    students: tuple[ModelReference, ...] = Field(
+        ("pbm-b32",), description="Stages of this pipeline (pbm-b32) or places of models; none: nothing is distilled"
+    )
+    teacher: ModelReference = Field(
+        "pbm-b4",
+        description="A stage of this pipeline, or a model's place: folder, s3://, hub id (owner/name@revision) or registered "
+        "(models:/name@alias); of any size, with the students' vocabulary",
+    )
     train: TrainConfig
     data: DataConfig | None = Field(None, description="What students are distilled on; None: what all share")
     noise: NoiseConfig = NoiseConfig(min_t=0.1, max_t=0.5)
@@ -335,6 +352,11 @@ class SWDConfig(StrictModel):
         if self.ce_weight == self.kl_weight == 0:
             raise ValueError("swd.ce_weight and swd.kl_weight are both 0: there is nothing to distil")
         return self
+
+    @property
+    def method(self) -> "SWDConfig":
+        """Without whom and on what, which a student's key has as artifacts, so that one more leaves the others cached."""
+        return self.model_copy(update={"students": (), "teacher": "source", "data": None})
 
 
 class DecodingConfig(StrictModel):
@@ -372,7 +394,9 @@ class CheckpointConfig(StrictModel):
 
     root_uri: Place = Field("", description="Folder that every worker reaches, or s3:// prefix; empty: $BARD_HOME/checkpoints")
     keep_last: int = Field(2, ge=1, description="Newest checkpoints of a run to keep")
-    keep_best: int = Field(0, ge=0, description="Checkpoints with the lowest training loss to keep besides")
+    keep_best: int = Field(
+        0, ge=0, description="Checkpoints to keep besides: those with the lowest loss, held-out where train.validate_every looks"
+    )
     verify_sha256: bool = Field(True, description="Hash every shard before resuming; False: sizes, and .metadata's hash")
 
 

@@ -11,12 +11,12 @@ Code = Literal["prepare", "resolve", "source", "pbm", "swd", "teacher", "consoli
 VERSIONS: dict[Code, int] = {
     "prepare": 7,
     "resolve": 7,
-    "source": 8,
-    "pbm": 7,
-    "swd": 7,
-    "teacher": 7,  # the answers that an offline teacher keeps
+    "source": 9,
+    "pbm": 8,
+    "swd": 8,
+    "teacher": 8,  # the answers that an offline teacher keeps
     "consolidate": 7,
-    "answers": 7,  # what a model says to a benchmark's prompts
-    "evaluate": 7,
+    "answers": 9,  # what a model says to a benchmark's prompts
+    "evaluate": 9,
     "report": 9,
 }

@@ -70,6 +70,10 @@ class Fitted:
     def __reduce__(self) -> Any:
         return Fitted, self._state
 
+    def like(self, reader: Reader) -> "Fitted":
+        """Another reader's samples, fitted in the same way."""
+        return Fitted(reader, *self._state[1:])
+
     def __len__(self) -> int:
         return len(self._chosen)
 

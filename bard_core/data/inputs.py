@@ -1,4 +1,4 @@
-"""What the pipeline starts from, as it is now: raw shards, a processor, a source model. Part of the key of what is made of them.
+"""What the pipeline starts from, as it is now: raw shards, a processor, models. Part of the key of what is made of them.
 
 A path says where, not what. So a folder stands for the sha256 of its files, an S3 prefix for their ETags, a hub id for the commit
 that its revision is at the moment; changed data at an old path is then another key, and the commit is what gets read.
@@ -11,11 +11,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bard_core.config.sections import DataConfig, SourceConfig
+from bard_core.config.references import REGISTERED, hub_id
+from bard_core.config.sections import DataConfig, TrackingConfig
 from bard_core.config.sources import RawSource
 from bard_core.config.strict import StrictModel
 from bard_core.data.sources import base_of
 from bard_core.store import artifacts, storage
+from bard_core.store.refs import ModelRef
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB = "hf://datasets/"
@@ -30,6 +32,15 @@ class Contents(StrictModel):
 
     digest: str
     commit: str | None = None
+
+
+class FoundModel(StrictModel):
+    """A model that a configuration names, as it is now; ``ref`` where Bard wrote it and it can be used as it stands."""
+
+    reference: str
+    place: str
+    contents: Contents
+    ref: ModelRef | None = None
 
 
 class RawInputs(StrictModel):
@@ -70,9 +81,59 @@ def _at(source: RawSource, found: Contents) -> RawSource:
     return source if found.commit is None else source.model_copy(update={"revision": found.commit})
 
 
-def source_inputs(config: SourceConfig) -> Contents:
-    """Look at the model that a real profile starts from. Raises InputError as ``raw_inputs`` does."""
-    return contents(config.model, config.revision)
+def found_model(reference: str, tracking: TrackingConfig = TrackingConfig()) -> FoundModel:
+    """Look at the model of a reference (see ``config.references``): an alias is the version that it is at the moment.
+
+    Raises:
+        InputError: as ``raw_inputs`` does, or there is no such version in MLflow.
+    """
+    if match := REGISTERED.fullmatch(reference):
+        known = _registered(reference, tracking.model_copy(update={"registered_model": match[1]}), match[2] or match[3])
+        return FoundModel(reference=reference, place=known.uri, contents=Contents(digest=known.key), ref=known)
+    if "://" not in reference and not storage.local_path(reference).exists():
+        name, revision = hub_id(reference)
+        return FoundModel(reference=reference, place=name, contents=contents(name, revision))
+    ref = written_model(reference) if storage.exists(storage.join(reference, artifacts.MANIFEST)) else None
+    found = Contents(digest=ref.key) if ref is not None else contents(reference)
+    return FoundModel(reference=reference, place=reference, contents=found, ref=ref)
+
+
+def _registered(reference: str, tracking: TrackingConfig, wanted: str) -> ModelRef:
+    from bard_core.tracking import versions
+
+    known = versions(tracking)
+    for version in known:
+        if wanted in (*version.aliases, str(version.number)):
+            return version.model
+    shown = ", ".join(f"{version.number} ({', '.join([version.model.name, *version.aliases])})" for version in known)
+    raise InputError(
+        f"{reference}: no version {wanted!r} of {tracking.registered_model!r} in MLflow; there are: {shown or 'none'}"
+    )
+
+
+def in_role(ref: ModelRef, role: str) -> ModelRef:
+    """A source, whatever else it may be, is the autoregressive model that the others are measured against."""
+    return ref.model_copy(update={"stage": "source", "block_size": 1}) if role == "source" else ref
+
+
+def written_model(place: str) -> ModelRef:
+    """The ref of a model that Bard committed, by what its manifest and ``config.json`` say.
+
+    Raises:
+        ArtifactError: there is no manifest, it is torn, or it is no model's.
+    """
+    manifest = artifacts.read_manifest(place)
+    if manifest.kind != "model":
+        raise artifacts.ArtifactError(f"{place} is a {manifest.kind}, not a model")
+    config = json.loads(storage.read_bytes(storage.join(place, "config.json")))
+    block_size = int((config.get("bard") or {}).get("block_size", 1))
+    return ModelRef(
+        uri=place,
+        manifest_sha256=manifest.digest,
+        stage="source" if block_size == 1 else "pbm",
+        block_size=block_size,
+        parent_sha256=manifest.parent_digest,
+    )
 
 
 def contents(place: str, revision: str | None = None) -> Contents:

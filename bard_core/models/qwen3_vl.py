@@ -1,5 +1,6 @@
 """The public Qwen3-VL architectures by number, for planning where no hub can be reached. Source: their config.json on the hub."""
 
+import re
 from typing import Any
 
 # name: layers, hidden, intermediate, heads, tied head; vision depth, hidden, intermediate, deepstack layers
@@ -10,13 +11,17 @@ SIZES: dict[str, tuple[int, int, int, int, bool, int, int, int, list[int]]] = {
 }
 
 
+PUBLIC = re.compile(r"(?:Qwen/Qwen3-VL|fudan-generative-ai/Bard-VL-B\d+-\w+)-(2B|4B|8B)-")
+
+
 def architecture(model: str) -> Any | None:
-    """The stock config of ``Qwen/Qwen3-VL-<size>-...``; None for any other model."""
-    size = next((size for size in SIZES if model.startswith(f"Qwen/Qwen3-VL-{size}-")), None)
-    if size is None:
+    """The stock config of ``Qwen/Qwen3-VL-<size>-...`` and of the paper's release; None for any other model."""
+    found = PUBLIC.match(model)
+    if found is None:
         return None
     from transformers import Qwen3VLConfig
 
+    size = found[1]
     layers, hidden, intermediate, heads, tied, depth, vision_hidden, vision_intermediate, deepstack = SIZES[size]
     return Qwen3VLConfig(
         tie_word_embeddings=tied,

@@ -5,13 +5,13 @@ keeps in its code is recorded: the mask token's id, and that blocks of a prompt 
 conversation's last turn was trained. The block size stands in a folder's name alone, as in ``Bard-VL-B4-Mask-2B-Instruct``.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
+from bard_core.config.references import block_size_of
+
 MODEL_TYPE = "bard_vl"
 MASK_TOKEN_ID = 151671
-NAME = re.compile(r"Bard-VL-B(\d+)-")
 
 
 def read_config(path_or_id: str | Path, revision: str | None = None) -> Any:
@@ -39,10 +39,9 @@ def stock_config(config: dict[str, Any], name: str = "") -> dict[str, Any]:
         for part, kind in Qwen3VLConfig.sub_configs.items()
         if isinstance(config.get(part), dict)
     }
-    size = NAME.search(name)
     has_mask = config["text_config"]["vocab_size"] > MASK_TOKEN_ID
     settings = {
-        "block_size": int(size[1]) if size else 1,
+        "block_size": block_size_of(name) or 1,
         "mask_token_id": MASK_TOKEN_ID if has_mask else None,
         "clean_attention": "block",
         "prefix_blocks": "uniform",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bard_core.diffusion.names import MASK_TOKEN, CleanAttention, PrefixBlocks
+from bard_core.models.patches import embed_by_product
 from bard_core.models.released import read_config
 from bard_core.models.turns import TurnMarkers
 
@@ -52,7 +53,12 @@ class BardSettings:
 
 def bard_settings(model: Any) -> BardSettings:
     """The settings in the model's config; a stock model without any is autoregressive."""
-    recorded = getattr(model.config, "bard", None)
+    return settings_in(model.config)
+
+
+def settings_in(config: Any) -> BardSettings:
+    """The settings that a transformers config carries."""
+    recorded = getattr(config, "bard", None)
     if not recorded:
         return BardSettings(block_size=1, mask_token_id=None)
     return BardSettings(**{**recorded, "turn_start": tuple(recorded.get("turn_start", ()))})
@@ -118,6 +124,7 @@ def load(
     if other:
         raise ValueError(f"{path_or_id} has {', '.join(other)} layers: an explicit mask needs full attention in every layer")
     model = auto.from_pretrained(path_or_id, config=config, dtype=dtype or torch.float32, attn_implementation="sdpa")
+    embed_by_product(model)
     given: dict[str, Any] = {"block_size": block_size, "mask_token_id": mask_token_id}
     record_settings(model, replace(bard_settings(model), **{name: value for name, value in given.items() if value is not None}))
     return model.to(device or "cpu").eval()
@@ -187,6 +194,15 @@ def same_vision(one: Any, other: Any) -> bool:
     """Whether two models see alike: their towers and mergers hold the same numbers."""
     sides = [vision_parameters(m) for m in (one, other)]
     return len(sides[0]) == len(sides[1]) and all(torch.equal(a, b.to(a)) for a, b in zip(*sides, strict=True))
+
+
+PATCHES = ("patch_size", "temporal_patch_size", "spatial_merge_size", "in_channels")
+
+
+def same_patches(one: Any, other: Any) -> bool:
+    """Whether two models cut an image alike, so that what one is given the other can be: same patches, same number of tokens."""
+    sides = [getattr(model.config, "vision_config", None) for model in (one, other)]
+    return all(len({getattr(side, name, None) for side in sides}) == 1 for name in PATCHES)
 
 
 def decoder_layers(model: Any) -> list[nn.Module]:

@@ -44,7 +44,7 @@ def frontier_svgs(table: Sequence[dict[str, Any]], sweep: Sequence[dict[str, Any
 
 
 def curves_png(curves: dict[str, list[dict[str, float]]]) -> bytes:
-    """Training loss over steps, a line a model."""
+    """Training loss over steps, a line a model; crosses: plain cross entropy on held-out samples, where the run looked."""
     return _draw(_curves(curves), "png")
 
 
@@ -84,6 +84,8 @@ def _curves(curves: dict[str, list[dict[str, float]]]) -> Draw:
         for name, records in curves.items():
             if records:
                 axes.plot([record["step"] for record in records], [record["loss"] for record in records], label=name)
+            if looked := [(record["step"], record["val_loss"]) for record in records if "val_loss" in record]:
+                axes.plot(*zip(*looked, strict=True), "x--", color=axes.lines[-1].get_color(), label=f"{name}, held-out")
         axes.set(xlabel="step", ylabel="training loss (objectives differ)", yscale="log")
         if axes.lines:
             axes.legend(framealpha=0.0)

@@ -27,9 +27,9 @@ def looks_uri(at: StorageConfig, suite: str, key: str) -> str:
     return artifact_uri(at, "looks", suite, "evaluate", key)
 
 
-def resolved_uri(at: StorageConfig, found: Any, dataset: DatasetRef) -> str:
-    """Of a pretrained source model that is ``found`` now."""
-    return artifact_uri(at, "models", "source", "resolve", found, dataset.key)
+def resolved_uri(at: StorageConfig, role: str, contents: Any, dataset: DatasetRef) -> str:
+    """Of a model from elsewhere, with the ``contents`` that it has now, adopted as source, parent, student or teacher."""
+    return artifact_uri(at, "models", role, "resolve", contents, dataset.key)
 
 
 def model_name(checkpoint: CheckpointRef) -> str:

@@ -33,4 +33,6 @@ def read_curve(uri: str) -> list[Record]:
 def lasting(curve: bytes) -> bytes:
     """What of a curve is the training's own: the same again when it is trained again. Speeds, times and memory are left out."""
     records = [json.loads(line) for line in curve.decode().splitlines()]
-    return "".join(json.dumps({name: r[name] for name in LASTING if name in r}) + "\n" for r in records).encode()
+    return "".join(
+        json.dumps({name: r[name] for name in r if name in LASTING or name.startswith("val_")}) + "\n" for r in records
+    ).encode()

@@ -73,6 +73,7 @@ def train(
     on_record: Callable[[Record], None],
     interrupts: Interrupts,
     data_workers: int = 0,
+    validate: Callable[[Objective], Record] | None = None,
 ) -> str:
     """Train to ``config.steps`` from the newest complete checkpoint of the run, and return the final checkpoint's uri.
 
@@ -80,7 +81,8 @@ def train(
     data_wait, peak_memory_gib}, the loss's parts by name (see ``training.objectives``) and, on known GPUs, mfu; with
     {train_s, checkpoint_blocked_s, checkpoint_write_s}: seconds since this start of the run began to train, how many of them it
     waited for checkpoints, and what the last one took behind it. ``data_wait`` is the share of the time that rank 0 waited for
-    its batches, which ``data_workers`` processes load ahead.
+    its batches, which ``data_workers`` processes load ahead. What ``validate`` finds every ``config.validate_every`` steps,
+    and at the end, is added.
 
     Raises:
         TrainingDiverged: the loss is not finite. OutOfMemory: a step's rows do not fit.
@@ -107,7 +109,7 @@ def train(
     while step < config.steps and wish < Wish.STOP:
         # What a model draws at random (dropout) follows from the step, so resuming needs no generator's state.
         torch.manual_seed((config.seed * 1_000_003 + step) * world + rank)
-        set_rates(optimizer, schedule(step, config.steps, config.optimizer))
+        set_rates(optimizer, *schedule(step, config.steps, config.optimizer))
         asked = time.perf_counter()
         batches = [batch.to(device) for batch in next(ahead)]
         window.waited_s += time.perf_counter() - asked
@@ -117,6 +119,8 @@ def train(
         step += 1
         if step % config.log_every == 0 or step == config.steps:
             record = _read(window, step, objective, optimizer, device)
+            if validate is not None and (step % (config.validate_every or step) == 0 or step == config.steps):
+                record |= validate(objective)
             record |= {"train_s": time.perf_counter() - started, "checkpoint_blocked_s": writer.blocked_s}
             record["checkpoint_write_s"] = writer.write_s
             if rank == 0:
@@ -126,7 +130,8 @@ def train(
         if wish is Wish.LEAVE:
             raise ClaimLostError(f"{run.uri}: another driver has taken over this run at step {step}; leaving it to that one")
         if step % config.checkpoint_every == 0 or step == config.steps or wish is not Wish.NONE:
-            writer.save(step, {"loss": record.get("loss"), "window": _losses(window, step)})
+            looked = {"val_loss": record["val_loss"]} if record.get("step") == step and "val_loss" in record else {}
+            writer.save(step, {"loss": record.get("loss"), **looked, "window": _losses(window, step)})
     ahead.close()
     writer.close()
     if step < config.steps:

@@ -26,7 +26,7 @@ from bard_core.diffusion.losses import (
 from bard_core.diffusion.names import CleanAttention, NoiseName
 from bard_core.models.attention import ImageFeatures, Patches, hidden_states, training_attention
 from bard_core.models.vlm import vision_parameters
-from bard_core.training.head import head_loss
+from bard_core.training.head import chunk_rows, head_loss
 from bard_core.training.teacher import Teacher
 
 Images = ImageFeatures | Patches | None
@@ -68,6 +68,24 @@ class Objective(nn.Module):
         # Ranks reduce their gradients in step, so a batch of text alone gives the vision side one too: zero.
         idle = [p for p in vision_parameters(self.model) if p.requires_grad] if images is None else []
         return hidden_BLD + 0.0 * sum(p.sum() for p in idle) if idle else hidden_BLD
+
+    @torch.no_grad()
+    def measure(self, batch: Batch, images: Images) -> Tensor:
+        """[noisy, clean] x [cross entropy, tokens guessed, weight]: weighted sums over the supervised positions."""
+        hidden_BLD = self.body(batch, images)
+        return torch.stack([self._guesses(hidden_BLD, where) for where in (batch.noisy, batch.clean)])
+
+    def _guesses(self, hidden_BLD: Tensor, where: Supervision) -> Tensor:
+        head = self.model.get_output_embeddings()
+        rows = chunk_rows(head.weight.shape[0], hidden_BLD.device)
+        sums = torch.zeros(3, device=hidden_BLD.device)
+        pieces = (tensor.split(rows) for tensor in (gather(hidden_BLD, where), where.target_P, where.weight_P))
+        for hidden_PD, target_P, weight_P in zip(*pieces, strict=True):
+            logits_PV = head(hidden_PD).float()
+            guessed_P = (logits_PV.argmax(-1) == target_P).float()
+            terms = (cross_entropy_tokens(logits_PV, target_P), guessed_P, torch.ones_like(weight_P))
+            sums += torch.stack([(term * weight_P).sum() for term in terms])
+        return sums
 
     def losses(self, batch: Batch, images: Images, noisy_tokens: Callable[..., Parts] | None, *more_P: Tensor) -> Loss:
         """The loss of both streams from one forward.

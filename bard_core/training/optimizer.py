@@ -52,31 +52,35 @@ def freeze(model: Any, config: OptimizerConfig) -> bool:
 
 
 def build_optimizer(model: Any, config: OptimizerConfig) -> torch.optim.AdamW:
-    """One AdamW over the parts that train, each in two groups, with and without decay; a group keeps its peak rate as "peak_lr".
+    """One AdamW over the parts that train, each in two groups, with and without decay; a group keeps its peak rate as "peak_lr"
+    and its floor, a share of it, as "floor".
 
     Raises:
         ValueError: nothing trains.
     """
     spared = undecayed(model)
     groups = []
-    for parameters, lr in rates(model, config).values():
+    for part, (parameters, lr) in rates(model, config).items():
+        own = config.vision_min_lr_ratio if part == "vision" else None
+        floor = config.min_lr_ratio if own is None else own
         for spare, decay in ((False, config.weight_decay), (True, 0.0)):
             mine = [p for p in parameters if (id(p) in spared) == spare]
             if lr > 0 and mine:
-                groups.append({"params": mine, "peak_lr": lr, "lr": lr, "weight_decay": decay})
+                groups.append({"params": mine, "peak_lr": lr, "floor": floor, "lr": lr, "weight_decay": decay})
     if not groups:
         raise ValueError("every part of the model is frozen: raise vision_lr or merger_lr, or set freeze_language: false")
     return torch.optim.AdamW(groups, betas=config.betas, fused=True)
 
 
-def schedule(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Share of the peak rate at ``step`` (from 0): linear warm-up, then cosine down to ``min_lr_ratio``."""
+def schedule(step: int, steps: int, config: OptimizerConfig) -> tuple[float, float]:
+    """(warm, high) at ``step`` (from 0): the share of a rate during the linear warm-up, and of what lies above its floor in the
+    cosine that follows."""
     if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
+        return config.warmup_from + (1 - config.warmup_from) * (step + 1) / config.warmup_steps, 1.0
     done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    return config.min_lr_ratio + (1 - config.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    return 1.0, 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
-def set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
+def set_rates(optimizer: torch.optim.Optimizer, warm: float, high: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * share
+        group["lr"] = group["peak_lr"] * warm * (group["floor"] + (1 - group["floor"]) * high)

@@ -35,7 +35,7 @@ def shard(
     """
     if not dist.is_initialized():
         return
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     mesh = _mesh(device, parallel)
     bf16 = precision == "bfloat16"
@@ -46,6 +46,7 @@ def shard(
         if sum(parameter.numel() for parameter in layer.parameters()) >= OWN_UNIT_PARAMETERS:
             fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(objective, mesh=mesh, mp_policy=policy, ignored_params=whole)
+    register_fsdp_forward_method(objective, "measure")
 
 
 def _mesh(device: torch.device, parallel: ParallelConfig) -> Any:
@@ -78,6 +79,14 @@ def reduce_at(objective: nn.Module, last: bool) -> None:
     inside_nodes = any(isinstance(p, DTensor) and p.device_mesh.ndim == 2 for p in objective.parameters())
     objective.set_requires_gradient_sync(last or inside_nodes)
     objective.set_requires_all_reduce(last)
+
+
+def let_go(objective: nn.Module) -> None:
+    """Give back what a forward pass gathered that no backward pass follows."""
+    from torch.distributed.fsdp import FSDPModule
+
+    if isinstance(objective, FSDPModule):
+        objective.reshard()
 
 
 def mixed_precision(precision: str, device: torch.device) -> AbstractContextManager[None]:

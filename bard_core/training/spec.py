@@ -86,7 +86,13 @@ def source_spec(source: SourceConfig, dataset: DatasetRef) -> StageSpec:
 
 
 def pbm_spec(method: PBMMethod, block_size: int, train: TrainConfig, dataset: DatasetRef, parent: ModelRef) -> StageSpec:
-    """``parent`` learns to denoise blocks of ``block_size``."""
+    """``parent`` learns to denoise blocks of ``block_size``.
+
+    Raises:
+        ValueError: the parent's blocks are larger.
+    """
+    if parent.block_size > block_size:
+        raise ValueError(f"{parent.uri} has blocks of {parent.block_size}; a stage of {block_size} merges smaller ones")
     return StageSpec(
         stage="pbm",
         dataset=dataset,
@@ -104,7 +110,19 @@ def pbm_spec(method: PBMMethod, block_size: int, train: TrainConfig, dataset: Da
 def swd_spec(
     config: SWDConfig, clean_attention: CleanAttention, dataset: DatasetRef, student: ModelRef, teacher: ModelRef
 ) -> StageSpec:
-    """``student`` is distilled at its own block size from the frozen ``teacher``."""
+    """``student`` is distilled at its own block size from the frozen ``teacher``.
+
+    Raises:
+        ValueError: one of them is autoregressive, or the teacher's blocks are larger.
+    """
+    for role, model in (("student", student), ("teacher", teacher)):
+        if model.block_size == 1:
+            raise ValueError(f"swd.{role} {model.uri} is autoregressive; give a model that was trained on blocks")
+    if teacher.block_size > student.block_size:
+        raise ValueError(
+            f"swd.teacher {teacher.uri} has blocks of {teacher.block_size}, larger than the {student.block_size} of its student "
+            f"{student.uri}"
+        )
     return StageSpec(
         stage="swd",
         dataset=dataset,
@@ -116,7 +134,7 @@ def swd_spec(
         ar_weight=ar_share(config.ar_weight, clean_attention),
         reduction=config.reduction,
         tail_weight=config.tail_weight,
-        swd=config.model_copy(update={"block_sizes": ()}),
+        swd=config.method,
         teacher=teacher,
     )
 

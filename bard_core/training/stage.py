@@ -6,6 +6,7 @@ The launcher (Ray Train, torchrun, a test) sets up the process group, or none, a
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from bard_core.data.feed import MicroBatches, Walk
 from bard_core.data.fit import Fitted
 from bard_core.data.reader import Reader
 from bard_core.data.units import CACHE_BYTES
-from bard_core.diffusion.names import MASK_TOKEN
+from bard_core.diffusion.names import MASK_TOKEN, CleanAttention
 from bard_core.diffusion.noise import replacement_tokens
 from bard_core.lab.model import build_lab_model
 from bard_core.models import BardSettings, bard_settings, load, record_settings
-from bard_core.models.vlm import reserved_ids, same_vision
+from bard_core.models.vlm import embedding_rows, reserved_ids, same_patches, same_vision
 from bard_core.store import artifacts, storage, workshop
 from bard_core.store.claims import Claim
 from bard_core.store.refs import DatasetRef
@@ -38,6 +39,7 @@ from bard_core.training.parallel import shard, use_activation_checkpointing
 from bard_core.training.ranks import once_a_node, rank_and_world
 from bard_core.training.spec import StageSpec
 from bard_core.training.teacher import OnlineTeacher, Teacher, precompute
+from bard_core.training.validation import Validation
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,10 @@ def run_stage(
     mask_id = settings.mask_token_id
     if mask_id is None:
         mask_id = int(tokenizer.convert_tokens_to_ids(MASK_TOKEN))
+    if spec.stage == "swd" and settings.block_size > 1 and settings.clean_attention != spec.clean_attention:
+        raise ValueError(
+            f"{spec.name}: the student's clean stream is {settings.clean_attention!r}; set pbm.clean_attention to that"
+        )
     block_size = None if spec.stage == "source" else spec.block_size
     limit, merge = spec.train.max_tokens_per_row, processor.image_processor.merge_size
     fitted = Fitted(reader, block_size, noisy_copies(block_size, spec.noise), limit, processor.image_token_id, merge)
@@ -128,6 +134,12 @@ def run_stage(
     )
 
     rank, world = rank_and_world()
+    validate: Validation | None = None
+    if spec.train.validate_every is not None:
+        eyes = ImageEncoder(model, processor.image_processor, frozen, device)
+        at_once = max(1, spec.train.batch_size // (world * spec.train.accumulation))
+        looked_at = (_held_out(spec, walk, fitted), batch_spec, spec.train.validate_samples, at_once)
+        validate = Validation(*looked_at, eyes, spec.train.precision, device)
     decoding = processor.image_processor if data_workers else None
     data = MicroBatches(walk, batch_spec, spec.train.batch_size, spec.train.accumulation, rank, world, decoding)
 
@@ -146,9 +158,19 @@ def run_stage(
 
     interrupts = Interrupts(run.uri, losing_node, claim=claim)
     try:
-        return train(objective, data, encoder, spec.train, run, device, record, interrupts, data_workers)
+        return train(objective, data, encoder, spec.train, run, device, record, interrupts, data_workers, validate)
     finally:
         interrupts.close()
+
+
+def _held_out(spec: StageSpec, walk: Walk, fitted: Fitted) -> Walk:
+    """The held-out samples that fit rows as the training samples do."""
+    reader = once_a_node(lambda: Reader(spec.dataset, "eval"))
+    if not len(reader):
+        raise ValueError(
+            f"{spec.name}: train.validate_every looks at held-out samples, and the dataset has none: data.eval_fraction"
+        )
+    return replace(walk, reader=fitted.like(reader))
 
 
 def _objective(spec: StageSpec, model: Any, teacher: Callable[[], Teacher]) -> Objective:
@@ -171,9 +193,15 @@ def _teacher(
     def asked(folder: Path) -> Teacher:
         dtype = torch.bfloat16 if spec.train.precision == "bfloat16" else torch.float32  # frozen, so no master copy is needed
         model = load(folder, device=device, dtype=dtype)
+        if not same_patches(model, student):
+            raise ValueError(f"swd.teacher {ref.uri} cuts images into other patches than its student; choose one of its family")
         shared = encoder.frozen and same_vision(model, student)
         eyes = encoder if shared else ImageEncoder(model, encoder.image_processor, True, device)
-        return OnlineTeacher(model, spec.clean_attention, config.top_k, eyes)
+        own = bard_settings(model)
+        mask_id = batch_spec.mask_token_id if own.mask_token_id is None else own.mask_token_id
+        masks = None if mask_id == batch_spec.mask_token_id else (batch_spec.mask_token_id, mask_id)
+        seen: CleanAttention = own.clean_attention if own.block_size > 1 else spec.clean_attention
+        return OnlineTeacher(model, seen, config.top_k, eyes, masks, embedding_rows(student))
 
     if config.targets == "online":
         return asked(once_a_node(lambda: artifacts.fetch(ref)))

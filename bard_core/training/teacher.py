@@ -39,15 +39,26 @@ class Places(Protocol):
 
 
 class OnlineTeacher:
-    """Runs the teacher on every batch, under its own block size and the student's noise.
+    """Runs the teacher on every batch, under its own block size, mask and mask token, and the student's noise.
 
     Args:
         encoder: of the teacher's images; the student's own where it is frozen and the vision sides are the same.
+        masks: the mask tokens of the student's batches and of the teacher; None: one and the same.
+        vocabulary: tokens that the student has; the teacher may have more rows, and names none of them.
     """
 
-    def __init__(self, model: Any, clean_attention: CleanAttention, top_k: int, encoder: ImageEncoder) -> None:
+    def __init__(
+        self,
+        model: Any,
+        clean_attention: CleanAttention,
+        top_k: int,
+        encoder: ImageEncoder,
+        masks: tuple[int, int] | None = None,
+        vocabulary: int | None = None,
+    ) -> None:
         self.model = model.requires_grad_(False).eval()
         self.clean_attention, self.top_k, self.encoder = clean_attention, top_k, encoder
+        self.masks, self.vocabulary = masks, vocabulary
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> TopK:
@@ -55,11 +66,14 @@ class OnlineTeacher:
             raise ValueError("distillation needs batches with a teacher table: set BatchSpec.teacher_block_size")
         images = self.encoder(batch.images, batch.grid_thw, batch.patches)
         mask = training_attention(batch.teacher_table_BL, self.clean_attention)
-        hidden_BLD = hidden_states(self.model, batch.input_ids_BL, batch.position_ids_CBL, mask, images)
+        ids_BL = batch.input_ids_BL
+        if self.masks is not None:
+            ids_BL = torch.where(ids_BL == self.masks[0], self.masks[1], ids_BL)
+        hidden_BLD = hidden_states(self.model, ids_BL, batch.position_ids_CBL, mask, images)
         head = self.model.get_output_embeddings()
         rows = chunk_rows(head.weight.shape[0], hidden_BLD.device)
         hidden_PD = hidden_BLD.flatten(0, 1)[batch.noisy.index_P]
-        tops = [head(piece).float().topk(self.top_k) for piece in hidden_PD.split(rows)]
+        tops = [head(piece)[:, : self.vocabulary].float().topk(self.top_k) for piece in hidden_PD.split(rows)]
         return torch.cat([top.indices for top in tops]), torch.cat([top.values for top in tops])
 
 

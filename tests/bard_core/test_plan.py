@@ -16,14 +16,37 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 PUBLIC = {"2b": 2_127_532_032, "4b": 4_437_815_808, "8b": 8_767_123_696}  # what the hub counts in the released weights
 
 
-@pytest.mark.parametrize("size", PUBLIC)
-def test_production_configurations_and_public_sizes(size):
-    found = plan.plan(read_config(CONFIGS / f"bard_{size}.yaml"), Assumptions())
+PBM, SWD = "pbm-b{}", "swd-b{}"
+TABLE = {  # the paper's: blocks that are merged, and of students; weight decay
+    "2b": ("2b", (4, 8, 16), (4, 8, 16), 0.0),
+    "4b": ("4b", (4, 8, 16, 32), (8, 16, 32), 0.0),
+    "8b": ("8b", (4,), (), 0.01),
+    "4b_causal": ("4b", (4, 8, 16, 32), (8, 16, 32), 0.0),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_papers_table_is_planned_at_its_public_sizes(name):
+    config = read_config(CONFIGS / f"bard_{name}.yaml")
+    size, merged, students, decay = TABLE[name]
+    found = plan.plan(config, Assumptions())
     assert found.parameters.total == PUBLIC[size]
-    assert [stage.name for stage in found.stages] == [*(f"pbm-b{b}" for b in (4, 8, 16, 32)), *(f"swd-b{b}" for b in (8, 16, 32))]
-    assert found.stages[-1].teacher == "pbm-b4" and found.stages[1].parent == "pbm-b4"
+    assert [stage.name for stage in found.stages] == [*map(PBM.format, merged), *map(SWD.format, students)]
+    assert [stage.parent for stage in found.stages] == ["source", *map(PBM.format, merged[:-1]), *map(PBM.format, students)]
     assert all(sum(stage.memory.values()) < 80 * 2**30 for stage in found.stages)
     assert found.stages[0].checkpoint == 12 * PUBLIC[size]
+    own = name == "4b_causal"
+    for stage in found.stages[len(merged) :]:
+        assert stage.teacher == ("pbm-b4" if own else "fudan-generative-ai/Bard-VL-B4-Mask-8B-Instruct")
+        assert stage.memory["teacher"] == 2 * PUBLIC["4b" if own else "8b"]
+    assert {stage.train.optimizer.weight_decay for stage in config.pbm.stages} == {decay}
+    assert {(stage.train.optimizer.lr, stage.train.optimizer.vision_lr) for stage in config.pbm.stages} == {(2e-5, 2e-6)}
+    floors = {(stage.train.optimizer.min_lr_ratio, stage.train.optimizer.vision_min_lr_ratio) for stage in config.pbm.stages}
+    assert floors == {(0.05, 0.1)} and (config.pbm.noise.min_t, config.data.max_pixels) == (0.001, 2048 * 2048)
+    assert config.pbm.ar_share == (0.5 if own else 0.0) and config.pbm.clean_attention == ("causal" if own else "block")
+    if students:
+        assert config.swd.data and config.swd.data.max_pixels == 1024 * 1024
+        assert (config.swd.noise.min_t, config.swd.noise.max_t, config.swd.train.optimizer.lr) == (0.1, 0.5, 6e-6)
 
 
 def test_the_lab_is_planned_as_it_is_built(tmp_path):
@@ -98,7 +121,7 @@ def test_more_gpus_fewer_bytes_and_more_work_more_hours():
     plain = train.model_copy(update={"activation_checkpointing": False})
     assert plan.memory(model, plain, 8, 4096)["activations"] > 5 * eight["activations"]
     assert plan.total_flops(model, train, 4096, 1024) > plan.total_flops(model, plain, 4096, 1024)
-    assert plan.total_flops(model, train, 4096, 1024, teacher=True) > plan.total_flops(model, train, 4096, 1024)
+    assert plan.total_flops(model, train, 4096, 1024, teacher=model) > plan.total_flops(model, train, 4096, 1024)
 
 
 def test_the_command(capsys, tmp_path):
@@ -109,8 +132,8 @@ def test_the_command(capsys, tmp_path):
     assert main.main(["plan", str(CONFIGS / "lab.yaml"), "--json", "--swd.train.steps", "7"]) == 0
     assert json.loads(capsys.readouterr().out)["stages"][-1]["steps"] == 7
     broken = tmp_path / "broken.yaml"
-    broken.write_text((CONFIGS / "lab.yaml").read_text().replace("block_sizes: [32]", "block_sizes: [64]"))
-    assert main.main(["plan", str(broken)]) == 2 and "swd.block_sizes: names 64" in capsys.readouterr().err
+    broken.write_text((CONFIGS / "lab.yaml").read_text().replace("[pbm-b32]", "[pbm-b64]"))
+    assert main.main(["plan", str(broken)]) == 2 and "swd.students.0: names pbm-b64" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def tiny(root_uri: str = "") -> dict[str, Any]:
     config["pbm"]["stages"] = json.loads(json.dumps(stages))
     for stage in config["pbm"]["stages"]:
         stage["train"].update(short)
-    config["swd"]["block_sizes"] = [8]
+    config["swd"]["students"] = ["pbm-b8"]
     config["swd"]["train"] = {**config["swd"]["train"], **short}
     config["evaluation"].update(speed_samples=1, batch_size=4, sweep_thresholds=[])
     config["evaluation"]["decoding"]["max_new_tokens"] = 16
@@ -57,11 +57,11 @@ def test_the_first_pods_prepare_the_dataset_that_a_laptop_prepares(cluster: Runn
     from bard_core.data.prepare import prepare
 
     config = tiny(f"s3://{cluster.bucket}/first")
-    config["swd"]["teacher_block_size"] = 16  # no stage trains it: the pipeline's first task refuses
-    with pytest.raises(PodFailed, match="teacher_block_size"):
+    config["swd"]["teacher"] = "pbm-b16"  # no stage trains it: the pipeline's first task refuses
+    with pytest.raises(PodFailed, match=r"swd\.teacher"):
         cluster.run(PIPELINE, inputs_of(PIPELINE, config), "refused")
     assert [pod.task for pod in cluster.pods] == ["tasks.runs.open_run"]
-    config["swd"]["teacher_block_size"] = 4
+    config["swd"]["teacher"] = "pbm-b4"
     stop_after = {**cluster.tasks}
     cluster.tasks.pop("workflows.pipeline.convert")
     with pytest.raises(KeyError, match="convert"):

@@ -18,7 +18,7 @@ PYFLYTE = Path(sys.executable).parent / "pyflyte"
 
 
 def tiny_config(steps: int = 2, **compute: Any) -> dict[str, Any]:
-    """configs/lab.yaml with few images: source, B4 and B8, and no student."""
+    """configs/lab.yaml with few images: source, B4, B8 and a student of B8."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "lab.yaml").read_text())
     short = {"steps": steps, "batch_size": 4, "checkpoint_every": max(2, steps // 4), "log_every": 1}
     config["name"] = "tiny"
@@ -28,7 +28,7 @@ def tiny_config(steps: int = 2, **compute: Any) -> dict[str, Any]:
     config["pbm"]["stages"] = json.loads(json.dumps(stages))
     for stage in config["pbm"]["stages"]:
         stage["train"].update(short)
-    config["swd"] = {**config["swd"], "block_sizes": [8], "train": {**config["swd"]["train"], **short}}
+    config["swd"] = {**config["swd"], "students": ["pbm-b8"], "train": {**config["swd"]["train"], **short}}
     config["evaluation"].update(speed_samples=1, batch_size=4, sweep_thresholds=[])
     config["evaluation"]["decoding"]["max_new_tokens"] = 16
     config["compute"] = {"num_workers": 2, **compute}

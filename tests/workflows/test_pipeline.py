@@ -26,7 +26,7 @@ def tiny_config():
     config["pbm"]["stages"] = json.loads(json.dumps(stages))
     for stage in config["pbm"]["stages"]:
         stage["train"].update(short)
-    config["swd"]["block_sizes"] = [8]
+    config["swd"]["students"] = ["pbm-b8"]
     config["swd"]["train"] = {**config["swd"]["train"], **short}
     config["evaluation"].update(speed_samples=1, batch_size=4)
     config["evaluation"]["decoding"]["max_new_tokens"] = 16
@@ -131,3 +131,22 @@ def test_faults_are_refused_before_anything_starts(pipeline, first_output):
     config["swd"]["kl_wieght"] = 1.0
     assert "kl_wieght" in re.sub(r"\s|│", "", pipeline.run(config, expect=1))
     assert pipeline.stages() == before
+
+
+@pytest.mark.faults
+def test_stages_start_from_models_elsewhere(pipeline, first_output):
+    """One stage of merging from a registered model, one student distilled from a folder, and nothing between them."""
+    from bard_core.store import artifacts
+
+    before, folders = pipeline.stages(), pipeline.home / "artifacts" / "models"
+    (small,), (large,) = (list(folders.glob(f"pbm-b{size}-*")) for size in (4, 8))
+    config = tiny_config()
+    (stage,) = config["pbm"]["stages"][1:]
+    stage["parent"] = "models:/bard/2"
+    config["pbm"]["stages"] = [{**stage, "train": {**stage["train"], "seed": 3}}]
+    config["swd"] |= {"students": [str(large)], "teacher": str(small)}
+    pipeline.run(config)
+    changed = {name for name, count in pipeline.stages().items() if count != before[name] and not name.startswith("gate")}
+    assert changed == {"parent", "pbm-b8", "consolidate pbm-b8", "evaluate pbm-b8", "student", "teacher", "report"}
+    made = max(folders.glob("pbm-b8-*"), key=lambda folder: folder.stat().st_mtime)
+    assert artifacts.read_manifest(str(made)).parent_digest == artifacts.read_manifest(str(small)).digest

@@ -34,7 +34,8 @@ def prune(run_uri: str, settings: CheckpointConfig, newest: int) -> None:
     if len(there) <= settings.keep_last:
         return
     whole = {step: manifest for step in there if (manifest := _manifest(checkpoint_uri(run_uri, step)))}
-    best = sorted(whole, key=lambda step: _loss(whole[step]))[: settings.keep_best]
+    looked = [step for step in whole if whole[step].metadata.get("val_loss") is not None]
+    best = sorted(looked or whole, key=lambda step: _loss(whole[step], "val_loss" if looked else "loss"))[: settings.keep_best]
     for step in there:
         uri = checkpoint_uri(run_uri, step)
         if step not in [*list(whole)[-settings.keep_last :], *best] and not storage.exists(uri + KEPT):
@@ -48,6 +49,6 @@ def _manifest(uri: str) -> Manifest | None:
         return None
 
 
-def _loss(manifest: Manifest) -> float:
-    loss = manifest.metadata.get("loss")
+def _loss(manifest: Manifest, name: str) -> float:
+    loss = manifest.metadata.get(name)
     return float("inf") if loss is None else float(loss)

@@ -86,7 +86,7 @@ class Writer:
     def save(self, step: int, notes: Mapping[str, Any] | None = None) -> None:
         """Begin to write the checkpoint of ``step``; returns when the state has been copied.
 
-        ``notes`` are plain values for the manifest; "loss" is what ``retention.prune`` calls best by.
+        ``notes`` are plain values for the manifest; by "val_loss", or else "loss", ``retention.prune`` calls the best.
 
         Raises:
             CheckpointError: this was the second failure in a row.

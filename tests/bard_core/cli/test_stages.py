@@ -16,7 +16,7 @@ SHORT = [
 ]
 TINY = [
     "--data.lab.train_images=12", "--data.lab.eval_images=4", "--source.lab_model.layers=1", *SHORT,
-    "--swd.block_sizes=[8]", "--evaluation.speed_samples=1", "--evaluation.decoding.max_new_tokens=8",
+    "--swd.students=[pbm-b8]", "--evaluation.speed_samples=1", "--evaluation.decoding.max_new_tokens=8",
     "--evaluation.sweep_thresholds=[]",
 ]  # fmt: skip
 
@@ -65,7 +65,7 @@ def test_a_stage_is_the_one_that_the_pipeline_trains(lab_dataset, make_model, tm
     assert (spec.name, spec.noise) == ("pbm-b4", config.pbm.noise) and storage.exists(parent.uri)
     teacher = make_model(tmp_path / "pbm-b4", 4)
     whole = swd_spec(config.swd, "block", lab_dataset, teacher, teacher)
-    alone = swd_spec(config.swd.model_copy(update={"block_sizes": ()}), "block", lab_dataset, teacher, teacher)
+    alone = swd_spec(config.swd.model_copy(update={"students": ()}), "block", lab_dataset, teacher, teacher)
     assert run_of(whole).uri == run_of(alone).uri
 
 

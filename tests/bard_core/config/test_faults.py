@@ -37,7 +37,7 @@ BAD = [
     ("  processor: lab", "  processor: /no/such/folder", "data.processor: '/no/such/folder' is neither"),
     ("  max_tokens: 512", "  max_tokens: 1", "data.max_tokens: is 1; allowed: greater than or equal to 16"),
     ("  max_tokens: 512", "  max_tokens: null", "data.max_tokens: is None; allowed: a valid integer"),
-    ("  model: lab", "  model: ''", "source.model: .*at least 1 character"),
+    ("  model: lab", "  model: ''", "source.model: '' is not a folder"),
     ("  model: lab", "  model: some/model", "source: source.train is required for model 'lab' and must be absent"),
     ("    layers: 3", "    layers: 0", "source.lab_model.layers: is 0"),
     ("    steps: 700", "    steps: 0", "source.train: give either steps or num_epochs, got steps 0"),
@@ -50,12 +50,16 @@ BAD = [
     ("    - block_size: 8", "    - block_size: 4", "pbm: pbm.stages must have growing block sizes"),
     ("    - block_size: 8", "    - block_size: 999", "pbm.stages.1.block_size: is 999"),
     ("      train: *short\n", "      train: *shrot\n", "not YAML: found undefined alias 'shrot'"),
-    ("  block_sizes: [32]", "  block_sizes: [64]", "swd.block_sizes: names 64, which no entry of pbm.stages trains"),
-    ("  block_sizes: [32]", "  block_sizes: [32, 32]", "swd.block_sizes: names a size twice"),
-    ("  block_sizes: [32]", "  block_sizes: 32", "swd.block_sizes: is 32; allowed: a valid tuple"),
-    ("  block_sizes: [32]", "  block_sizes: [4]", "swd.block_sizes: names 4; a student's blocks are larger"),
-    ("  teacher_block_size: 4", "  teacher_block_size: 2", "swd.teacher_block_size: names 2"),
-    ("  teacher_block_size: 4", "  teacher_blocksize: 4", "swd.teacher_blocksize: unknown key; did you mean 'teacher_block"),
+    ("  students: [pbm-b32]", "  students: [pbm-b64]", "swd.students.0: names pbm-b64, which is none of pbm-b4, pbm-b8"),
+    ("  students: [pbm-b32]", "  students: [pbm-b32, pbm-b32]", "swd.students.1: names pbm-b32 a second time"),
+    ("  students: [pbm-b32]", "  students: 32", "swd.students: is 32; allowed: a valid tuple"),
+    ("  students: [pbm-b32]", "  students: [b32]", "swd.students.0: 'b32' is neither a stage .* nor a folder"),
+    ("  students: [pbm-b32]", "  students: [/no/such/folder]", "swd.students.0: '/no/such/folder' is a folder that is not there"),
+    ("    - block_size: 8", "    - block_size: 8\n      parent: pbm-b16", "stages.1.parent: names pbm-b16, which is none of"),
+    ("  model: lab", "  model: models:/bard", "source.model: 'models:/bard' is not a folder"),
+    ("  students: [pbm-b32]", "  students: [pbm-b4]", "swd.students.0: names pbm-b4, which is swd.teacher"),
+    ("  teacher: pbm-b4", "  teacher: pbm-b2", "swd.teacher: names pbm-b2"),
+    ("  teacher: pbm-b4", "  teachr: pbm-b4", "swd.teachr: unknown key; did you mean 'teacher'"),
     ("  suite: lab", "  suite: lba", "evaluation.suite: no suite 'lba'; there are: .*lab"),
     ("  suite: lab", "  suite: ../lab", "evaluation.suite: no suite '../lab'"),
     ("  sweep_thresholds: [0.7, 0.98]", "  sweep_thresholds: [0.7, 1.5]", "evaluation.sweep_thresholds.1: is 1.5"),
@@ -118,7 +122,7 @@ def test_unknown_keys_of_a_base_are_told_where_it_is_named(tmp_path):
 
 def test_all_faults_are_told_at_once(tmp_path):
     text = LAB.replace("name: lab", "name: a/b").replace("    rows: 2", "    rosw: 2\n    rows: 9")
-    text = text.replace("  block_sizes: [32]", "  kl_wieght: 1\n  top_k: 0\n  block_sizes: [32]")
+    text = text.replace("  students: [pbm-b32]", "  kl_wieght: 1\n  top_k: 0\n  students: [pbm-b32]")
     text = text.replace("  suite: lab", "  suiet: lab").replace("  num_workers: 2", "  use_gpu: perhaps")
     path = tmp_path / "bad.yaml"
     path.write_text(text)
@@ -171,7 +175,7 @@ def test_the_command_line_sets_single_keys_even_below_an_alias(tmp_path):
         ("swd.train.optimizer.lr", "2", "--swd.train.optimizer.lr 2: swd.train.optimizer.lr: is 2"),
         ("pbm.stages.9.block_size", "2", "pbm.stages has entries 0 to 3"),
         ("name.first", "2", "name is 'lab', which has no keys"),
-        ("swd.block_sizes", "[", "'\\[' is not YAML"),
+        ("swd.students", "[", "'\\[' is not YAML"),
     ],
 )
 def test_a_bad_override_is_told_as_the_option_it_was(tmp_path, key, value, words):

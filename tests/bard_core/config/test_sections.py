@@ -93,7 +93,7 @@ def test_a_reevaluation_is_complete_and_its_suite_exists(path):
 @pytest.mark.parametrize(
     ("section", "change", "words"),
     [
-        ("swd", {"kl_wieght": 1}, "unknown key 'kl_wieght': did you mean 'kl_weight'.*allowed are block_sizes, "),
+        ("swd", {"kl_wieght": 1}, "unknown key 'kl_wieght': did you mean 'kl_weight'.*allowed are students, "),
         ("evaluation", {"decoding": {"confidence_threshold": 1.5}}, "less than or equal to 1"),
         ("pbm", {"noise": {"min_t": 0.9, "max_t": 0.1}}, "below max_t"),
         ("pbm", {"noise": {"name": "mix", "complementary": True}}, "needs name: mask"),
@@ -118,9 +118,13 @@ def test_faults_are_named(section, change, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"block_sizes": (8, 64)}, r"swd.block_sizes names 64.*allowed are \[4, 8, 16, 32\]"),
-        ({"teacher_block_size": 2}, "swd.teacher_block_size names 2"),
-        ({"block_sizes": (4,)}, "larger than its teacher's, 4"),
+        (
+            {"students": ("pbm-b8", "pbm-b64")},
+            "swd.students.1 names pbm-b64, which is none of pbm-b4, pbm-b8, pbm-b16",
+        ),
+        ({"teacher": "pbm-b2"}, "swd.teacher names pbm-b2"),
+        ({"teacher": "owner/Bard-VL-B16-Mask-8B", "students": ("pbm-b8",)}, "no smaller than its teacher's, 16"),
+        ({"students": ("pbm-b4",)}, "swd.students.0 names pbm-b4, which is swd.teacher"),
         ({"ar_weight": 0.5}, "swd.ar_weight needs pbm.clean_attention: causal"),
     ],
 )
@@ -135,7 +139,7 @@ def test_sections_that_do_not_fit_each_other_are_refused(change, words):
     ("decoding", "words"),
     [
         ({"strategy": "self_speculative"}, "self_speculative needs pbm.clean_attention: causal"),
-        ({"denoising_steps": 8}, "denoising_steps is 8, more than the smallest block of pbm.stages, 4"),
+        ({"denoising_steps": 8}, "denoising_steps is 8, more than the smallest block that is trained, 4"),
     ],
 )
 def test_a_decoding_that_no_model_can_do_is_refused(decoding, words):

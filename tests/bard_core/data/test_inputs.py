@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,9 +11,9 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from bard_core.config.sections import DataConfig, RawSource, SourceConfig
+from bard_core.config.sections import DataConfig, RawSource
 from bard_core.data import inputs
-from bard_core.data.inputs import InputError, contents, pinned, raw_inputs, source_inputs
+from bard_core.data.inputs import InputError, contents, found_model, pinned, raw_inputs
 
 
 def fill(folder: Path) -> Path:
@@ -102,13 +103,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 
 def test_a_hub_id_is_the_commit_that_main_is_now(hub: dict[str, str], bard_home: Path) -> None:
     hub["/api/models/owner/name"] = hub["/api/models/owner/name/revision/main"] = FIRST
-    source = SourceConfig(model="owner/name")
-    before = source_inputs(source)
-    assert before.commit == FIRST and source_inputs(source) == before
+    before = found_model("owner/name")
+    assert before.contents.commit == FIRST and found_model("owner/name") == before
     hub["/api/models/owner/name"] = hub["/api/models/owner/name/revision/main"] = SECOND
-    after = source_inputs(source)
-    assert after.commit == SECOND and after != before
-    assert source_inputs(source.model_copy(update={"revision": FIRST})) == before, "a commit needs no hub"
+    after = found_model("owner/name")
+    assert after.contents.commit == SECOND and after != before
+    assert found_model(f"owner/name@{FIRST}").contents == before.contents, "a commit needs no hub"
 
 
 def test_the_commit_that_was_found_is_what_is_read(hub: dict[str, str], bard_home: Path) -> None:
@@ -128,8 +128,8 @@ def test_an_unreachable_hub_names_the_ways_out_and_they_work(
     from huggingface_hub import constants
 
     with pytest.raises(InputError, match=r"owner/name at main cannot be resolved.*give the commit.*HF_HUB_OFFLINE=1"):
-        source_inputs(SourceConfig(model="owner/name"))
-    assert source_inputs(SourceConfig(model="owner/name", revision=FIRST)).commit == FIRST
+        found_model("owner/name")
+    assert found_model(f"owner/name@{FIRST}").contents.commit == FIRST
     folder = tmp_path / "hub" / "models--owner--name"
     (folder / "snapshots" / SECOND).mkdir(parents=True)
     (folder / "snapshots" / SECOND / "config.json").write_text("{}")
@@ -137,7 +137,7 @@ def test_an_unreachable_hub_names_the_ways_out_and_they_work(
     (folder / "refs" / "main").write_text(SECOND)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert source_inputs(SourceConfig(model="owner/name")).commit == SECOND
+    assert found_model("owner/name").contents.commit == SECOND
 
 
 def test_the_lab_needs_no_look() -> None:
@@ -145,3 +145,30 @@ def test_the_lab_needs_no_look() -> None:
 
     config = DataConfig(lab=LabWorldConfig())
     assert raw_inputs(config).sources == {} and pinned(config, raw_inputs(config)) == config
+
+
+def test_a_model_that_bard_wrote_is_used_as_it_stands(make_model, bard_home: Path, tmp_path: Path) -> None:
+    from bard_core.config.sections import TrackingConfig
+    from bard_core.store.refs import DatasetRef
+    from bard_core.tracking import register, set_alias
+
+    ref = make_model(tmp_path / "pbm-b8", 8)
+    found = found_model(ref.uri)
+    assert found.ref is not None and (found.ref.key, found.ref.block_size) == (ref.key, 8) == (found.contents.digest, 8)
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(ref.uri, copy)
+    assert found_model(str(copy)).contents == found.contents, "a place is no content"
+    (copy / "manifest.json").unlink()
+    plain = found_model(str(copy))
+    assert plain.ref is None and plain.contents.digest != found.contents.digest
+    tracking = TrackingConfig()
+    other = make_model(tmp_path / "pbm-b4", 4)
+    dataset = DatasetRef(uri="/d", manifest_sha256="d" * 64, num_train=1, num_eval=1)
+    numbers = [register(tracking, model, model, dataset) for model in (ref, other)]
+    set_alias(tracking, "champion", numbers[0])
+    assert found_model("models:/bard@champion", tracking).ref == ref
+    set_alias(tracking, "champion", numbers[1])
+    assert found_model("models:/bard@champion", tracking).contents.digest == other.key, "an alias is who has it now"
+    assert found_model(f"models:/bard/{numbers[0]}").ref == ref
+    with pytest.raises(InputError, match=r"no version 'best' of 'bard' in MLflow; there are: 1 \(pbm-b8\), 2 \(pbm-b4, cha"):
+        found_model("models:/bard@best")

@@ -68,7 +68,7 @@ def stage_specs(dataset, source, **kwargs):
         parent=source,
         block_size=8,
         noise=NoiseConfig(min_t=0.1, max_t=0.5),
-        swd=SWDConfig(train=train, block_sizes=(8,)),
+        swd=SWDConfig(train=train, students=()),
         teacher=source.model_copy(update={"block_size": 4, "stage": "pbm"}),
     )
     return made

@@ -15,12 +15,12 @@ from bard_core.training.throughput import Shape, shape_of, step_flops
 CPU, MASK, EOS = torch.device("cpu"), 510, 509
 
 
-def tiny_model():
+def tiny_model(hidden=32, vocabulary=512):
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=8, initializer_range=0.3, tie_word_embeddings=False,
     )  # fmt: skip
     return Qwen3ForCausalLM(config)

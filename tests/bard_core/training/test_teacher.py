@@ -1,5 +1,6 @@
 """What the teacher said once is what it would say now, and it is asked no more than once."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -135,6 +136,13 @@ def test_answers_of_another_walk_are_refused(walk, tmp_path):
     stored = precompute(str(tmp_path / "topk"), 6, walked, spec, lambda: online, CPU)
     with pytest.raises(artifacts.ArtifactError, match="answers s4 at place 1, not s8"):
         stored(replace(walked.batch([2], spec), places=[1]))
+    other = Walk(walked.examples[::-1])
+    kept = precompute(str(tmp_path / "topk"), 6, other, spec, never, CPU)
+    with pytest.raises(artifacts.ArtifactError, match="delete it") as said:
+        kept(other.batch(range(2), spec))
+    shutil.rmtree(str(said.value).split()[0])
+    mended = precompute(str(tmp_path / "topk"), 6, other, spec, lambda: online, CPU)
+    assert torch.equal(mended(other.batch(range(2), spec))[0], online(other.batch(range(2), spec))[0])
 
 
 def test_student_and_teacher_see_the_same_noise_under_their_own_blocks(walk):
@@ -171,3 +179,24 @@ def test_a_sample_without_a_turn_has_nothing_to_distil():
     spec = BatchSpec(8, NoiseConfig(), MASK, EOS, 0, torch.arange(1, 490), teacher_block_size=4)
     batch = collate([(Example("s", torch.arange(10, 40), [], [], [], torch.arange(30)[None]), 0)], spec)
     assert batch.noisy.index_P.numel() == 0 and batch.teacher_knows_P is not None and batch.teacher_knows_P.numel() == 0
+
+
+def test_a_larger_teacher_sees_its_own_mask_token_and_names_only_what_its_student_has(walk):
+    """Another width, another tower, more rows, and the mask token elsewhere: as if the batch had been made for it alone."""
+    _, walked, spec = walk
+    batch = walked.batch(range(4), spec)
+    large = tiny_model(hidden=64, vocabulary=600)
+    own = 590
+    asked = OnlineTeacher(large, "causal", 5, lambda *_: None, masks=(MASK, own), vocabulary=500)
+    indices, logits = asked(batch)
+    made_for_it = replace(batch, input_ids_BL=torch.where(batch.input_ids_BL == MASK, own, batch.input_ids_BL))
+    with torch.no_grad():
+        mask = dense_mask(batch.teacher_table_BL, "causal")
+        hidden = hidden_states(large, made_for_it.input_ids_BL, batch.position_ids_CBL, mask, None)
+        whole = large.lm_head(hidden).flatten(0, 1)[batch.noisy.index_P]
+    known = whole[:, :500].topk(5)
+    assert torch.equal(indices, known.indices) and torch.allclose(logits, known.values, atol=1e-5)
+    assert not torch.equal(whole.topk(5).indices, known.indices), "the test can fail"
+    config = SWDConfig(train=tiny_train())
+    loss = StageWiseDistillation(tiny_model(), "block", asked, config, 0.0)(batch, None)
+    assert torch.isfinite(loss.noisy)
