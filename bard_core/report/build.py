@@ -20,7 +20,7 @@ from bard_core.report.page import page
 from bard_core.report.pictures import curves_png, curves_svgs, frontier_png, frontier_svgs
 from bard_core.report.verdict import verdict
 from bard_core.report.views import curves_markdown, markdown
-from bard_core.store import artifacts, storage, workshop
+from bard_core.store import artifacts, provenance, storage, workshop
 from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, ReportRef
 from bard_core.training.curve import read_curve
 
@@ -123,6 +123,7 @@ def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, t
         "lineage": lineage(results, context.configuration),
         "against_source": against,
         "curves": curves,
+        "data": [provenance.of_run(result.model.curve_uri) for result in results if result.model.curve_uri],
         "samples": shown.records,
         "watched": _watched(results, dataset, shown, shown_by, context),
         "configuration": dict(context.configuration),

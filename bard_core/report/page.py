@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from bard_core.report import views
+from bard_core.store import provenance
 
 STYLE = Path(__file__).with_name("style.css")
 NO_BREAK = "\u00a0"
@@ -43,6 +44,7 @@ def page(body: dict[str, Any], plots: dict[str, tuple[bytes, bytes]], images: Se
         _section("Against the source, sample by sample", _table(views.AGAINST, map(views.against_cells, body["against_source"]))),
         _section("Over thresholds", _thresholds(body["sweep"])),
         _section("Training", _training(body, plots)),
+        _section("Data", _table(provenance.HEAD, provenance.lines(body["data"]), "words")),
         _section("How it was made", _making(body)),
     ]
     return "".join(parts) + "</html>\n"

@@ -39,7 +39,7 @@ def test_the_last_words_name_a_server_or_how_to_start_one(uri, words):
 
 def test_mlflow_compares_trainings_by_every_knob():
     train = TrainConfig(steps=1)
-    dataset = DatasetRef(uri="/d", manifest_sha256="d" * 64, num_train=1, num_eval=1)
+    dataset = DatasetRef(uri="/d", manifest_sha256="d" * 64, num_train=1, num_eval=1, epoch_samples=1)
     parent = ModelRef(uri="/m", manifest_sha256="e" * 64, stage="pbm", block_size=8, parent_sha256=None)
     swd = SWDConfig(train=train, kl_weight=0.25)
     place = {"dataset": dataset, "parent": parent, "teacher": parent, "block_size": 8}

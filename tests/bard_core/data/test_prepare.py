@@ -3,12 +3,7 @@
 import hashlib
 import io
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -230,48 +225,13 @@ def test_the_processor_is_part_of_a_units_key_and_limits_are_obeyed(tmp_path: Pa
         prepare(DataConfig(sources=(source,), eval_fraction=0.0, max_answer_tokens=2), str(tmp_path / "out"))
 
 
-PREPARE = """
-import json, sys
-from bard_core.config.sections import DataConfig
-from bard_core.data.prepare import prepare
-if __name__ == "__main__":
-    prepare(DataConfig.model_validate_json(sys.argv[1]), sys.argv[2], processes=int(sys.argv[3]))
-"""
-
-
-def killed_at(delays: list[float], tmp_path: Path, processes: int) -> None:
-    """Kill a prepare of twelve shards, with all its processes, after each delay; then let one finish and compare."""
-    samples: list[list[int | None]] = [[shade % 256] for shade in range(360)]
-    config = DataConfig(sources=(raw(tmp_path / "raw", samples, shards=12),))
-    expected = prepare(config, str(tmp_path / "whole" / "out"), processes=1)
-    (tmp_path / "run.py").write_text(PREPARE)
-    command = [sys.executable, str(tmp_path / "run.py"), config.model_dump_json(), str(tmp_path / "out"), str(processes)]
-    stamps: dict[Path, int] = {}
-    for delay in delays:
-        process = subprocess.Popen(command, env=dict(os.environ), start_new_session=True, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while len(list((tmp_path / "units").glob("*/manifest.json"))) <= len(stamps) and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        time.sleep(delay)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for path, stamp in stamps.items():
-            assert path.stat().st_mtime_ns == stamp  # what was finished is not made again
-        stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "units").glob("*/manifest.json")}
-    assert prepare(config, str(tmp_path / "out"), processes=processes).manifest_sha256 == expected.manifest_sha256
-    assert stamps and all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
-
-
-@pytest.mark.slow
-def test_killed_in_the_middle_it_goes_on_and_ends_the_same(tmp_path: Path) -> None:
-    killed_at([0.0, 0.02], tmp_path, processes=1)
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_at_many_moments_it_ends_the_same(tmp_path: Path, processes: int) -> None:
-    killed_at([0.01 * (number % 7) for number in range(10)], tmp_path, processes)
+def test_an_epoch_has_each_sample_as_often_as_its_weight_says(tmp_path: Path) -> None:
+    twice = raw(tmp_path / "a", [[shade] for shade in range(0, 40)], name="twice", weight=2.0, license="MIT")
+    half = raw(tmp_path / "b", [[shade] for shade in range(100, 200)], name="half", weight=0.5)
+    ref = prepare(DataConfig(sources=(twice, half), eval_fraction=0.0), str(tmp_path / "out"))
+    kept = ref.num_train - 40
+    assert ref.epoch_samples == 80 + kept and 30 < kept < 70
+    assert artifacts.read_manifest(ref.uri).metadata["epoch_samples"] == ref.epoch_samples
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
