@@ -78,7 +78,7 @@ def sweep_rows(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
 def lineage(results: Sequence[EvalResult], configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What every model was trained from, and by whom a student was taught."""
     names = {result.model.key: result.model.name for result in results}
-    teacher = f"pbm-b{(configuration.get('swd') or {}).get('teacher_block_size', 4)}"
+    teacher = str((configuration.get("swd") or {}).get("teacher", ""))
     return [
         {
             "model": result.model.name,
