@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from bard_core.config.sections import DecodingConfig, GateConfig
+from bard_core.config.sections import DecodingConfig, GateConfig, SWDConfig
 from bard_core.data.heldout import held_out
 from bard_core.evaluation.compare import load_samples, on_frontier, paired, source_of
 from bard_core.evaluation.tradeoff import accuracy_under_parallelism, points
@@ -78,7 +78,7 @@ def sweep_rows(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
 def lineage(results: Sequence[EvalResult], configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What every model was trained from, and by whom a student was taught."""
     names = {result.model.key: result.model.name for result in results}
-    teacher = str((configuration.get("swd") or {}).get("teacher", ""))
+    teacher = str((configuration.get("swd") or {}).get("teacher", SWDConfig.model_fields["teacher"].default))
     return [
         {
             "model": result.model.name,
