@@ -68,7 +68,7 @@ def make_unit(job: Job) -> UnitRef:
         media = Media(job.shard)
         name = f"{_file_name(job.shard)}-{_key(job, sha256, media.digest(path))[:16]}"
         uri = storage.join(job.units_uri, name)
-        manifest = _there(uri)
+        manifest = artifacts.standing(uri)
         if manifest is None:
             with workshop.scratch("unit") as scratch:
                 staging = scratch / name
@@ -78,13 +78,6 @@ def make_unit(job: Job) -> UnitRef:
                 manifest = artifacts.commit_directory(staging, uri, kind="unit", metadata={"rows": facts["kept"]})
     size = sum(entry.size for entry in manifest.files)
     return UnitRef(name=name, manifest_sha256=manifest.digest, rows=manifest.metadata["rows"], bytes=size)
-
-
-def _there(uri: str) -> artifacts.Manifest | None:
-    try:
-        return artifacts.verify(uri)
-    except artifacts.ArtifactError:
-        return None
 
 
 def read_file(uri: str, manifest: artifacts.Manifest, name: str) -> bytes:

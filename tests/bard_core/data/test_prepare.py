@@ -147,6 +147,8 @@ def test_finished_units_stay_and_a_changed_shard_is_prepared_alone(tmp_path: Pat
     pq.write_table(table.slice(0, 2), tmp_path / "raw" / "1.parquet")
     ref = prepare(config, str(tmp_path / "out"))
     after = {path.parent.name: path.stat().st_mtime_ns for path in units.glob("*/manifest.json")}
+    assert (units / f"{sorted(stamps)[0]}.damaged" / "rows.arrow").read_bytes() == b"torn", "set aside"
+    del after[f"{sorted(stamps)[0]}.damaged"]
     assert before and len(after) == 4  # the changed shard's new unit beside its old one
     kept = [name for name in stamps if after[name] == stamps[name]]
     assert len(kept) == 2 and sorted(stamps)[0] not in kept  # the torn one was made again
@@ -200,8 +202,8 @@ def test_nothing_left_to_train_on_is_an_error_with_the_reasons(tmp_path: Path) -
 
 def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
     source = raw(tmp_path / "raw", [[1]])
-    with pytest.raises(PrepareError, match="name raw is used twice"):
-        prepare(DataConfig(sources=(source, source)), str(tmp_path / "out"))
+    with pytest.raises(ValueError, match=r"two entries of data.sources have the name 'raw'"):
+        DataConfig(sources=(source, source))
 
 
 def test_a_sample_of_a_source_is_exact_seeded_and_not_its_first_rows(tmp_path: Path) -> None:
