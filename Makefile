@@ -73,9 +73,9 @@ lint: $(VENV)/.ready ## ruff and mypy (strict on bard_core)
 bench-%: $(ROOT)/benchmarks/%.py $(VENV)/.ready
 	cd $(ROOT) && $(BIN)/python $<
 
-ui: $(VENV)/.ready ## open MLflow on http://127.0.0.1:5000 (or PORT=) with the runs and models of BARD_HOME
+ui: $(VENV)/.ready ## open MLflow where the checkpoints of BARD_HOME stand side by side (PORT=5000, or the next free one)
 	@mkdir -p $(BARD_HOME)
-	$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri sqlite:///$(BARD_HOME)/mlflow.db --artifacts-destination $(BARD_HOME)/mlartifacts
+	$(BIN)/bard ui --port $(PORT)
 
 # What a remote run needs beside its inputs: files that are not Python, the stages' images, and to wait for the end.
 REMOTE_FLAGS = --remote --copy all --wait-execution --project $(PROJECT) --domain $(DOMAIN) $(shell sed -nE 's/^([a-z]+): "?([^"]+)"?$$/--image \1=\2/p' $(ROOT)/containers/images.lock)

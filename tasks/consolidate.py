@@ -52,13 +52,7 @@ def consolidate(
                     config_digest=artifacts.read_manifest(checkpoint.uri).config_digest,
                     parent_digest=checkpoint.parent_sha256,
                 )
-        ref = ModelRef(
-            uri=uri,
-            manifest_sha256=manifest.digest,
-            stage=checkpoint.stage,
-            block_size=checkpoint.block_size,
-            parent_sha256=checkpoint.parent_sha256,
-            curve_uri=checkpoint.curve_uri,
-        )
+        same = checkpoint.model_dump(include={"stage", "block_size", "parent_sha256", "curve_uri"})
+        ref = ModelRef(uri=uri, manifest_sha256=manifest.digest, **same)
         log_model(tracking, run.run_id, ref)
     return ref

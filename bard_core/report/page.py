@@ -207,7 +207,7 @@ def _making(body: dict[str, Any]) -> str:
     commands = "".join(f"{line}\n" for line in body["reproduce"])
     return (
         f"{_table(('what', 'which'), facts, 'words')}"
-        "<p>To make it again, with the configuration below as <code>config.yaml</code>:</p>"
+        "<p>To make it again, with <code>config.yaml</code>, which lies beside this page and below:</p>"
         f"<pre>{html.escape(commands)}</pre><details><summary>Configuration</summary><pre>{html.escape(text)}</pre></details>"
     )
 

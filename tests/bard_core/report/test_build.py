@@ -103,7 +103,7 @@ def results(tmp_path: Path, models: dict[int, ModelRef]) -> list[EvalResult]:
 
 def context(margin: float = 0.5, **sections: Any) -> build.Context:
     decoding = {"decoding": {"max_new_tokens": 12}}
-    configuration = {"name": "lab", "swd": {"teacher_block_size": 4}, "evaluation": decoding, **sections}
+    configuration = {"name": "lab", "evaluation": decoding, **sections}
     return build.Context(configuration, GateConfig(accuracy_margin=margin), {"git_commit": "abc", "image": "none"})
 
 
