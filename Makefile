@@ -48,9 +48,18 @@ demo: $(VENV)/.ready ## run the whole pipeline (CONFIG=configs/lab.yaml SET="--s
 	cd $(ROOT) && $(BIN)/bard check $(CONFIG) $(SET) --output $(BARD_HOME)/inputs.yaml
 	cd $(ROOT) && $(if $(filter lab%,$(notdir $(CONFIG))),HF_HUB_OFFLINE=1) $(BIN)/pyflyte run workflows/pipeline.py bard_pipeline --inputs-file $(BARD_HOME)/inputs.yaml
 
-FAULTS := $(addprefix tests/bard_core/,store tracking training/checkpoints training/test_interrupts.py test_preflight.py data/test_rows.py) tests/tasks
-test-faults: $(VENV)/.ready ## the long fault suite, about an hour on two cores; its table goes to benchmarks/results/faults.json
-	cd $(ROOT) && BARD_FAULTS_TABLE=benchmarks/results/faults.json $(BIN)/pytest -q -m "faults or not faults" $(FAULTS)
+# The fault suite in parts, which may be run one by one; the table is of the newest run of each.
+FAULTS_library := $(addprefix tests/bard_core/,store tracking training/checkpoints training/test_interrupts.py test_preflight.py data/test_rows.py)
+FAULTS_pipelines := tests/tasks/test_pipeline_under_fire.py tests/tasks/test_everything_damaged.py
+FAULTS_tasks := tests/tasks $(addprefix --ignore=,$(FAULTS_pipelines)) tests/workflows/test_prepare.py \
+	$(addprefix tests/bard_core/,data/test_fit.py data/test_prepare.py training/test_damage.py training/test_memory.py training/test_notices.py)
+FAULT_PARTS := library tasks pipelines
+
+test-faults: $(addprefix test-faults-,$(FAULT_PARTS)) ## the long fault suite; docs/faults.md has its time and its table (a part: test-faults-library, -tasks, -pipelines)
+
+test-faults-%: $(VENV)/.ready
+	cd $(ROOT) && { BARD_FAULTS_TABLE=$(BARD_HOME)/faults/$*.json $(BIN)/pytest -q -m "faults or not faults" $(FAULTS_$*); \
+		status=$$?; $(BIN)/python benchmarks/_faults.py $(BARD_HOME)/faults; exit $$status; }
 
 test-cluster: $(VENV)/.ready ## the packaged pipeline, one process a pod, on an S3 API and an MLflow server; same artifacts as a local run
 	cd $(ROOT) && $(BIN)/pytest -q -m "cluster or not cluster" tests/cluster

@@ -100,9 +100,11 @@ def _machine(compute: ComputeConfig) -> None:
             f"set {'num_workers to ' + str(gpus) if gpus else 'use_gpu to false'}, or run where there are more"
         )
     if fewest * compute.cpus_per_worker > cpus:
+        room = cpus // compute.cpus_per_worker
+        advice = f"num_workers to at most {room}" if room else f"cpus_per_worker to at most {max(1, cpus // fewest)}"
         raise PreflightError(
             f"compute.num_workers x cpus_per_worker is {fewest} x {compute.cpus_per_worker}, but this machine has {cpus} CPUs: "
-            f"set num_workers to at most {cpus // compute.cpus_per_worker}"
+            f"set {advice}"
         )
 
 

@@ -1,7 +1,7 @@
 """consolidate: a training checkpoint to a model anyone can load."""
 
 from bard_core.config.sections import StorageConfig, TrackingConfig
-from bard_core.store import artifacts, places, storage, workshop
+from bard_core.store import artifacts, claims, places, storage, workshop
 from bard_core.store.refs import ModelRef
 from bard_core.tracking import log_model, stage_run
 from bard_core.training.checkpoints.consolidate import consolidate as write_model
@@ -22,7 +22,10 @@ def consolidate(
 
     name = places.model_name(checkpoint)
     uri = places.model_uri(storage_config, checkpoint, clean_attention)
-    with stage_run(tracking, parent_run, "consolidate", f"consolidate {name}", {"step": checkpoint.step}) as run:
+    with (
+        claims.exclusive(f"{uri}.claim"),  # of two pipelines at once, one writes the model and the other finds it
+        stage_run(tracking, parent_run, "consolidate", f"consolidate {name}", {"step": checkpoint.step}) as run,
+    ):
         if (manifest := artifacts.standing(uri)) is None:
             with workshop.scratch("model") as scratch:
                 staging = scratch / "model"

@@ -32,7 +32,7 @@ def judge_benchmark(
     key = judging.judged_key(model, dataset, benchmark, evaluation)
     uri = places.benchmark_uri(storage_config, model, benchmark.name, key)
     answers = storage.join(storage.root_uri(storage_config), "artifacts", "answers")
-    with claims.kept(claim), times.measured(f"judge {model.name} {benchmark.name}", uri):
+    with claims.kept(claim), claims.exclusive(f"{uri}.claim"), times.measured(f"judge {model.name} {benchmark.name}", uri):
         return judging.judge(model, dataset, benchmark, evaluation, uri, answers)
 
 

@@ -1,5 +1,6 @@
 """What the driver sees of a training run while Ray trains it: its curve, as a bar and in MLflow, and whether Ray still lives."""
 
+import sys
 import threading
 import time
 from pathlib import Path
@@ -10,20 +11,28 @@ from tqdm import tqdm
 from bard_core.store import storage
 from bard_core.tracking import StageRun
 from bard_core.training.curve import CURVE, Record, read_curve
+from bard_core.training.notices import take_notices
 
 VITAL = ("raylet", "gcs_server")  # without its other processes Ray goes on
 STALL_S = 30.0  # without a step, while something of Ray is dead
+NOTICES_S = 5.0  # between two looks at what workers have to say
 
 
 class Follower:
-    """Shows a run's curve as a bar and sends it to MLflow, every point once. A look that fails is made up for by the next."""
+    """Shows a run's curve as a bar, with what its workers have to say, and sends it to MLflow, every point once.
+
+    A look that fails is made up for by the next.
+    """
 
     def __init__(self, run_uri: str, name: str, steps: int, run: StageRun) -> None:
         self._uri, self._run, self._seen = storage.join(run_uri, CURVE), run, 0.0
+        self._run_uri, self._noticed = run_uri, 0.0
         self._bar = tqdm(total=steps, desc=f"{name:<10}", unit="step", mininterval=1.0)
 
     def look(self) -> int:
         """Send what is new; returns the newest step."""
+        if time.monotonic() - self._noticed > NOTICES_S:
+            self._tell()
         try:
             records = read_curve(self._uri)
         except (storage.StorageError, ValueError) as error:
@@ -40,10 +49,16 @@ class Follower:
             StorageError: the curve cannot be read.
         """
         try:
+            self._tell()
             for record in read_curve(self._uri):
                 self._take(record)
         finally:
             self._bar.close()
+
+    def _tell(self) -> None:
+        self._noticed = time.monotonic()
+        for notice in take_notices(self._run_uri):
+            self._bar.write(notice, file=sys.stderr)
 
     def _take(self, record: Record) -> None:
         if record["step"] <= self._seen:

@@ -34,6 +34,7 @@ from bard_core.training.checkpoints import retention
 from bard_core.training.checkpoints.writer import Run, latest_complete
 from bard_core.training.curve import CURVE
 from bard_core.training.interrupts import Stopped, ask_to_stop, withdraw
+from bard_core.training.notices import Notices
 from bard_core.training.spec import StageSpec, checkpoint_ref, run_of
 from bard_core.training.stage import prepare_base, run_stage
 from tasks import progress, ray_local, stopping
@@ -61,11 +62,13 @@ def _worker(environment: dict[str, str], config: dict[str, Any]) -> None:
     compute = ComputeConfig.model_validate_json(config["compute"])
     spec = StageSpec.model_validate_json(config["spec"])
     claim = Claim.model_validate_json(config["claim"])
+    run = run_of(spec, compute.checkpoints)
+    logging.getLogger("bard_core").addHandler(Notices(run.uri))
     try:
         run_stage(
             spec,
             config["base"],
-            run_of(spec, compute.checkpoints),
+            run,
             losing_node=_losing_node,
             claim=claim,
             data_workers=compute.loaders,

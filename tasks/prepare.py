@@ -10,7 +10,7 @@ from bard_core.data import prepare as preparing
 from bard_core.data.benchmarks import read_looks
 from bard_core.data.inputs import RawInputs
 from bard_core.store import artifacts, claims, places, times, workshop
-from bard_core.store.refs import DatasetRef, LooksRef, UnitsRef
+from bard_core.store.refs import LooksRef, UnitsRef
 from bard_core.tracking import stage_run
 from tasks.settings import Dataset, stage_task
 
@@ -50,9 +50,7 @@ def prepare_dataset(
         claims.exclusive(f"{uri}.claim"),
         stage_run(tracking, parent_run, "prepare", "prepare", {"max_tokens": data.max_tokens}) as run,
     ):
-        if (manifest := artifacts.standing(uri)) is not None:
-            ref = DatasetRef(uri=uri, manifest_sha256=manifest.digest, **manifest.metadata)
-        else:
+        if (ref := preparing.standing(uri)) is None:
             ref = preparing.prepare(inputs.pinned(data, raw), uri, made=units, benchmarks=read_looks(looks))
         folder = artifacts.fetch(ref, part="card")
         numbers = card.metrics(json.loads((folder / "card.json").read_text(encoding="utf-8")))

@@ -57,7 +57,8 @@ def _models() -> dict[str, list[Path]]:
 
     found: dict[str, list[Path]] = {}
     folders = (storage.home() / "artifacts" / "models").glob("*-*")
-    for folder in sorted((f for f in folders if (f / "manifest.json").is_file()), key=lambda f: f.stat().st_mtime):
+    whole = (folder for folder in folders if "." not in folder.name and (folder / "manifest.json").is_file())  # not .damaged ones
+    for folder in sorted(whole, key=lambda f: f.stat().st_mtime):
         found.setdefault(folder.name.rpartition("-")[0], []).append(folder)
     return found
 

@@ -9,6 +9,7 @@ configuration, not on who made which unit when.
 """
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,17 +24,19 @@ from bard_core.config.sources import RawSource
 from bard_core.data import index
 from bard_core.data.card import build_card, page, summary
 from bard_core.data.download import keep
+from bard_core.data.index import Index
 from bard_core.data.merge import Merged, merge
 from bard_core.data.rows import count_rows
 from bard_core.data.sampling import sample_limit
 from bard_core.data.shard import ENTRIES, FACTS, Job, make_unit, read_file
 from bard_core.data.sources import Shard, list_shards
 from bard_core.data.tokenize import load_processor
-from bard_core.data.units import units_uri
+from bard_core.data.units import lacking, units_uri
 from bard_core.lab import world
 from bard_core.store import artifacts, storage, workshop
 from bard_core.store.refs import DatasetRef, UnitRef, UnitsRef
 
+log = logging.getLogger(__name__)
 BYTES_PER_PROCESS = 64 * 2**20  # raw bytes below which another process costs more to start than it saves
 LOST_POOLS = 3
 
@@ -63,20 +66,38 @@ def prepare(
     """
     with workshop.scratch("prepare") as scratch:
         jobs = plan_jobs(config, output_uri, scratch)
-        units: Sequence[UnitRef] = make_units(jobs, processes) if not made else _in_order(made, len(jobs))
+        units: Sequence[UnitRef] = make_units(jobs, processes) if not made else _in_order(made, jobs)
         return _assemble(config, output_uri, jobs, units, scratch, benchmarks)
 
 
-def _in_order(made: Sequence[UnitsRef], count: int) -> list[UnitRef]:
-    """Units of several groups in the order of the shards.
+def standing(uri: str) -> DatasetRef | None:
+    """The whole dataset at ``uri``, its units beside it; None where there is none. What is damaged of it is set aside.
+
+    Units are hashed where they are local; remote ones by who fetches them.
+    """
+    if (manifest := artifacts.standing(uri)) is None:
+        return None
+    folder = units_uri(uri)
+    if storage.is_local(uri):
+        for unit in Index.open(storage.local_path(uri)).units:
+            artifacts.standing(storage.join(folder, unit.name))
+    if lost := lacking(uri):
+        log.warning("%s: %s of its units are not there, and are made anew (%s)", uri, len(lost), ", ".join(lost[:3]))
+        return None
+    return DatasetRef(uri=uri, manifest_sha256=manifest.digest, **manifest.metadata)
+
+
+def _in_order(made: Sequence[UnitsRef], jobs: Sequence[Job]) -> list[UnitRef]:
+    """Units of several groups in the order of the shards; those that are gone since are made again.
 
     Raises:
         PrepareError: some lack, because the shards changed since.
     """
     placed = {group.group + place * group.of: unit for group in made for place, unit in enumerate(group.units)}
-    if sorted(placed) != list(range(count)):
-        raise PrepareError(f"units of {len(placed)} shards were made, but there are {count} now: prepare again")
-    return [placed[number] for number in range(count)]
+    if sorted(placed) != list(range(len(jobs))):
+        raise PrepareError(f"units of {len(placed)} shards were made, but there are {len(jobs)} now: prepare again")
+    there = set(storage.list_folders(jobs[0].units_uri)) if jobs else set()
+    return [placed[n] if placed[n].name in there else make_unit(job) for n, job in enumerate(jobs)]
 
 
 def plan_jobs(config: DataConfig, output_uri: str, scratch: Path) -> list[Job]:

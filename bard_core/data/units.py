@@ -7,12 +7,13 @@ verified again.
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bard_core.data.index import Unit
+from bard_core.data.index import UNITS_FILE, Unit
 from bard_core.store import artifacts, storage
 
 ROWS = "rows.arrow"
@@ -22,6 +23,13 @@ CACHE_BYTES = 100 * 2**30
 def units_uri(dataset_uri: str) -> str:
     """Where the units of a dataset stand: beside it, so that a copy of both is the same dataset."""
     return storage.join(dataset_uri.rstrip("/").rpartition("/")[0], "units")
+
+
+def lacking(dataset_uri: str) -> list[str]:
+    """Names of the units that a dataset has in its list and not beside it: deleted, or set aside as damaged."""
+    there = set(storage.list_folders(units_uri(dataset_uri)))
+    wanted = [entry["name"] for entry in json.loads(storage.read_bytes(storage.join(dataset_uri, UNITS_FILE)))]
+    return [name for name in wanted if name not in there]
 
 
 class Units:

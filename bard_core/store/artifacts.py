@@ -232,7 +232,7 @@ def set_aside(uri: str, why: ArtifactError) -> None:
         storage.move_tree(uri, target)
     except FileNotFoundError:
         return  # another process was faster
-    log.warning("%s; it was set aside as %s", str(why).removesuffix(f"; {AGAIN}"), target)
+    log.error("%s; it was set aside as %s", str(why).removesuffix(f"; {AGAIN}"), target)
 
 
 def fetch(ref: Ref | str, expected_sha256: str | None = None, part: str = "") -> Path:

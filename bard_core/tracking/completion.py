@@ -40,8 +40,8 @@ def missing(config: TrackingConfig, result: EvalResult, protocol: str) -> list[s
     if logged is None:
         return ["the model", "its scores", "its version"]
     lacking = []
-    scores = {metric.key for metric in logged.metrics or ()}
-    if headline(result).keys() - scores or evaluation_of(config, result.model.key, protocol) != (result.uri, result.key):
+    scores = {(metric.key, metric.value) for metric in logged.metrics or ()}
+    if headline(result).items() - scores or evaluation_of(config, result.model.key, protocol) != (result.uri, result.key):
         lacking.append("its scores")
     if not numbers(config, result.model.key):
         lacking.append("its version")

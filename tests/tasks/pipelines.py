@@ -18,7 +18,7 @@ PYFLYTE = Path(sys.executable).parent / "pyflyte"
 
 
 def tiny_config(steps: int = 2, **compute: Any) -> dict[str, Any]:
-    """configs/lab.yaml with few images: source, B4 and B8, and no student."""
+    """configs/lab.yaml with few images: source, B4, B8 and a student of B8."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "lab.yaml").read_text())
     short = {"steps": steps, "batch_size": 4, "checkpoint_every": max(2, steps // 4), "log_every": 1}
     config["name"] = "tiny"

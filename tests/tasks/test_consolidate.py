@@ -1,5 +1,6 @@
-"""Two pipelines may consolidate one checkpoint at once: neither touches what the other is writing."""
+"""Two pipelines may consolidate one checkpoint at once: one writes the model, the other waits and finds it."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from bard_core.store.refs import CheckpointRef
 from tasks import consolidate as task
 
 
-def test_the_same_model_is_written_twice_at_once(bard_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_model_is_asked_for_twice_at_once(bard_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, curve = tmp_path / "step-000002", tmp_path / "curve.jsonl"
     folder.mkdir()
     (folder / "shard").write_bytes(b"0")
@@ -27,18 +28,22 @@ def test_the_same_model_is_written_twice_at_once(bard_home: Path, tmp_path: Path
         inputs = {"storage_config": StorageConfig(), "tracking": TrackingConfig(), "parent_run": ""}
         refs.append(task.consolidate.task_function(checkpoint=checkpoint, clean_attention="block", **inputs))
 
+    other, written = threading.Thread(target=write), []
+
     def write_model(source: Path, output: Path, *rest: object, **more: object) -> None:
+        written.append(output)
         output.mkdir(parents=True)
         (output / "first").write_bytes(b"1")
-        if not meanwhile:
-            meanwhile.append(True)
-            write()
+        if not other.ident:
+            other.start()
+            other.join(1.0)
+            assert other.is_alive(), "it waits"
         (output / "second").write_bytes(b"2")
 
-    meanwhile: list[bool] = []
     monkeypatch.setattr(task, "write_model", write_model)
     write()
-    assert len(refs) == 2 and refs[0].key == refs[1].key
+    other.join(60.0)
+    assert len(refs) == 2 and refs[0].key == refs[1].key and len(written) == 1
     found = artifacts.verify(refs[0].uri)
     assert [entry.path for entry in found.files] == ["first", "second", "training_curve.jsonl"]
     assert not list((bard_home / "staging").iterdir())

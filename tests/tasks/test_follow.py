@@ -24,7 +24,9 @@ def curve(folder: Path, steps: int) -> None:
     storage.write_bytes(str(folder / "curve.jsonl"), text.encode())
 
 
-def test_every_point_arrives_once_though_reading_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: Any) -> None:
+def test_every_point_arrives_once_though_reading_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: Any, capsys: Any
+) -> None:
     monkeypatch.setattr(hiccups, "PAUSES_S", ())
     heard = Heard()
     follower = Follower(str(tmp_path), "pbm-b4", 30, heard)  # type: ignore[arg-type]
@@ -40,7 +42,9 @@ def test_every_point_arrives_once_though_reading_fails(tmp_path: Path, monkeypat
         with pytest.raises(storage.StorageError):
             follower.close()
     curve(tmp_path, 30)
+    storage.write_bytes(str(tmp_path / "notices" / "1"), b"topk.safetensors was changed; it was set aside")
     follower.close()
+    assert "it was set aside" in capsys.readouterr().err, "a worker's warning"
     assert heard.points == list(range(1, 31))
     faults.survived("curve: unreadable while it is followed", "no point lost", times=5)
 

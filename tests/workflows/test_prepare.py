@@ -1,11 +1,15 @@
 """Preparing through Flyte: one task or several make the same dataset; the run has its card, its numbers, the dataset."""
 
 import json
+from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 from bard_core.config.sections import ComputeConfig, DataConfig, StorageConfig, TrackingConfig
 from bard_core.config.sources import RawSource
+from bard_core.data.reader import Reader
+from bard_core.store import artifacts
 from workflows.prepare import prepare
 
 
@@ -33,3 +37,38 @@ def test_one_task_or_several_make_the_same_dataset(tmp_path, bard_home, monkeypa
     assert run.data.metrics["num_train"] == refs[0].num_train and run.data.metrics["rows_refused"] == 0
     assert run.inputs.dataset_inputs[0].dataset.digest == refs[0].manifest_sha256[:36]
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["card.html"]
+
+
+@pytest.mark.parametrize("tasks", [1, pytest.param(2, marks=pytest.mark.faults)])
+def test_a_damaged_unit_is_told_and_the_same_command_repairs_it(tasks, tmp_path, bard_home, monkeypatch, caplog):
+    """Flyte's cache, and the dataset that stands, both know nothing of the units beside it."""
+    monkeypatch.setenv("FLYTE_LOCAL_CACHE_ENABLED", "true")
+    (tmp_path / "raw").mkdir()
+    for shard in range(2):
+        rows = [{"texts": [{"user": f"Q{tasks}-{shard}-{i}", "assistant": "A"}]} for i in range(10)]
+        (tmp_path / "raw" / f"{shard}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = RawSource(name="s", schema_name="finevision", uri=str(tmp_path / "raw"), license="MIT")
+    place = {"storage_config": StorageConfig(), "tracking": TrackingConfig(), "parent_run": ""}
+
+    def command():
+        data = DataConfig(sources=(source,), eval_fraction=0.0)
+        return prepare(data=data, compute=ComputeConfig(prepare_tasks=tasks), **place)
+
+    first = command()
+    rows = sorted((Path(first.uri).parent / "units").glob("*/rows.arrow"))[-1]
+    whole = rows.read_bytes()
+    rows.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
+    with pytest.raises(artifacts.DamagedError, match="run the same command again"):
+        [*Reader(first, "train")]
+    assert f"it was set aside as {rows.parent}.damaged" in caplog.text and not rows.exists()
+    assert command() == first and rows.read_bytes() == whole
+    assert len([*Reader(first, "train")]) == 20
+    ran = len(client_runs())
+    assert command() == first and len(client_runs()) == ran, "repaired once"
+
+
+def client_runs():
+    from bard_core import tracking
+
+    client, experiment = tracking.client_of(TrackingConfig())
+    return client.search_runs([experiment])

@@ -111,7 +111,8 @@ def test_rows_too_short_for_every_sample_are_refused(
     reader: Reader, examples: list[Example], processor: Any, faults: Any
 ) -> None:
     shortest = min(laid_out_length(e.turns[0][1], e.turns[:1], 4, 1) for e in examples)
-    check_rows(reader, 4, 1, shortest)
+    check_rows(reader, 4, 1, shortest)  # what the message says to set
+    assert len(fit(reader, processor, 4, shortest)) > 0
     for refuse in (lambda: check_rows(reader, 4, 1, shortest - 1), lambda: fit(reader, processor, 4, shortest - 1)):
         with pytest.raises(RowsTooShortError, match=f"max_tokens_per_row is {shortest - 1}.*at least {shortest}"):
             refuse()

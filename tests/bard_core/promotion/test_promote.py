@@ -110,7 +110,9 @@ def test_concurrent_promotions_leave_the_best_as_champion(config: TrackingConfig
 def test_a_champion_without_a_score_under_this_suite_stops_the_gate(config: TrackingConfig, judge: Any) -> None:
     number = judge.register(config, EVALUATION, judge.model("pbm", 4), right=950, speedup=3.0)
     decision = promote(config, number)
-    assert not decision.passed and "the champion, version 2, has no score under this suite" in decision.reason
+    assert not decision.passed and "the champion, version 2, has no score under this suite; evaluate it" in decision.reason
+    judge.register(config, EVALUATION, judge.source, right=950, speedup=1.0)
+    assert promote(config, number).passed, "evaluated, and decided again"
 
 
 def test_what_lacks_a_score_is_claimed_once(config: TrackingConfig, judge: Any) -> None:

@@ -76,6 +76,9 @@ def test_faults_are_named(fault: str, uri: str, tmp_path: Path) -> None:
     for check in (artifacts.verify, artifacts.fetch):
         with pytest.raises(ArtifactError, match=message):
             check(uri)
+    if fault == "added":  # "remove it"
+        storage.delete_file(f"{uri}/evil.bin")
+        artifacts.fetch(uri)
 
 
 def test_sizes_alone_when_hashes_are_not_wanted(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A pipeline's end finds what MLflow missed or lost of its results, and puts it there, on a real store."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,11 @@ def test_what_was_lost_is_put_there_again_and_only_that(config, results, judge, 
     logged = models.find_model(config, results[0].model.key)
     client.delete_logged_model_tag(logged.model_id, f"{models.EVALUATION_TAG}{protocol}")
     assert complete(config, parent, results, judge.dataset, protocol) == ["source: its scores"]
+    with sqlite3.connect(bard_home / "mlflow.db") as connection:
+        wrong = "UPDATE logged_model_metrics SET metric_value = 0.5 WHERE model_id = ? AND metric_name = 'accuracy'"
+        assert connection.execute(wrong, (logged.model_id,)).rowcount
+    connection.close()
+    assert complete(config, parent, results, judge.dataset, protocol) == ["source: its scores"], "a score that nobody measured"
     client.delete_logged_model(logged.model_id)
     assert complete(config, parent, results, judge.dataset, protocol) == ["source: the model, its scores, its version"]
     assert {model.name for model in tracking.scored_models(config) if model.metrics} == {"source", "pbm-b4"}

@@ -1,5 +1,6 @@
 """What the teacher said once is what it would say now, and it is asked no more than once."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -135,6 +136,13 @@ def test_answers_of_another_walk_are_refused(walk, tmp_path):
     stored = precompute(str(tmp_path / "topk"), 6, walked, spec, lambda: online, CPU)
     with pytest.raises(artifacts.ArtifactError, match="answers s4 at place 1, not s8"):
         stored(replace(walked.batch([2], spec), places=[1]))
+    other = Walk(walked.examples[::-1])
+    kept = precompute(str(tmp_path / "topk"), 6, other, spec, never, CPU)
+    with pytest.raises(artifacts.ArtifactError, match="delete it") as said:
+        kept(other.batch(range(2), spec))
+    shutil.rmtree(str(said.value).split()[0])
+    mended = precompute(str(tmp_path / "topk"), 6, other, spec, lambda: online, CPU)
+    assert torch.equal(mended(other.batch(range(2), spec))[0], online(other.batch(range(2), spec))[0])
 
 
 def test_student_and_teacher_see_the_same_noise_under_their_own_blocks(walk):

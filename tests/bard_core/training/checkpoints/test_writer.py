@@ -162,15 +162,21 @@ def test_an_evil_pickle_that_was_committed_with_an_honest_manifest_still_does_no
     with pytest.raises(pickle.UnpicklingError, match="tampered"):
         dcp.SafeReader(str(folder)).read_metadata()
     assert not (folder / "ran").exists()
+    shutil.rmtree(folder)  # as the message says
+    assert writer.latest_complete(run) is None
 
 
 @pytest.mark.parametrize("what", ["config", "dataset", "parent", "teacher"])
-def test_another_runs_checkpoint_is_refused_and_the_difference_named(what, run):
+def test_another_runs_checkpoint_is_refused_and_the_difference_named(what, run, tmp_path):
     write(run, [1, 2])
     other = Run(run.uri, {**ORIGIN, what: "e" * 64})
     with pytest.raises(CheckpointError, match=f"was written by another run: its {what} is .*, this run's is eeee"):
         writer.latest_complete(other)
     assert names(run) == ["step-000001", "step-000002"]
+    for name in names(run):  # moved out of the folder, as the message says
+        shutil.move(storage.join(run.uri, name), tmp_path / name)
+    assert writer.latest_complete(other) is None
+    assert writer.latest_complete(run) is None
 
 
 def test_another_models_checkpoint_is_refused(run):
