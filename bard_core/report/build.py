@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bard_core.config.sections import DecodingConfig, GateConfig
+from bard_core.config.sections import DecodingConfig, GateConfig, SWDConfig
 from bard_core.data.heldout import held_out
 from bard_core.evaluation.compare import load_samples, on_frontier, paired, source_of
 from bard_core.evaluation.tradeoff import accuracy_under_parallelism, points
@@ -76,7 +76,7 @@ def sweep_rows(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
 def lineage(results: Sequence[EvalResult], configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What every model was trained from, and by whom a student was taught."""
     names = {result.model.key: result.model.name for result in results}
-    teacher = f"pbm-b{(configuration.get('swd') or {}).get('teacher_block_size', 4)}"
+    teacher = (configuration.get("swd") or {}).get("teacher", SWDConfig.model_fields["teacher"].default)
     return [
         {
             "model": result.model.name,
