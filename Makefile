@@ -49,7 +49,7 @@ demo: $(VENV)/.ready ## run the whole pipeline (CONFIG=configs/lab.yaml SET="--s
 	cd $(ROOT) && $(if $(filter lab%,$(notdir $(CONFIG))),HF_HUB_OFFLINE=1) $(BIN)/pyflyte run workflows/pipeline.py bard_pipeline --inputs-file $(BARD_HOME)/inputs.yaml
 
 # The fault suite in parts, which may be run one by one; the table is of the newest run of each.
-FAULTS_library := $(addprefix tests/bard_core/,store tracking training/checkpoints training/test_interrupts.py test_preflight.py data/test_rows.py)
+FAULTS_library := $(addprefix tests/bard_core/,store tracking training/checkpoints training/test_interrupts.py test_preflight.py data/test_rows.py data/test_kill.py data/test_download.py)
 FAULTS_pipelines := tests/tasks/test_pipeline_under_fire.py tests/tasks/test_everything_damaged.py
 FAULTS_tasks := tests/tasks $(addprefix --ignore=,$(FAULTS_pipelines)) tests/workflows/test_prepare.py \
 	$(addprefix tests/bard_core/,data/test_fit.py data/test_prepare.py training/test_damage.py training/test_memory.py training/test_notices.py)
@@ -73,9 +73,9 @@ lint: $(VENV)/.ready ## ruff and mypy (strict on bard_core)
 bench-%: $(ROOT)/benchmarks/%.py $(VENV)/.ready
 	cd $(ROOT) && $(BIN)/python $<
 
-ui: $(VENV)/.ready ## open MLflow on http://127.0.0.1:5000 (or PORT=) with the runs and models of BARD_HOME
+ui: $(VENV)/.ready ## open MLflow where the checkpoints of BARD_HOME stand side by side (PORT=5000, or the next free one)
 	@mkdir -p $(BARD_HOME)
-	$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri sqlite:///$(BARD_HOME)/mlflow.db --artifacts-destination $(BARD_HOME)/mlartifacts
+	$(BIN)/bard ui --port $(PORT)
 
 # What a remote run needs beside its inputs: files that are not Python, the stages' images, and to wait for the end.
 REMOTE_FLAGS = --remote --copy all --wait-execution --project $(PROJECT) --domain $(DOMAIN) $(shell sed -nE 's/^([a-z]+): "?([^"]+)"?$$/--image \1=\2/p' $(ROOT)/containers/images.lock)

@@ -8,6 +8,7 @@ gives it (``store.places``). Nothing is made, hashed or set aside, so a damaged 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 from bard_core.config.file import PipelineConfig, shown
@@ -19,7 +20,7 @@ from bard_core.evaluation.looks import looks_key
 from bard_core.evaluation.suites import suite_of
 from bard_core.store import artifacts, places, storage, times
 from bard_core.store.artifacts import Manifest
-from bard_core.store.refs import DatasetRef, LooksRef, ModelRef, Ref
+from bard_core.store.refs import CheckpointRef, DatasetRef, LooksRef, ModelRef, Ref
 from bard_core.store.times import Took
 from bard_core.tracking import TrackingError
 from bard_core.training.checkpoints import retention
@@ -67,13 +68,12 @@ class Forecast:
         """For the terminal: a line a stage with its judgement, then how long it all takes."""
         if not self.items:
             return [f"what stands is not known: {self.note}"]
-        judged = {item.name.removeprefix("evaluate "): item for item in self.items if item.kind == "evaluate"}
         lines = []
-        for item in self.items:
+        for place, item in enumerate(self.items):
             if item.kind == "evaluate":
                 continue
-            again = judged.get(item.name)
-            after = " and judged again" if item.kept and again and not again.kept else ""
+            judged = takewhile(lambda later: later.kind == "evaluate", self.items[place + 1 :])
+            after = " and judged again" if item.kept and not all(one.kept for one in judged) else ""
             lines.append(f"{item.name}: {item.words}{after}{_for_about(item)}")
         seconds = self.seconds_from(self.items[0].name)
         if all(item.kept for item in self.items):
@@ -135,11 +135,13 @@ class _Walk:
         self.models["source"] = latest = base
         for stage in config.pbm.stages:
             parent = self._named(stage.parent, "parent", dataset) if stage.parent else latest
-            own = self._dataset(f"prepare for pbm-b{stage.block_size}", stage.data) if stage.data else dataset
-            spec = pbm_spec(config.pbm.method, stage.block_size, stage.train, own, parent) if own and parent else None
-            latest = self._trained(f"pbm-b{stage.block_size}", spec, stage.train.steps, config.pbm.clean_attention)
-            self.models[pbm_stage(stage.block_size)] = latest
-            results.append(self._judged(latest, base, dataset, evaluation, f"pbm-b{stage.block_size}"))
+            name = pbm_stage(*stage.sizes)
+            own = self._dataset(f"prepare for {name}", stage.data) if stage.data else dataset
+            spec = pbm_spec(config.pbm.method, stage.sizes, stage.train, own, parent) if own and parent else None
+            checkpoint = self._trained(name, spec, stage.train.steps)
+            for size in stage.sizes:
+                self.models[pbm_stage(size)] = latest = self._model(checkpoint, config.pbm.clean_attention, size)
+                results.append(self._judged(latest, base, dataset, evaluation, pbm_stage(size)))
         swd = config.swd
         distilled_on = self._dataset("prepare for swd", swd.data) if swd.data and swd.students else dataset
         for reference in swd.students:
@@ -147,7 +149,7 @@ class _Walk:
             ready = distilled_on and student and teacher
             spec = swd_spec(swd, config.pbm.clean_attention, distilled_on, student, teacher) if ready else None  # type: ignore[arg-type]
             name = f"swd-b{student.block_size if student else block_size_of(reference) or '?'}"
-            distilled = self._trained(name, spec, swd.train.steps, config.pbm.clean_attention)
+            distilled = self._model(self._trained(name, spec, swd.train.steps), config.pbm.clean_attention)
             results.append(self._judged(distilled, base, dataset, evaluation, name))
         self._report(dataset, results)
 
@@ -174,7 +176,7 @@ class _Walk:
         source = self.config.source
         if source.train is not None:
             spec = source_spec(source, dataset) if dataset else None
-            return self._trained("source", spec, source.train.steps, "causal")
+            return self._model(self._trained("source", spec, source.train.steps), "causal")
         return self._named(source.model, "source", dataset)
 
     def _named(self, reference: str, role: str, dataset: DatasetRef | None) -> ModelRef | None:
@@ -195,8 +197,8 @@ class _Walk:
         self.models[reference] = ref = in_role(ref, role) if ref else None
         return ref
 
-    def _trained(self, name: str, spec: StageSpec | None, steps: int, clean_attention: str) -> ModelRef | None:
-        """The model of a finished training. ``steps``: as configured, where the spec is not known yet."""
+    def _trained(self, name: str, spec: StageSpec | None, steps: int) -> CheckpointRef | None:
+        """The last checkpoint of a finished training. ``steps``: as configured, where the spec is not known yet."""
         if spec is None:
             self._add(name, "train", max(1, steps), max(1, steps))
             return None
@@ -208,12 +210,19 @@ class _Walk:
         if reached < steps:
             return None
         base = spec.parent.uri if spec.parent else storage.join(run.uri, "base")
-        checkpoint = final_ref(spec, base, run.checkpoint(steps))
+        return final_ref(spec, base, run.checkpoint(steps))
+
+    def _model(self, checkpoint: CheckpointRef | None, clean_attention: str, block_size: int | None = None) -> ModelRef | None:
+        """The model that a checkpoint has become."""
+        if checkpoint is None:
+            return None
+        if block_size is not None:
+            checkpoint = checkpoint.model_copy(update={"block_size": block_size})
         uri = places.model_uri(self.config.storage_config, checkpoint, clean_attention)
         if (manifest := _standing(uri)) is None:
             return None
-        facts = {"stage": spec.stage, "block_size": spec.block_size, "parent_sha256": checkpoint.parent_sha256}
-        return ModelRef(uri=uri, manifest_sha256=manifest.digest, curve_uri=checkpoint.curve_uri, **facts)  # type: ignore[arg-type]
+        facts = checkpoint.model_dump(include={"stage", "block_size", "parent_sha256", "curve_uri"})
+        return ModelRef(uri=uri, manifest_sha256=manifest.digest, **facts)
 
     def _judged(
         self, model: ModelRef | None, source: ModelRef | None, dataset: DatasetRef | None, evaluation: EvaluationConfig, name: str

@@ -1,4 +1,4 @@
-"""The reading part of ``data.py``: a million rows opened and read by number, the useful share of tokens, and waiting for data."""
+"""The reading part of ``data.py``: a million rows opened and read by number, and the useful share of tokens."""
 
 import json
 import os

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from _machine import path as result_path
 from _machine import write as write_result
 from _reading import measure_read
 from PIL import Image
@@ -201,6 +202,13 @@ def measure_prepare(rows: int) -> dict[str, Any]:
     }
 
 
+def measured_before() -> dict[str, Any]:
+    """The parts that the result file of such a machine has already."""
+    path = result_path("data")
+    body = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {part: value for part, value in body.items() if part in MEASURES}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--part", choices=list(MEASURES), action="append", help="what to measure; default: everything")
@@ -218,7 +226,7 @@ def main() -> None:
     else:
         measured = {part: MEASURES[part](options.rows) for part in options.part or MEASURES}
         print(json.dumps(measured, indent=2))
-        write_result("data", measured)
+        write_result("data", {**measured_before(), **measured})
 
 
 MEASURES = {"prepare": measure_prepare, "read": measure_read}

@@ -1,7 +1,7 @@
 """consolidate: a training checkpoint to a model anyone can load."""
 
 from bard_core.config.sections import StorageConfig, TrackingConfig
-from bard_core.store import artifacts, claims, places, storage, workshop
+from bard_core.store import artifacts, claims, places, provenance, storage, workshop
 from bard_core.store.refs import ModelRef
 from bard_core.tracking import log_model, stage_run
 from bard_core.training.checkpoints.consolidate import consolidate as write_model
@@ -16,10 +16,16 @@ def consolidate(
     storage_config: StorageConfig,
     tracking: TrackingConfig,
     parent_run: str,
+    block_size: int | None = None,
 ) -> Model:
-    """Write a checkpoint's Hugging Face folder, in the precision of its training, unless it stands there; log it to MLflow."""
+    """Write a checkpoint's Hugging Face folder, in the precision of its training, unless it stands there; log it to MLflow.
+
+    ``block_size``: that it is to decode by, for a checkpoint that was trained on several; None: the largest.
+    """
     import torch
 
+    if block_size is not None:
+        checkpoint = checkpoint.model_copy(update={"block_size": block_size})
     name = places.model_name(checkpoint)
     uri = places.model_uri(storage_config, checkpoint, clean_attention)
     with (
@@ -37,6 +43,7 @@ def consolidate(
                     bard={"block_size": checkpoint.block_size, "clean_attention": clean_attention},
                 )
                 (staging / "training_curve.jsonl").write_bytes(lasting(storage.read_bytes(checkpoint.curve_uri)))
+                provenance.add(staging, provenance.of_run(checkpoint.curve_uri))
                 manifest = artifacts.commit_directory(
                     staging,
                     uri,
@@ -45,13 +52,7 @@ def consolidate(
                     config_digest=artifacts.read_manifest(checkpoint.uri).config_digest,
                     parent_digest=checkpoint.parent_sha256,
                 )
-        ref = ModelRef(
-            uri=uri,
-            manifest_sha256=manifest.digest,
-            stage=checkpoint.stage,
-            block_size=checkpoint.block_size,
-            parent_sha256=checkpoint.parent_sha256,
-            curve_uri=checkpoint.curve_uri,
-        )
+        same = checkpoint.model_dump(include={"stage", "block_size", "parent_sha256", "curve_uri"})
+        ref = ModelRef(uri=uri, manifest_sha256=manifest.digest, **same)
         log_model(tracking, run.run_id, ref)
     return ref

@@ -28,6 +28,7 @@ class Follower:
         self._uri, self._run, self._seen = storage.join(run_uri, CURVE), run, 0.0
         self._run_uri, self._noticed = run_uri, 0.0
         self._bar = tqdm(total=steps, desc=f"{name:<10}", unit="step", mininterval=1.0)
+        self._found = -1.0
 
     def look(self) -> int:
         """Send what is new; returns the newest step."""
@@ -41,6 +42,11 @@ class Follower:
         for record in records:
             self._take(record)
         return int(self._seen)
+
+    def begin(self) -> int:
+        """Training starts now, behind the steps of earlier starts, which are no speed of this one; returns the newest step."""
+        self._found = self._bar.initial = float(self.look())
+        return int(self._found)
 
     def close(self) -> None:
         """The last look, which must succeed: a run is FINISHED with all its points.
@@ -63,6 +69,8 @@ class Follower:
     def _take(self, record: Record) -> None:
         if record["step"] <= self._seen:
             return
+        if self._seen == self._found:  # the first step of this start: until now Ray was starting, which is no training
+            self._bar.start_t = time.time() - record.get("train_s", 0.0)
         self._seen = record["step"]
         self._run.log_metrics({key: value for key, value in record.items() if key != "step"}, step=int(self._seen))
         self._bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)

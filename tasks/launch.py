@@ -108,7 +108,7 @@ def train_on_ray(spec: StageSpec, compute: ComputeConfig, tracking: TrackingConf
                 progress.begin(spec.name)
             follower = Follower(where.uri, spec.name, spec.train.steps, run)
             if final is None:
-                before, started = follower.look(), time.perf_counter()
+                before, started = follower.begin(), time.perf_counter()
                 with stopping.deferred(spec.name):
                     _train(spec, where, compute, follower, partial(_fit, spec, base, compute, claim))
                 final = _finished(spec, where, False)

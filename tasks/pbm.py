@@ -1,4 +1,4 @@
-"""pbm: one block size of Progressive Block Merging, from the model of the stage before."""
+"""pbm: one stage of Progressive Block Merging, from the model of the stage before."""
 
 from bard_core.config.sections import ComputeConfig, PBMMethod, TrackingConfig, TrainConfig
 from bard_core.training.spec import pbm_spec
@@ -10,7 +10,7 @@ from tasks.settings import Checkpoint, Dataset, Model
 @ray_task("train", "pbm")
 def pbm(
     method: PBMMethod,
-    block_size: int,
+    block_sizes: list[int],
     train: TrainConfig,
     dataset: Dataset,
     parent: Model,
@@ -18,5 +18,5 @@ def pbm(
     tracking: TrackingConfig,
     parent_run: str,
 ) -> Checkpoint:
-    """Train ``parent`` to denoise blocks of ``block_size``."""
-    return train_on_ray(pbm_spec(method, block_size, train, dataset, parent), compute, tracking, parent_run)
+    """Train ``parent`` to denoise blocks of these sizes."""
+    return train_on_ray(pbm_spec(method, block_sizes, train, dataset, parent), compute, tracking, parent_run)

@@ -91,24 +91,20 @@ def close_run(
     body = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     best = {f"{row['model']}.{key}": row[key] for row in body["rows"] for key in ("accuracy", "tokens_per_forward", "speedup")}
     mlflow_tracking.close_pipeline(tracking, parent_run, best)
-    lines = (
-        "",
-        console_table(body["rows"]),
-        "",
-        sentence(body["verdict"]),
-        f"Report: {storage.join(report.uri, 'report.html')}",
-        _where_mlflow_is(mlflow_tracking.tracking_uri(tracking)),
-    )
-    print("\n".join(lines), flush=True)
+    shown = [folder / name for name in ("config.yaml", "report.html", "report.md", "report.json", "frontier.png")]
+    mlflow_tracking.show_pipeline(tracking, parent_run, shown, sentence(body["verdict"]), dataset)
+    print("\n".join(("", console_table(body["rows"]), "", sentence(body["verdict"]))), flush=True)
     request = Request(evaluation=evaluation, gate=gate, storage_config=storage_config, tracking=tracking)
     models = {row["model_sha256"] for row in body["rows"]}
     rejudging.conclude(request, models, parent_run)
-    print(f"\n{rejudging.standing(request, models)}", flush=True)
+    print(f"\n{rejudging.standing(request, models)}\n", flush=True)
+    print(f"Report: {storage.join(report.uri, 'report.html')}", flush=True)
+    print(_where_mlflow_is(mlflow_tracking.tracking_uri(tracking), mlflow_tracking.comparison_page(tracking)), flush=True)
     return report.markdown
 
 
-def _where_mlflow_is(uri: str) -> str:
-    """A server is there already; over a local store one is to be started."""
+def _where_mlflow_is(uri: str, page: str) -> str:
+    """The page that has the checkpoints side by side: of a server, or of the one that is to be started over a local store."""
     if uri.startswith(("http://", "https://")):
-        return f"MLflow: {uri}"
-    return f"MLflow: make ui   (or: mlflow server --backend-store-uri {uri}), then http://127.0.0.1:5000"
+        return f"Compare the checkpoints: {uri.rstrip('/')}/{page}"
+    return f"Compare the checkpoints: make ui, then http://127.0.0.1:5000/{page}"

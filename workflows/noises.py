@@ -43,7 +43,7 @@ def train_each(
     checkpoints = [
         merge_blocks(
             method=study.method.model_copy(update={"noise": noise}),
-            block_size=study.block_size,
+            block_sizes=[study.block_size],
             train=study.train,
             dataset=dataset,
             parent=base,

@@ -74,16 +74,19 @@ def convert(
         own = prepare(data=stage.data, compute=compute, **place) if stage.data else dataset
         checkpoint = merge_blocks(
             method=pbm.method,
-            block_size=stage.block_size,
+            block_sizes=list(stage.sizes),
             train=stage.train,
             dataset=own,
             parent=named(stage.parent, "parent") if stage.parent else latest,
             compute=compute,
             **run,
         ).with_overrides(**on_ray)
-        latest = consolidate(checkpoint=checkpoint, clean_attention=pbm.clean_attention, **place).with_overrides(**small)
-        models[pbm_stage(stage.block_size)] = latest
-        results.append(evaluate(model=latest, source=base, **judge))
+        for size in stage.sizes:
+            latest = consolidate(
+                checkpoint=checkpoint, clean_attention=pbm.clean_attention, block_size=size, **place
+            ).with_overrides(**small)
+            models[pbm_stage(size)] = latest
+            results.append(evaluate(model=latest, source=base, **judge))
     distilled_on = prepare(data=swd.data, compute=compute, **place) if swd.data and swd.students else dataset
     for student in swd.students:
         checkpoint = distil(

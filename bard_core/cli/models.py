@@ -115,5 +115,4 @@ def dataset_ref(place: str) -> Any:
     from bard_core.store.refs import DatasetRef
 
     manifest = artifacts.read_manifest(place)
-    counts = {name: int(manifest.metadata[name]) for name in ("num_train", "num_eval")}
-    return DatasetRef(uri=place, manifest_sha256=manifest.digest, **counts)
+    return DatasetRef(uri=place, manifest_sha256=manifest.digest, **manifest.metadata)

@@ -62,7 +62,7 @@ def train(
     config: Config,
     dataset: Dataset,
     output: Output,
-    block_size: Annotated[int, typer.Option(help="an entry of pbm.stages; 1: the lab's source model", show_default=False)],
+    block_size: Annotated[int, typer.Option(help="of pbm.stages, the model's; 1: the lab's source model", show_default=False)],
     parent: Annotated[str | None, typer.Option(help="the model to start from", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
@@ -77,13 +77,14 @@ def train(
     if block_size == 1:
         _train(source_spec(settings.source, data), settings.compute.checkpoints, output, as_json)
         return
-    stages = {stage.block_size: stage.train for stage in settings.pbm.stages}
+    stages = {size: stage for stage in settings.pbm.stages for size in stage.sizes}
     if block_size not in stages:
         raise typer.BadParameter(f"--block-size {block_size}: pbm.stages of {config} has {', '.join(map(str, stages))}")
     if parent is None:
         raise typer.BadParameter("--parent is missing: the model that this stage starts from")
-    spec = pbm_spec(settings.pbm.method, block_size, stages[block_size], data, models.model_ref(parent))
-    _train(spec, settings.compute.checkpoints, output, as_json)
+    stage = stages[block_size]
+    spec = pbm_spec(settings.pbm.method, stage.sizes, stage.train, data, models.model_ref(parent))
+    _train(spec, settings.compute.checkpoints, output, as_json, block_size)
 
 
 def distill(
@@ -107,11 +108,11 @@ def distill(
     _train(spec, settings.compute.checkpoints, output, as_json)
 
 
-def _train(spec: "StageSpec", checkpoints: Any, output: Path, as_json: bool) -> None:
+def _train(spec: "StageSpec", checkpoints: Any, output: Path, as_json: bool, block_size: int | None = None) -> None:
     """Train a stage in this process (or torchrun's), then write its model and make it an artifact."""
     if output.exists():
         raise typer.BadParameter(f"--output {output} is there already; name a new folder")
-    from bard_core.store import artifacts, workshop
+    from bard_core.store import artifacts, provenance, workshop
     from bard_core.training.checkpoints.consolidate import consolidate as write_model
     from bard_core.training.ranks import from_rank_zero, rank_and_world
     from bard_core.training.spec import run_of
@@ -127,8 +128,9 @@ def _train(spec: "StageSpec", checkpoints: Any, output: Path, as_json: bool) -> 
             return
     with workshop.scratch("model") as scratch:
         staging = scratch / "model"
-        settings = {"block_size": spec.block_size, "clean_attention": spec.clean_attention}
+        settings = {"block_size": block_size or spec.block_size, "clean_attention": spec.clean_attention}
         write_model(artifacts.fetch(final), staging, artifacts.fetch(base), bard=settings)
+        provenance.add(staging, provenance.entry_of(spec.name, spec.dataset))
         parent = spec.parent.key if spec.parent else None
         manifest = artifacts.commit_directory(staging, str(output), kind="model", step=spec.train.steps, parent_digest=parent)
     body = {"uri": str(output), "manifest_sha256": manifest.digest, "checkpoint": final}

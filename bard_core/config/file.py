@@ -36,7 +36,7 @@ def stage_faults(pbm: PBMConfig, swd: SWDConfig, decoding: DecodingConfig) -> It
     """What one section cannot know alone: a model that is named as a stage comes out of one, students' blocks are no smaller than
     their teacher's, an AR mode is kept only where the clean stream is causal; and every model can decode as it will be judged.
     """
-    stages = [pbm_stage(stage.block_size) for stage in pbm.stages]
+    stages = [pbm_stage(size) for stage in pbm.stages for size in stage.sizes]
     if not stages and not swd.students:
         yield "pbm.stages", "is empty, and so is swd.students: there is nothing to train"
     if swd.ar_weight and pbm.clean_attention != "causal":
@@ -47,7 +47,8 @@ def stage_faults(pbm: PBMConfig, swd: SWDConfig, decoding: DecodingConfig) -> It
     if sizes and (steps := decoding.denoising_steps) is not None and steps > min(sizes):
         yield "evaluation.decoding.denoising_steps", f"is {steps}, more than the smallest block that is trained, {min(sizes)}"
     for number, stage in enumerate(pbm.stages):
-        yield from _unknown_stage(f"pbm.stages.{number}.parent", stage.parent, ["source", *stages[:number]])
+        before = [pbm_stage(size) for earlier in pbm.stages[:number] for size in earlier.sizes]
+        yield from _unknown_stage(f"pbm.stages.{number}.parent", stage.parent, ["source", *before])
     if swd.students:
         yield from _unknown_stage("swd.teacher", swd.teacher, stages)
     for number, student in enumerate(swd.students):

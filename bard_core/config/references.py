@@ -22,8 +22,8 @@ def is_stage(reference: str) -> bool:
     return STAGE.fullmatch(reference) is not None
 
 
-def pbm_stage(block_size: int) -> str:
-    return f"pbm-b{block_size}"
+def pbm_stage(*block_sizes: int) -> str:
+    return f"pbm-b{'-'.join(map(str, block_sizes))}"
 
 
 def block_size_of(reference: str) -> int | None:

@@ -6,7 +6,8 @@ a stage is cached by exactly the sections it reads. Units are in the names (``ti
 
 import math
 import re
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -102,6 +103,12 @@ class DataConfig(Based):
     max_answer_tokens: int | None = Field(None, ge=1, description="Likewise for one answer; None: max_tokens alone bounds it")
     min_pixels: int = Field(256 * 256, ge=256)
     max_pixels: int = Field(2048 * 2048, ge=256)
+    video_fps: float = Field(2.0, gt=0.0, le=60.0, description="Frames a second that are seen of a video")
+    video_frames: int | None = Field(None, ge=2, le=4096, description="So many frames of a video instead, spread evenly")
+    video_max_frames: int = Field(128, ge=4, le=4096, description="Most frames of a video; the rest is left out evenly")
+    video_max_pixels: int = Field(
+        8 * 1024 * 1024, ge=4096, description="Pixels of all frames of a video together; two frames share a visual token"
+    )
     eval_fraction: float = Field(0.02, ge=0.0, le=0.5, description="Share of images held out (lab brings its own split)")
     max_refused: float = Field(0.05, ge=0.0, le=1.0, description="Share of a source's rows that may be refused before it fails")
     suites: tuple[str, ...] = Field((), description="Evaluation suites whose images must not be trained on")
@@ -151,7 +158,11 @@ class TrainConfig(Based):
     FOLDER: ClassVar[str] = "train"
 
     steps: int = Field(0, ge=0, description="Optimizer steps; or give num_epochs")
-    num_epochs: float = Field(0.0, ge=0.0, description="Passes over the training samples, in place of steps; 0.5: half of one")
+    num_epochs: float = Field(
+        0.0,
+        ge=0.0,
+        description="Passes over the training samples, by their sources' weights, in place of steps; 0.5: half of one",
+    )
     batch_size: int = Field(256, ge=1, description="Samples a step over all workers")
     accumulation: int = Field(1, ge=1, description="Micro-batches a step")
     max_tokens_per_row: int = Field(8192, ge=64, description="Packed row length, noisy copies included")
@@ -180,11 +191,11 @@ class TrainConfig(Based):
             raise ValueError(f"give either steps or num_epochs, got steps {self.steps} and num_epochs {self.num_epochs:g}")
         return self
 
-    def in_steps(self, num_train: int) -> "TrainConfig":
+    def in_steps(self, epoch_samples: int) -> "TrainConfig":
         """The same run with its length in steps; the last step of an epoch may reach into the next."""
         if self.steps:
             return self
-        return self.model_copy(update={"steps": math.ceil(self.num_epochs * num_train / self.batch_size), "num_epochs": 0.0})
+        return self.model_copy(update={"steps": math.ceil(self.num_epochs * epoch_samples / self.batch_size), "num_epochs": 0.0})
 
 
 class NoiseConfig(StrictModel):
@@ -237,14 +248,37 @@ class SourceConfig(StrictModel):
 
 
 class PBMStage(StrictModel):
-    """One block size of Progressive Block Merging."""
+    """One stage of Progressive Block Merging: a block size, or several at once ("elastic")."""
 
-    block_size: int = Field(ge=1, le=256)
+    block_size: int = Field(ge=1, le=256, description="With block_sizes: the largest of them, and need not be said")
+    block_sizes: tuple[Annotated[int, Field(ge=1, le=256)], ...] = Field(
+        (), description="In place of block_size: drawn for each sample and epoch. The one run ends in a model of each size"
+    )
     parent: ModelReference | None = Field(
         None, description="What it starts from: source, an earlier stage (pbm-b4) or a model's place; None: the stage before"
     )
     train: TrainConfig
     data: DataConfig | None = Field(None, description="What this stage trains on; None: what all share")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _largest(cls, values: Any) -> Any:
+        sizes = values.get("block_sizes") if isinstance(values, Mapping) else None
+        if not sizes or "block_size" in values or not all(isinstance(size, int) for size in sizes):
+            return values
+        return {**values, "block_size": max(sizes)}
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "PBMStage":
+        sizes = self.block_sizes
+        if sizes and (len(sizes) == 1 or list(sizes) != sorted(set(sizes)) or sizes[-1] != self.block_size):
+            raise ValueError(f"block_sizes are two or more, growing, and in place of block_size; got {list(sizes)}")
+        return self
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The block sizes of its models."""
+        return self.block_sizes or (self.block_size,)
 
 
 AR_WEIGHT = Field(
@@ -292,7 +326,7 @@ class PBMConfig(PBMMethod):
 
     @model_validator(mode="after")
     def _growing(self) -> "PBMConfig":
-        sizes = [stage.block_size for stage in self.stages]
+        sizes = [size for stage in self.stages for size in stage.sizes]
         if sizes != sorted(set(sizes)):
             raise ValueError(f"pbm.stages must have growing block sizes, got {sizes}")
         return self

@@ -9,14 +9,14 @@ from typing import Literal
 Code = Literal["prepare", "resolve", "source", "pbm", "swd", "teacher", "consolidate", "answers", "evaluate", "report"]
 
 VERSIONS: dict[Code, int] = {
-    "prepare": 7,
+    "prepare": 8,
     "resolve": 7,
     "source": 9,
     "pbm": 8,
     "swd": 8,
     "teacher": 8,  # the answers that an offline teacher keeps
-    "consolidate": 7,
+    "consolidate": 8,
     "answers": 9,  # what a model says to a benchmark's prompts
     "evaluate": 9,
-    "report": 9,
+    "report": 10,
 }

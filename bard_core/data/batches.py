@@ -7,7 +7,7 @@ tokens, R noisy tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -28,6 +28,7 @@ UNTAUGHT = -1  # the teacher's block of a noisy token that it has no block for
 class BatchSpec:
     """What a stage asks of its batches. ``block_size`` None: no noisy stream (autoregressive training).
 
+    ``block_sizes``: an elastic stage's; ``block_size`` is then the largest, which bounds a sample's length.
     ``tail_weight``: of the tokens between an answer's end and the end of its last block. ``sample_length``: what a sample mean
     divides a noisy stream by: all of its tokens, tails included ("padded", for losses weighted by 1/t: paper eq. 4), or those
     with a loss ("supervised", for distillation's plain mean).
@@ -43,6 +44,7 @@ class BatchSpec:
     sample_length: Literal["padded", "supervised"] = "padded"
     tail_weight: float = 0.5
     teacher_block_size: int | None = None
+    block_sizes: tuple[int, ...] = ()
     seed: int = 0
     max_tokens_per_row: int = 8192
 
@@ -50,6 +52,13 @@ class BatchSpec:
     def copies(self) -> int:
         """Noisy copies of each turn."""
         return noisy_copies(self.block_size, self.noise)
+
+    def drawn(self, sample_id: str, epoch: int) -> int | None:
+        """The sample's block size in this epoch, each of ``block_sizes`` as likely; its noise does not depend on the draw."""
+        if not self.block_sizes:
+            return self.block_size
+        generator = generator_for(self.seed, f"{sample_id} block size", epoch)
+        return self.block_sizes[int(torch.randint(len(self.block_sizes), (), generator=generator))]
 
 
 def noisy_copies(block_size: int | None, noise: NoiseConfig) -> int:
@@ -69,7 +78,8 @@ def collate(
     each row, by number; None: in order, each into the first row that has room (one longer than a row has a row of its own).
     """
     known = [None] * len(examples) if corruptions is None else corruptions
-    pieces = [_assemble(example, epoch, spec, noise) for (example, epoch), noise in zip(examples, known, strict=True)]
+    drawn = [replace(spec, block_size=spec.drawn(example.id, epoch)) for example, epoch in examples]
+    pieces = [_assemble(*pick, own, noise) for pick, own, noise in zip(examples, drawn, known, strict=True)]
     sizes = [piece.ids.numel() for piece in pieces]
     rows = _first_fit(sizes, spec.max_tokens_per_row) if rows is None else rows
     length = max(sum(sizes[i] for i in row) for row in rows)
@@ -87,10 +97,10 @@ def collate(
     order = [i for row in rows for i in row]  # images follow the tokens' order
     offsets = [row * length + start for row, start in placed]
     shape = tuple(
-        (where, start, len(pick.input_ids_N), tuple(pick.turns))
-        for (pick, _), (where, start) in zip(examples, placed, strict=True)
+        (where, start, len(pick.input_ids_N), tuple(pick.turns), own.block_size)
+        for (pick, _), (where, start), own in zip(examples, placed, drawn, strict=True)
     )
-    key = (length, spec.block_size, spec.noise.complementary, shape)
+    key = (length, spec.noise.complementary, shape)
     sample, position, block, role, teacher_block = table
     teacher = None
     if spec.teacher_block_size:

@@ -104,7 +104,7 @@ def _lengths(tokens: Any) -> dict[str, Any]:
 def example(messages: list[dict[str, Any]], images: Sequence[bytes]) -> dict[str, Any]:
     """A sample to show: its texts, shortened, and small pictures."""
     texts = [
-        [message["role"], " ".join(item.get("text", f"[image {item.get('image', 0) + 1}]") for item in message["content"])]
+        [message["role"], " ".join(item.get("text", f"[{item['type']}]") for item in message["content"])]
         for message in messages[:3]
     ]
     return {

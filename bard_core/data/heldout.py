@@ -1,5 +1,6 @@
 """The evaluation split of a prepared dataset, whole: conversations, images and references, for who judges or shows samples."""
 
+import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ def held_out(dataset: Ref | str, ids: Collection[str] | None = None) -> Iterator
 
 
 def write_held_out(dataset: Ref | str, path: Path) -> int:
-    """Write the rows as one Parquet file, for readers of files; returns how many there are."""
+    """Write the rows as one Parquet file, for readers of files; returns how many there are.
+
+    Those with videos are left out: our own tasks ask about pictures (``evaluation.video`` is for benchmarks of videos).
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -39,6 +43,8 @@ def write_held_out(dataset: Ref | str, path: Path) -> int:
     count = 0
     with pq.ParquetWriter(path, schema, compression="none") as writer:
         for row in held_out(dataset):
+            if any(item["type"] == "video" for message in json.loads(row["messages"]) for item in message["content"]):
+                continue
             writer.write_batch(pa.RecordBatch.from_pylist([row], schema))
             count += 1
     return count

@@ -15,7 +15,7 @@ from bard_core.config.references import REGISTERED, hub_id
 from bard_core.config.sections import DataConfig, TrackingConfig
 from bard_core.config.sources import RawSource
 from bard_core.config.strict import StrictModel
-from bard_core.data.sources import base_of
+from bard_core.data.sources import FORMATS, base_of
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import ModelRef
 
@@ -71,10 +71,13 @@ def pinned(config: DataConfig, raw: RawInputs) -> DataConfig:
 
 def _of_source(source: RawSource) -> Contents:
     """What is below the folder that the source's pattern starts from, and below the root of the files that its rows name."""
-    found = contents(base_of(source.uri)[0], source.revision)
-    if not source.root:
+    base = base_of(source.uri)[0]
+    found, root = contents(base, source.revision), source.root
+    if not root and source.schema_name == "messages" and base.endswith(FORMATS) and found.commit is None:
+        root = base.rpartition("/")[0]  # one file, whose images and videos lie beside it
+    if not root:
         return found
-    return Contents(digest=artifacts.digest([found.digest, contents(source.root).digest]), commit=found.commit)
+    return Contents(digest=artifacts.digest([found.digest, contents(root).digest]), commit=found.commit)
 
 
 def _at(source: RawSource, found: Contents) -> RawSource:

@@ -103,9 +103,12 @@ def _in_order(made: Sequence[UnitsRef], jobs: Sequence[Job]) -> list[UnitRef]:
 def plan_jobs(config: DataConfig, output_uri: str, scratch: Path) -> list[Job]:
     """One job a shard, in the order of sources and names. Writes the processor, and the lab's shards, to ``scratch``.
 
+    Sweeps first what killed runs left in the home's scratch folders.
+
     Raises:
         PrepareError: two sources share a name. SourceError: a source cannot be listed.
     """
+    workshop.sweep_scratch()
     processor = scratch / "processor"
     load_processor(config).save_pretrained(processor)
     digest = artifacts.digest([[entry.path, entry.sha256] for entry in artifacts.file_entries(processor)])
@@ -216,7 +219,12 @@ def _assemble(
     _check(card, config)
     (staging / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     (staging / "card.html").write_text(page(card), encoding="utf-8")
-    facts_of = {"num_train": card["samples"]["train"], "num_eval": card["samples"]["eval"], "system_prompt": config.system_prompt}
+    facts_of = {
+        "num_train": card["samples"]["train"],
+        "num_eval": card["samples"]["eval"],
+        "epoch_samples": sum(source["places_in_an_epoch"] for source in card["sources"].values()),
+        "system_prompt": config.system_prompt,
+    }
     manifest = artifacts.commit_directory(
         staging, output_uri, kind="dataset", config_digest=artifacts.digest(_placeless(config)), metadata=facts_of
     )

@@ -7,13 +7,17 @@ from typing import Any
 
 from bard_core.data.images import LOOK_BYTES
 from bard_core.data.index import HASH_BYTES
+from bard_core.data.messages import Sample
 from bard_core.data.tokenize import Tokenized
 
 BATCH_ROWS, BATCH_BYTES = 32, 16 * 2**20
 
 
 def rows_schema() -> Any:
-    """The Arrow schema of prepared samples. ``turns``: [start, end) of each assistant turn; ``answer``: the last one's text."""
+    """The Arrow schema of prepared samples. ``turns``: [start, end) of each assistant turn; ``answer``: the last one's text.
+
+    ``images``: in the order of their tokens; a video's moments (``data.videos``) are images among them.
+    """
     import pyarrow as pa
 
     lists = pa.list_(pa.list_(pa.int32()))
@@ -75,10 +79,19 @@ def entry_of(result: Tokenized) -> dict[str, Any]:
         "tokens": len(result.input_ids),
         "visual_tokens": result.num_visual_tokens,
         "turn_lengths": [end - start for start, end in result.turns],
-        "image_hashes": [_hash(data) for data in sample.images],
+        "image_hashes": _hashes(sample),
         "looks": [look or None for look in sample.looks],
         "text": _hash(text.encode()),
     }
+
+
+def _hashes(sample: Sample) -> list[bytes]:
+    """Of each image; the moments of a video share that of the video, which is on one side of the split as a whole."""
+    hashes = [_hash(data) for data in sample.images]
+    for item in (item for message in sample.messages for item in message["content"] if item["type"] == "video"):
+        first, last = item["images"]
+        hashes[first:last] = [_hash(b"".join(hashes[first:last]))] * (last - first)
+    return hashes
 
 
 def _hash(data: bytes) -> bytes:

@@ -1,7 +1,8 @@
 """The raw schemas: what a row of each says, as turns of text and images, before anything is checked.
 
 ``messages`` is the chat format of the paper's repository: a list of {"role", "content"}, content being a text or a list of
-{"type": "text", "text": ...} and {"type": "image", "image": ...}: a path, bytes, or the number of one of the row's ``images``.
+{"type": "text", "text": ...} and {"type": "image", "image": ...}: a path, bytes, or the number of one of the row's ``images``;
+likewise {"type": "video", "video": ...}, which may also be a list of frames with their "fps".
 The others are public datasets' own: FineVision, LLaVA-OneVision-1.5 and MMFineReason.
 """
 
@@ -30,7 +31,7 @@ REQUIRED: dict[RawSchema, tuple[tuple[str, ...], ...]] = {
 
 @dataclass(frozen=True)
 class Draft:
-    """What a row says. ``turns``: (role, text); the k-th placeholder in the users' texts is the k-th of ``images``.
+    """What a row says. ``turns``: (role, text); the k-th placeholder in the users' texts is the k-th of ``images`` or ``videos``.
 
     ``placed``: the placeholders were made here, of parts that named their images, so they fit; else the text brought them.
     """
@@ -133,6 +134,9 @@ def _part(part: Any, role: str, found: dict[str, list[Any]], own: dict[str, list
         return text
     if kind not in ("image", "video") or role != "user":
         raise RowRefused("unknown part", f"{role} turn holds {part!r:.80}; expected text, and in a question image or video")
+    if kind == "video" and isinstance(part.get("video"), list):
+        found[kind].append({"frames": part["video"], "fps": part.get("fps") or part.get("sample_fps")})
+        return VIDEO_PLACEHOLDER
     value = next((part[key] for key in (kind, "path", "bytes") if part.get(key) is not None), None)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         number = len(found[kind]) if value is None else value

@@ -33,6 +33,7 @@ from bard_core.data.sampling import rows_drawn
 from bard_core.data.sources import Shard
 from bard_core.data.tokenize import SampleTokenizer, Tokenized
 from bard_core.data.units import ROWS
+from bard_core.data.videos import VideoReader
 from bard_core.store import artifacts, storage, workshop
 from bard_core.store.refs import UnitRef
 
@@ -67,7 +68,7 @@ def make_unit(job: Job) -> UnitRef:
         media = Media(job.shard)
         name = f"{_file_name(job.shard)}-{_key(job, sha256, media.digest(path))[:16]}"
         uri = storage.join(job.units_uri, name)
-        manifest = _there(uri)
+        manifest = artifacts.standing(uri)
         if manifest is None:
             with workshop.scratch("unit") as scratch:
                 staging = scratch / name
@@ -77,13 +78,6 @@ def make_unit(job: Job) -> UnitRef:
                 manifest = artifacts.commit_directory(staging, uri, kind="unit", metadata={"rows": facts["kept"]})
     size = sum(entry.size for entry in manifest.files)
     return UnitRef(name=name, manifest_sha256=manifest.digest, rows=manifest.metadata["rows"], bytes=size)
-
-
-def _there(uri: str) -> artifacts.Manifest | None:
-    try:
-        return artifacts.verify(uri)
-    except artifacts.ArtifactError:
-        return None
 
 
 def read_file(uri: str, manifest: artifacts.Manifest, name: str) -> bytes:
@@ -191,7 +185,7 @@ def _results(
         outcomes: list[Sample | Refused] = []
         for number, row in batch:
             name = f"{source.name}/{job.shard.name}/{number}"
-            outcomes.append(_converted(name, row, job, media))
+            outcomes.append(_converted(name, row, job, media, tokenizer.see))
         tokenized = iter(tokenizer([sample for sample in outcomes if isinstance(sample, Sample)]))
         for outcome in outcomes:
             if isinstance(outcome, Refused):
@@ -201,11 +195,11 @@ def _results(
             yield Refused(outcome.id, result.reason, _safe(result.detail)) if isinstance(result, RowRefused) else result
 
 
-def _converted(name: str, row: dict[str, Any] | RowRefused, job: Job, media: Media) -> Sample | Refused:
+def _converted(name: str, row: dict[str, Any] | RowRefused, job: Job, media: Media, see: VideoReader) -> Sample | Refused:
     try:
         if isinstance(row, RowRefused):
             raise row
-        sample = convert(row, job.shard.source, name, media.read)
+        sample = convert(row, job.shard.source, name, media.read, see)
         return replace(sample, messages=with_system_turn(sample.messages, job.system_prompt))
     except RowRefused as refusal:
         return Refused(name, refusal.reason, _safe(refusal.detail))

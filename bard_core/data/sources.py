@@ -14,6 +14,7 @@ from bard_core.config.sources import RawSource
 FORMATS = (".parquet", ".arrow", ".jsonl", ".json")  # of several in one place, the first is meant
 _NOT_SHARDS = re.compile(r"(^|/)(\.|cache-[^/]*\.arrow$|dataset_info\.json$|dataset_dict\.json$|state\.json$)")
 HUB = "hf://datasets/"
+READ_TIMEOUT_S = 30
 
 
 class SourceError(Exception):
@@ -148,7 +149,9 @@ def s3_client() -> Any:
     import boto3
     from botocore.config import Config
 
-    return boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": 6}, connect_timeout=10, read_timeout=30))
+    return boto3.client(
+        "s3", config=Config(retries={"mode": "standard", "max_attempts": 6}, connect_timeout=10, read_timeout=READ_TIMEOUT_S)
+    )
 
 
 def _list_s3(base: str) -> Iterator[File]:

@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from bard_core.config.sections import DataConfig
 from bard_core.data.messages import Sample
 from bard_core.data.refusal import RowRefused
+from bard_core.data.videos import VideoReader
 from bard_core.diffusion.names import MASK_TOKEN
 from bard_core.lab.processor import TOKEN_PX, build_lab_processor
 from bard_core.models.turns import find_turns, turn_markers
@@ -57,7 +60,9 @@ def load_processor(config: DataConfig) -> Any:
     if config.processor == "lab":
         if config.lab is not None and config.lab.cell_px % TOKEN_PX:
             raise ValueError(f"data.lab.cell_px is {config.lab.cell_px}; the lab processor needs a multiple of {TOKEN_PX} pixels")
-        return build_lab_processor(config.max_pixels)
+        lab = build_lab_processor(config.max_pixels)
+        _limit_videos(lab.video_processor, config)
+        return lab
     from transformers import AutoProcessor
 
     auto: Any = AutoProcessor
@@ -69,9 +74,19 @@ def load_processor(config: DataConfig) -> Any:
             "style image processors (patch_size, merge_size): name a Qwen2-VL, Qwen2.5-VL or Qwen3-VL processor"
         )
     image_processor.size = {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels}
+    if getattr(processor, "video_processor", None) is not None:
+        _limit_videos(processor.video_processor, config)
     if known_mask_token(processor.tokenizer) is None:
         processor.tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
     return processor
+
+
+def _limit_videos(settings: Any, config: DataConfig) -> None:
+    """Which frames of a video are seen, and how large: recorded with the processor, which then sees them so at inference."""
+    settings.num_frames, settings.fps = config.video_frames, None if config.video_frames else config.video_fps
+    settings.max_frames = config.video_max_frames
+    settings.size = {"shortest_edge": settings.size["shortest_edge"], "longest_edge": config.video_max_pixels}
+    settings.cap_pixels_per_frame = False
 
 
 def image_grid(image_processor: Any, height: int, width: int) -> tuple[int, int, int]:
@@ -93,12 +108,36 @@ class SampleTokenizer:
         self.max_tokens = max_tokens
         self.max_answer_tokens = max_answer_tokens or max_tokens
         self.image_token_id = int(processor.image_token_id)
+        self.see = VideoReader(processor)
         self.markers = turn_markers(processor)
         # plain added tokens such as <think> may occur in text; these may not: they would forge turns or images
         self.forbidden = sorted(set(self.tokenizer.all_special_tokens) | {MASK_TOKEN})
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
-        return str(self.processor.apply_chat_template(messages, tokenize=False))
+        """The template's text; a video is written as its moments, each with the placeholder of an image.
+
+        Raises:
+            RowRefused: the template does not show every video.
+        """
+        text = str(self.processor.apply_chat_template(messages, tokenize=False))
+        videos = [item for message in messages for item in message["content"] if item["type"] == "video"]
+        if not videos:
+            return text
+        before, *rest = text.split(self.processor.video_token)
+        if len(rest) != len(videos):
+            raise RowRefused("video placeholders do not match", f"template shows {len(rest)} of {len(videos)} videos")
+        return before + "".join(self._moments(item) + after for item, after in zip(videos, rest, strict=True))
+
+    def _moments(self, item: dict[str, Any]) -> str:
+        """What the processor writes for a video, its visual tokens aside."""
+        from transformers.video_utils import VideoMetadata
+
+        first, last = item["images"]
+        merge = self.processor.image_processor.merge_size
+        about = VideoMetadata(len(item["frames"]), item["fps"], frames_indices=list(item["frames"]))
+        one_token_each = {"video_grid_thw": np.array([[last - first, merge, merge]]), "video_metadata": [about]}
+        written: str = self.processor.replace_video_token(one_token_each, 0)
+        return written.replace(self.processor.video_token, self.processor.image_token)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
@@ -107,10 +146,10 @@ class SampleTokenizer:
     def __call__(self, samples: Sequence[Sample]) -> list["Tokenized | RowRefused"]:
         """Tokenise a batch; each result stands at its sample's place and is a sample or the refusal of it."""
         readable = [self._readable(sample) for sample in samples]
-        texts = [self._render(sample.messages) for sample in readable if isinstance(sample, Sample)]
+        texts = [text for _, text in readable if text is not None]
         ids = iter(self._ids(texts) if texts else [])
         results: list[Tokenized | RowRefused] = []
-        for sample, given in zip(readable, samples, strict=True):
+        for (sample, _), given in zip(readable, samples, strict=True):
             try:
                 if isinstance(sample, RowRefused):
                     raise sample
@@ -120,8 +159,15 @@ class SampleTokenizer:
                 results.append(refusal)
         return results
 
-    def _readable(self, sample: Sample) -> Sample | RowRefused:
-        """The sample without the turns that cannot fit, or the refusal of one that must not be tokenised."""
+    def _readable(self, sample: Sample) -> tuple[Sample | RowRefused, str | None]:
+        """The sample and its text without the turns that cannot fit, or the refusal of one that must not be tokenised."""
+        try:
+            shorter = self._shortened(sample)
+            return shorter, self._render(shorter.messages)
+        except RowRefused as refusal:
+            return refusal, None
+
+    def _shortened(self, sample: Sample) -> Sample:
         length, fitting = 0, 0
         for number, message in enumerate(sample.messages, 1):
             length += sum(len(item["text"]) for item in message["content"] if item["type"] == "text")
@@ -129,10 +175,11 @@ class SampleTokenizer:
                 break
             fitting = number if message["role"] == "assistant" else fitting
         if not fitting:
-            return RowRefused("first turn too long", f"more than {MAX_CHARACTERS_PER_TOKEN} x {self.max_tokens} characters")
+            raise RowRefused("first turn too long", f"more than {MAX_CHARACTERS_PER_TOKEN} x {self.max_tokens} characters")
         sample = sample if fitting == len(sample.messages) else _first(sample, fitting)
-        token = self._forged(sample)
-        return RowRefused("special token in text", token) if token else sample
+        if token := self._forged(sample):
+            raise RowRefused("special token in text", token)
+        return sample
 
     def _forged(self, sample: Sample) -> str:
         """The first special token written out in the sample's texts; empty if there is none."""
@@ -142,7 +189,10 @@ class SampleTokenizer:
     def _finish(self, sample: Sample, ids: list[int]) -> Tokenized:
         """Expand the images, find the turns, and cut to the limit."""
         merged = self.processor.image_processor.merge_size**2
-        grids = [image_grid(self.processor.image_processor, *size) for size in sample.image_sizes]
+        grids = [
+            sample.grids.get(number) or image_grid(self.processor.image_processor, *size)
+            for number, size in enumerate(sample.image_sizes)
+        ]
         visual = [grid[1] * grid[2] // merged for grid in grids]
         input_ids = self._expand(ids, visual)
         turns = find_turns(input_ids, self.markers)
@@ -184,7 +234,8 @@ class SampleTokenizer:
 def _first(sample: Sample, count: int) -> Sample:
     """The first ``count`` messages of a sample, with the images they show."""
     messages = sample.messages[:count]
-    shown = sum(item["type"] == "image" for message in messages for item in message["content"])
+    items = [item for message in messages for item in message["content"]]
+    shown = sum((item["type"] == "image") + len(range(*item.get("images", (0, 0)))) for item in items)
     return replace(
         sample,
         messages=messages,

@@ -84,6 +84,18 @@ class BlockCacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             self.keys = self.keys.index_select(0, indices)
             self.values = self.values.index_select(0, indices)
 
+    def join(self, other: "BlockCacheLayer", capacity: int) -> None:
+        """Take the rows of another layer's buffer behind one's own, so that all end at the same slot of a new buffer."""
+        length = max(self.length, other.length)
+        assert self.keys is not None and self.values is not None and other.keys is not None and other.values is not None
+        for name, mine, theirs in (("keys", self.keys, other.keys), ("values", self.values, other.values)):
+            rows = mine.shape[0]
+            joined = mine.new_zeros(rows + theirs.shape[0], mine.shape[1], capacity, mine.shape[3])
+            joined[:rows, :, length - self.length : length] = mine[:, :, : self.length]
+            joined[rows:, :, length - other.length : length] = theirs[:, :, : other.length]
+            setattr(self, name, joined)
+        self.capacity, self.length, self.start, self.slots_BQ = capacity, length, 0, None
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
 
@@ -136,6 +148,11 @@ class BlockCache(Cache):
         """Go on from ``length`` tokens, the next ones into these slots of each row (None: behind the last)."""
         for layer in self.layers:
             layer.length, layer.slots_BQ = length, slots_BQ
+
+    def join(self, other: "BlockCache", capacity: int) -> None:
+        """Take another cache's rows behind one's own; what is shorter is moved to the right, behind more padding."""
+        for layer, more in zip(self.layers, other.layers, strict=True):
+            layer.join(more, capacity)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last ``-tokens_to_remove`` tokens of every row."""

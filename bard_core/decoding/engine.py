@@ -15,7 +15,7 @@ Shape suffixes: B active rows, n block size, K visible keys.
 """
 
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import closing
 from functools import reduce
 from typing import Any, Unpack
@@ -67,11 +67,15 @@ def stream(model: Any, inputs: Mapping[str, Any], **options: Unpack[Options]) ->
     prompt = read_prompt(model, inputs)
     if settings.strategy == "self_speculative":
         return speculate(model, prompt, settings)
-    return _Decode(model, prompt, settings).run()
+    return Decode(model, prompt, settings).run()
 
 
-class _Decode:
-    """One batch on its way: the rows still active, their cache and the position where their next block begins."""
+class Decode:
+    """One batch on its way: the rows still active, their cache and the position where their next block begins.
+
+    ``run`` is a whole decode. A server calls ``advance`` block by block, and between two blocks lets rows join (``admit``) and
+    leave (``retire``); whatever stands beside a row, its answer is that of its lone decode.
+    """
 
     def __init__(self, model: Any, prompt: Prompt, settings: Settings) -> None:
         self.settings = settings
@@ -89,6 +93,9 @@ class _Decode:
         self.all = tuple(Row(index, pad, settings, self.device) for index, pad in enumerate(prompt.pads))
         self.rows = list(self.all)
         self.position_B = prompt.next_position_B
+        self.blocks = 0
+        self._hidden: Tensor | None = None
+        self._pending: Tensor | None = None
 
     @torch.inference_mode()
     def run(self) -> Iterator[Event]:
@@ -97,23 +104,77 @@ class _Decode:
 
     def _run(self) -> Iterator[Event]:
         n, started = self.settings.block_size, time.perf_counter()
-        hidden = self._prefill()
+        self._hidden = self._prefill()
         _wait(self.device)
         prefill_s = time.perf_counter() - started
-        if hidden is not None:
+        if self._hidden is not None:
             prefill_s *= 1 - n / (self.prompt.input_ids_BL.shape[1] + n)
-        first, block = 0.0, 0
-        pending: Tensor | None = None
+        first = 0.0
         while self.rows:
-            for row in self.rows:
-                row.steps.append(0)
-            tokens_Bn = yield from self._denoise(block, hidden, pending)
-            event = self._finish_block(block, tokens_Bn.tolist())
-            first = first or time.perf_counter() - started
-            yield event
-            pending = self._go_on(tokens_Bn)
-            hidden, block = None, block + 1
+            for event in self._block():
+                if isinstance(event, BlockEvent):
+                    first = first or time.perf_counter() - started
+                yield event
         yield DoneEvent(self._output(prefill_s, time.perf_counter() - started - prefill_s, first))
+
+    @torch.inference_mode()
+    def advance(self) -> Iterator[Event]:
+        """The events of the next block, the first one's with the prompt; to be read to their end."""
+        if self.blocks == 0:
+            self._hidden = self._prefill()
+        yield from self._block()
+
+    def _block(self) -> Iterator[Event]:
+        for row in self.rows:
+            row.steps.append(0)
+        tokens_Bn = yield from self._denoise(self.blocks, self._hidden, self._pending)
+        yield self._finish_block(self.blocks, tokens_Bn.tolist())
+        self._pending = self._go_on(tokens_Bn)
+        self._hidden, self.blocks = None, self.blocks + 1
+
+    @torch.inference_mode()
+    def admit(self, other: "Decode") -> int:
+        """Take the rows of a decode with the same settings, between two blocks of both; ``other`` is used up.
+
+        Returns:
+            What is added to the names of its rows: events speak of row ``i`` of ``other`` as ``i`` plus this.
+
+        Raises:
+            ValueError: one of them has not finished its first block, which a row decodes beside its own prompt; or they
+                sample (a row's seed is its place in the batch) or are compiled (for a number of rows).
+        """
+        if not (self.blocks and other.blocks) or self.settings.temperature > 0 or self.settings.compiled:
+            raise ValueError("rows join behind their first block, and only batches that neither sample nor are compiled")
+        added = len(self.all)
+        for row in other.all:
+            row.index += added
+        self.all = (*self.all, *other.all)
+        if self.rows and other.rows:
+            self._join(other)
+        elif other.rows:
+            self.rows, self.body, self.position_B, self._pending = other.rows, other.body, other.position_B, other._pending
+        return added
+
+    def _join(self, other: "Decode") -> None:
+        own, theirs = self.body.cache.length, other.body.cache.length
+        length, n = max(own, theirs), self.settings.block_size
+        for batch, held in ((self, own), (other, theirs)):
+            for row in batch.rows:
+                row.pad += length - held
+        self.rows = [*self.rows, *other.rows]
+        room = n + max(-(-row.left // n) * n for row in self.rows)
+        self.body.cache.join(other.body.cache, length + room)
+        self.position_B = torch.cat([self.position_B, other.position_B])
+        if self._pending is not None and other._pending is not None:
+            self._pending = torch.cat([self._pending, other._pending])
+        self.body.look_past([row.pad for row in self.rows])
+
+    @torch.inference_mode()
+    def retire(self, names: Collection[int]) -> None:
+        """Let rows go between two blocks, whose answers nobody waits for."""
+        nothing = torch.empty(len(self.rows), 0, dtype=torch.long, device=self.device)
+        kept = self._keep([row.index not in names for row in self.rows], nothing if self._pending is None else self._pending)
+        self._pending = None if self._pending is None else kept
 
     def _prefill(self) -> Tensor | None:
         """Read the prompt; hidden states [B, n, D] of the first block, which rides along, if it does."""

@@ -1,5 +1,6 @@
 """How the images look that a suite asks about, so that ``data.merge`` can keep them out of training."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from bard_core.config.sections import EvaluationConfig
 from bard_core.data.images import LOOK_BYTES, look_of
 from bard_core.evaluation.benchmark import lmms, quiet
-from bard_core.evaluation.suites import suite_digest, suite_of
+from bard_core.evaluation.suites import prepare_task, suite_digest, suite_of
 from bard_core.store import artifacts, workshop
 from bard_core.store.refs import LooksRef
 
@@ -30,10 +31,12 @@ def see_suite(name: str, output_uri: str) -> LooksRef:
         folder = scratch / "looks"
         folder.mkdir()
         for benchmark in suite_of(EvaluationConfig(suite=name)).benchmarks:
-            looks = [] if benchmark.own else _looks(scoring.load_task(benchmark, None))
+            task_folder = None if benchmark.own else prepare_task(benchmark, "", scratch / benchmark.name)
+            looks = [] if benchmark.own else _looks(scoring.load_task(benchmark, task_folder))
             np.save(folder / f"{benchmark.name}.npy", np.frombuffer(b"".join(looks), np.uint8).reshape(-1, LOOK_BYTES))
-        manifest = artifacts.commit_directory(folder, output_uri, kind="looks", metadata={"suite": name})
-    return LooksRef(uri=output_uri, manifest_sha256=manifest.digest, suite=name)
+        suite = Path(name).stem
+        manifest = artifacts.commit_directory(folder, output_uri, kind="looks", metadata={"suite": suite})
+    return LooksRef(uri=output_uri, manifest_sha256=manifest.digest, suite=suite)
 
 
 def _looks(task: Any) -> list[bytes]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import bard_core
 from bard_core.models.vlm import BardSettings
-from bard_core.store import artifacts
+from bard_core.store import artifacts, provenance
 from bard_core.store.artifacts import Manifest
 from bard_core.store.refs import EvalResult
 
@@ -99,7 +99,7 @@ def export(model_dir: Path, output_dir: Path, card: Card) -> Manifest:
         write_decoder(staging / "custom_generate")
         if card.frontier is not None:
             shutil.copyfile(card.frontier, staging / "frontier.png")
-        (staging / "README.md").write_text(card_text(card, settings, manifest), encoding="utf-8")
+        (staging / "README.md").write_text(card_text(card, settings, manifest, provenance.read(model_dir)), encoding="utf-8")
         return artifacts.commit_directory(
             staging, str(output_dir), kind="model", step=manifest.step, parent_digest=manifest.digest
         )
@@ -155,7 +155,7 @@ def _relative(found: re.Match[str]) -> str:
     return f"{found[1]}.{_flat(found[2])}{found[3]}"
 
 
-def card_text(card: Card, settings: BardSettings, manifest: Manifest) -> str:
+def card_text(card: Card, settings: BardSettings, manifest: Manifest, trained_on: Sequence[provenance.Entry]) -> str:
     """The model card: metadata that the hub reads, then the same for people."""
     from huggingface_hub import EvalResult as Score
     from huggingface_hub import ModelCardData
@@ -182,10 +182,10 @@ def card_text(card: Card, settings: BardSettings, manifest: Manifest) -> str:
         model_name=card.title,
         eval_results=scores or None,
     )
-    return f"---\n{data.to_yaml()}\n---\n\n{_words(card, settings, manifest)}"
+    return f"---\n{data.to_yaml()}\n---\n\n{_words(card, settings, manifest, trained_on)}"
 
 
-def _words(card: Card, settings: BardSettings, manifest: Manifest) -> str:
+def _words(card: Card, settings: BardSettings, manifest: Manifest, trained_on: Sequence[provenance.Entry]) -> str:
     attention = "each token by itself (token-causal)" if settings.clean_attention == "causal" else "block by block"
     lines = [
         f"# {card.title}",
@@ -206,6 +206,7 @@ def _words(card: Card, settings: BardSettings, manifest: Manifest) -> str:
         "",
         *_score_lines(card.results),
         *(["![accuracy over speed-up of the run's checkpoints](frontier.png)", ""] if card.frontier else []),
+        *_data_lines(trained_on),
         "## What it is",
         "",
         f"- blocks of {settings.block_size}; answered text is read {attention}; mask token {settings.mask_token_id}",
@@ -220,6 +221,14 @@ def _words(card: Card, settings: BardSettings, manifest: Manifest) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _data_lines(trained_on: Sequence[provenance.Entry]) -> list[str]:
+    """Every source that any stage was trained on, with its licence and what of it was not taken."""
+    if not trained_on:
+        return []
+    table = [provenance.HEAD, ("---",) * len(provenance.HEAD), *provenance.lines(trained_on)]
+    return ["## Training data", "", *("| " + " | ".join(line) + " |" for line in table), ""]
 
 
 def _score_lines(results: Sequence[EvalResult]) -> list[str]:

@@ -104,7 +104,7 @@ def meta_model(config: PipelineConfig, reference: str = "source") -> Any:
         InputError: MLflow knows no such model.
     """
     if is_stage(reference):
-        before = [stage for stage in config.pbm.stages if stage.block_size <= (block_size_of(reference) or 1)]
+        before = [stage for stage in config.pbm.stages if stage.sizes[0] <= (block_size_of(reference) or 1)]
         reference = next((stage.parent for stage in reversed(before) if stage.parent is not None), "source")
         if is_stage(reference) and reference != "source":
             return meta_model(config, reference)
@@ -177,9 +177,9 @@ def plan(config: PipelineConfig, assumptions: Assumptions) -> Plan:
     if config.source.train is not None:
         stages.append(stage("source", config.source.train, "nothing", source))
     for one in config.pbm.stages:
-        name = pbm_stage(one.block_size)
-        stages.append(stage(name, one.train, one.parent or parent, meta_model(config, name)))
-        parent = name
+        largest = pbm_stage(one.block_size)
+        stages.append(stage(pbm_stage(*one.sizes), one.train, one.parent or parent, meta_model(config, largest)))
+        parent = largest
     for student in config.swd.students:
         name = f"swd-b{block_size_of(student) or '?'}"
         stages.append(stage(name, config.swd.train, student, meta_model(config, student), config.swd.teacher))

@@ -7,7 +7,7 @@ is gone is left out and tagged with the reason; it stops none of the others.
 """
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from bard_core.config.strict import StrictModel
@@ -17,8 +17,8 @@ from bard_core.promotion.promote import CHAMPION, promote
 from bard_core.promotion.request import LEFT_OUT, Request, results_of
 from bard_core.store import artifacts, claims, storage
 from bard_core.store.claims import Claim
-from bard_core.store.refs import DatasetRef, ModelRef
-from bard_core.tracking import Version, evaluation_of, tag_version, tracking_uri, versions
+from bard_core.store.refs import DatasetRef, EvalResult, ModelRef
+from bard_core.tracking import Version, describe_versions, evaluation_of, tag_version, tracking_uri, versions
 
 
 class Pending(StrictModel):
@@ -114,7 +114,26 @@ def conclude(request: Request, only: Collection[str] = (), parent_run: str | Non
             if decision is not None:
                 said[number] = f"{'promoted' if decision.passed else 'held'}: {decision.reason}"
                 moved |= decision.passed
+    _describe(request, results)
     return said
+
+
+def _describe(request: Request, results: Mapping[int, EvalResult]) -> None:
+    """Every judged version says its scores, its parent and what the gate made of it."""
+    known = versions(request.tracking)
+    names = {version.model.key: f"{version.model.name} (version {version.number})" for version in known}
+    words = {}
+    for version in known:
+        if (result := results.get(version.number)) is None:
+            continue
+        score = f"{100 * result.accuracy:.1f} ± {100 * result.accuracy_stderr:.1f} % on {result.suite}, {result.speedup:.2f}x the"
+        parent = names.get(version.model.parent_sha256 or "", (version.model.parent_sha256 or "nothing")[:12])
+        lines = [f"{version.model.name}: {score} source's speed, {result.tokens_per_forward:.2f} tokens a forward."]
+        lines.append(f"Trained from {parent}.")
+        if gate := version.tags.get("bard.gate"):
+            lines.append(f"{gate.capitalize()}: {version.tags.get('bard.gate.reason', '')}.")
+        words[version.number] = "\n\n".join(lines)
+    describe_versions(request.tracking, words, known)
 
 
 def standing(request: Request, only: Collection[str] = ()) -> str:

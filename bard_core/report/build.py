@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import yaml
+
 from bard_core.config.sections import DecodingConfig, GateConfig, SWDConfig
 from bard_core.data.heldout import held_out
 from bard_core.evaluation.compare import load_samples, on_frontier, paired, source_of
@@ -18,7 +20,7 @@ from bard_core.report.page import page
 from bard_core.report.pictures import curves_png, curves_svgs, frontier_png, frontier_svgs
 from bard_core.report.verdict import verdict
 from bard_core.report.views import curves_markdown, markdown
-from bard_core.store import artifacts, storage, workshop
+from bard_core.store import artifacts, provenance, storage, workshop
 from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, ReportRef
 from bard_core.training.curve import read_curve
 
@@ -76,7 +78,7 @@ def sweep_rows(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
 def lineage(results: Sequence[EvalResult], configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What every model was trained from, and by whom a student was taught."""
     names = {result.model.key: result.model.name for result in results}
-    teacher = (configuration.get("swd") or {}).get("teacher", SWDConfig.model_fields["teacher"].default)
+    teacher = str((configuration.get("swd") or {}).get("teacher", SWDConfig.model_fields["teacher"].default))
     return [
         {
             "model": result.model.name,
@@ -121,6 +123,7 @@ def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, t
         "lineage": lineage(results, context.configuration),
         "against_source": against,
         "curves": curves,
+        "data": [provenance.of_run(result.model.curve_uri) for result in results if result.model.curve_uri],
         "samples": shown.records,
         "watched": _watched(results, dataset, shown, shown_by, context),
         "configuration": dict(context.configuration),
@@ -134,6 +137,7 @@ def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, t
         out = scratch / "report"
         out.mkdir()
         (out / "report.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
+        (out / "config.yaml").write_text(yaml.safe_dump(body["configuration"], sort_keys=False), encoding="utf-8")
         (out / "frontier.png").write_bytes(frontier_png(table, sweep))
         (out / "curves.png").write_bytes(curves_png(curves))
         (out / "report.md").write_text(markdown(body), encoding="utf-8")

@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from bard_core.report import views
+from bard_core.store import provenance
 
 STYLE = Path(__file__).with_name("style.css")
 NO_BREAK = "\u00a0"
@@ -43,6 +44,7 @@ def page(body: dict[str, Any], plots: dict[str, tuple[bytes, bytes]], images: Se
         _section("Against the source, sample by sample", _table(views.AGAINST, map(views.against_cells, body["against_source"]))),
         _section("Over thresholds", _thresholds(body["sweep"])),
         _section("Training", _training(body, plots)),
+        _section("Data", _table(provenance.HEAD, provenance.lines(body["data"]), "words")),
         _section("How it was made", _making(body)),
     ]
     return "".join(parts) + "</html>\n"
@@ -205,7 +207,7 @@ def _making(body: dict[str, Any]) -> str:
     commands = "".join(f"{line}\n" for line in body["reproduce"])
     return (
         f"{_table(('what', 'which'), facts, 'words')}"
-        "<p>To make it again, with the configuration below as <code>config.yaml</code>:</p>"
+        "<p>To make it again, with <code>config.yaml</code>, which lies beside this page and below:</p>"
         f"<pre>{html.escape(commands)}</pre><details><summary>Configuration</summary><pre>{html.escape(text)}</pre></details>"
     )
 

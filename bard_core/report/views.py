@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bard_core.report.verdict import sentence
+from bard_core.store import provenance
 
 COLUMNS = ("model", "block", "accuracy", "TPF", "tok/s", "speed-up vs AR")
 SWEEP = ("model", "threshold", "accuracy", "TPF", "tok/s", "speed-up vs AR", "AUP")
@@ -94,6 +95,8 @@ def markdown(body: dict[str, Any]) -> str:
         lines += ["## Over thresholds", "", SWEEP_NOTE, "", *table, ""]
     if rows := training_cells(body["curves"]):
         lines += ["## Training", "", *_markdown_table(TRAINING, rows), ""]
+    if data := provenance.lines(body["data"]):
+        lines += ["## Data", "", *_markdown_table(provenance.HEAD, data), ""]
     lines += ["## Against the source, sample by sample", ""]
     lines += [*_markdown_table(AGAINST, [against_cells(row) for row in body["against_source"]]), "", "## Samples", ""]
     for sample in body["samples"]:

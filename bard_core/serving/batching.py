@@ -1,12 +1,13 @@
 """Requests that share forwards: a thread decodes; at every block boundary those who wait may start, and those who end leave.
 
 Requests that wait together and ask for the same decoding start as one group, a batch of the engine's. Groups take turns, a
-block each, so a newcomer never waits for a long answer to end. Sampled requests go alone: their seed then decides the answer.
+block each, so a newcomer never waits for a long answer to end; behind its first block it joins the group that decodes alike, and
+they share forwards from then on. Sampled requests go alone: their seed then decides the answer.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from bard_core.decoding import DoneEvent, Event, StepEvent, stream
-from bard_core.decoding.settings import end_tokens
+from bard_core.decoding.engine import Decode
+from bard_core.decoding.prompt import read_prompt
+from bard_core.decoding.settings import end_tokens, resolve
 from bard_core.models.vlm import embedding_rows
 from bard_core.serving.chat import Chat
 from bard_core.serving.frames import Canvas, Frame
@@ -119,8 +122,17 @@ class Batcher:
                 if not group.active:
                     group.close()
                     self.groups.remove(group)
+            self._join()
         for request in [*self.waiting, *(request for group in self.groups for request in group.active)]:
             request.end("error", "the server is stopping")
+
+    def _join(self) -> None:
+        """Groups that decode alike become one."""
+        for group in list(self.groups):
+            host = next((other for other in self.groups if other is not group and other.takes(group)), None)
+            if host is not None and self.groups.index(host) < self.groups.index(group):
+                host.join(group)
+                self.groups.remove(group)
 
     def _admit(self) -> bool:
         """Start those who wait, as many as there is room for; sleeps while there is nothing to do. False: it is time to end."""
@@ -141,27 +153,54 @@ class Batcher:
 
 
 class _Group:
-    """Requests that the engine decodes as one batch."""
+    """Requests that the engine decodes as one batch; self-speculation is one from its first token to its last."""
 
     def __init__(self, chat: Chat, requests: list[Request]) -> None:
-        self.requests = requests
+        self.requests = dict(enumerate(requests))
+        self.key = requests[0].key
+        self.decode: Decode | None = None
+        self.events: Iterator[Event] | None = None
         self.canvases = {row: Canvas(chat, row) for row, request in enumerate(requests) if request.watched}
         self.eos = end_tokens(chat.model, embedding_rows(chat.model), None)
         options = {**requests[0].options, "max_new_tokens": max(request.max_new_tokens for request in requests)}
         try:
             inputs = joined([request.inputs for request in requests])
-            self.events: Iterator[Event] = stream(chat.model, inputs, tokenizer=chat.tokenizer, **options)
+            settings = resolve(chat.model, tokenizer=chat.tokenizer, **options)
+            if settings.strategy == "self_speculative":
+                self.events = stream(chat.model, inputs, tokenizer=chat.tokenizer, **options)
+            else:
+                self.decode = Decode(chat.model, read_prompt(chat.model, inputs), settings)
         except Exception as error:  # noqa: BLE001 - whoever asked is told, the others go on
             self._fail(error)
 
     @property
     def active(self) -> list[Request]:
-        return [request for request in self.requests if not request.ended]
+        return [request for request in self.requests.values() if not request.ended]
+
+    def takes(self, other: "_Group") -> bool:
+        """Whether the other's rows can join: both decode alike and are behind their first block."""
+        ready = [group.decode is not None and group.decode.blocks > 0 for group in (self, other)]
+        return all(ready) and self.key == other.key and not isinstance(self.key, int)
+
+    def join(self, other: "_Group") -> None:
+        """Take the other's requests; it is used up."""
+        assert self.decode is not None and other.decode is not None
+        added = self.decode.admit(other.decode)
+        self.requests |= {row + added: request for row, request in other.requests.items()}
+        for row, canvas in other.canvases.items():
+            canvas.row = row + added
+            self.canvases[row + added] = canvas
 
     def advance(self) -> None:
         """Decode one block."""
         try:
-            for event in self.events:
+            if self.decode is not None:
+                if gone := [row for row, request in self.requests.items() if request.ended]:
+                    self.decode.retire(gone)
+                for event in self.decode.advance():
+                    self._pass_on(event)
+                return
+            for event in self.events or ():
                 self._pass_on(event)
                 if not isinstance(event, StepEvent):
                     return
@@ -169,7 +208,9 @@ class _Group:
             self._fail(error)
 
     def close(self) -> None:
-        if hasattr(self, "events") and hasattr(self.events, "close"):
+        if self.decode is not None:
+            self.decode.body.close()
+        if isinstance(self.events, Generator):
             self.events.close()
 
     def _pass_on(self, event: Event) -> None:

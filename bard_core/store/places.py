@@ -4,6 +4,7 @@ The tasks that make a thing and the forecast that looks for it ask here.
 """
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 from bard_core.config.sections import DataConfig, EvaluationConfig, StorageConfig
@@ -24,7 +25,7 @@ def dataset_uri(at: StorageConfig, data: DataConfig, raw: Any, looks: Sequence[L
 
 
 def looks_uri(at: StorageConfig, suite: str, key: str) -> str:
-    return artifact_uri(at, "looks", suite, "evaluate", key)
+    return artifact_uri(at, "looks", PurePath(suite).stem, "evaluate", key)  # a suite's name, or its file's
 
 
 def resolved_uri(at: StorageConfig, role: str, contents: Any, dataset: DatasetRef) -> str:

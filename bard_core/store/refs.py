@@ -24,10 +24,14 @@ class Ref(Frozen):
 
 
 class DatasetRef(Ref):
-    """A prepared dataset. ``system_prompt`` leads its samples that brought no system turn; models trained on it record it."""
+    """A prepared dataset. ``system_prompt`` leads its samples that brought no system turn; models trained on it record it.
+
+    ``epoch_samples``: how many samples an epoch has, each training sample as often as its source's weight says.
+    """
 
     num_train: int
     num_eval: int
+    epoch_samples: int
     system_prompt: str | None = None
 
 

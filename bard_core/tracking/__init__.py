@@ -14,6 +14,7 @@ from bard_core.tracking.models import (
     provenance,
     scored_models,
 )
+from bard_core.tracking.pages import comparison_page, describe_versions, show_pipeline
 from bard_core.tracking.pipelines import abandon_pipeline, close_pipeline, open_pipeline, settle
 from bard_core.tracking.registry import Version, register, set_alias, tag_version, versions
 from bard_core.tracking.runs import StageRun, TrackingError, client_of, stage_run, tracking_uri
@@ -26,7 +27,9 @@ __all__ = [
     "abandon_pipeline",
     "client_of",
     "close_pipeline",
+    "comparison_page",
     "complete",
+    "describe_versions",
     "evaluation_of",
     "headline",
     "log_comparison",
@@ -38,6 +41,7 @@ __all__ = [
     "scored_models",
     "set_alias",
     "settle",
+    "show_pipeline",
     "stage_run",
     "tag_version",
     "tracking_uri",

@@ -1,5 +1,6 @@
 """A stage's identity: all that decides its result. Its digest names the run, so the same spec resumes it and no other does."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import ValidationInfo, field_validator
@@ -33,6 +34,7 @@ class StageSpec(StrictModel):
     parent: ModelRef | None = None
     lab_model: LabModelConfig | None = None
     block_size: int = 1
+    block_sizes: tuple[int, ...] = ()
     clean_attention: CleanAttention = "block"
     noise: NoiseConfig = NoiseConfig()
     ar_weight: float = 0.0
@@ -46,7 +48,7 @@ class StageSpec(StrictModel):
     def _in_steps(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
         """Epochs become steps of this dataset: the run is the same however its length was said."""
         dataset = info.data.get("dataset")
-        return train.in_steps(dataset.num_train) if dataset else train
+        return train.in_steps(dataset.epoch_samples) if dataset else train
 
     @field_validator("swd")
     @classmethod
@@ -71,7 +73,8 @@ class StageSpec(StrictModel):
     def name(self) -> str:
         if self.stage == "source":
             return "source"
-        return f"{self.stage}-b{self.block_size}" + ("" if self.noise.name == "mask" else f"-{self.noise.name}")
+        sizes = "-".join(map(str, self.block_sizes or (self.block_size,)))
+        return f"{self.stage}-b{sizes}" + ("" if self.noise.name == "mask" else f"-{self.noise.name}")
 
 
 def source_spec(source: SourceConfig, dataset: DatasetRef) -> StageSpec:
@@ -85,12 +88,15 @@ def source_spec(source: SourceConfig, dataset: DatasetRef) -> StageSpec:
     return StageSpec(stage="source", dataset=dataset, train=source.train, lab_model=source.lab_model, clean_attention="causal")
 
 
-def pbm_spec(method: PBMMethod, block_size: int, train: TrainConfig, dataset: DatasetRef, parent: ModelRef) -> StageSpec:
-    """``parent`` learns to denoise blocks of ``block_size``.
+def pbm_spec(
+    method: PBMMethod, block_sizes: Sequence[int], train: TrainConfig, dataset: DatasetRef, parent: ModelRef
+) -> StageSpec:
+    """``parent`` learns to denoise blocks of one size, or of several that are drawn for each sample and epoch.
 
     Raises:
         ValueError: the parent's blocks are larger.
     """
+    block_size = max(block_sizes)
     if parent.block_size > block_size:
         raise ValueError(f"{parent.uri} has blocks of {parent.block_size}; a stage of {block_size} merges smaller ones")
     return StageSpec(
@@ -99,6 +105,7 @@ def pbm_spec(method: PBMMethod, block_size: int, train: TrainConfig, dataset: Da
         train=train,
         parent=parent,
         block_size=block_size,
+        block_sizes=tuple(block_sizes) if len(block_sizes) > 1 else (),
         clean_attention=method.clean_attention,
         noise=method.noise,
         ar_weight=method.ar_share,

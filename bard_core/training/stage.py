@@ -25,7 +25,7 @@ from bard_core.diffusion.noise import replacement_tokens
 from bard_core.lab.model import build_lab_model
 from bard_core.models import BardSettings, bard_settings, load, record_settings
 from bard_core.models.vlm import embedding_rows, reserved_ids, same_patches, same_vision
-from bard_core.store import artifacts, storage, workshop
+from bard_core.store import artifacts, provenance, storage, workshop
 from bard_core.store.claims import Claim
 from bard_core.store.refs import DatasetRef
 from bard_core.training.checkpoints.writer import Run
@@ -129,6 +129,7 @@ def run_stage(
         sample_length="supervised" if spec.stage == "swd" else "padded",
         tail_weight=spec.tail_weight,
         teacher_block_size=spec.teacher.block_size if spec.teacher else None,
+        block_sizes=spec.block_sizes,
         seed=spec.train.seed,
         max_tokens_per_row=spec.train.max_tokens_per_row,
     )
@@ -149,6 +150,8 @@ def run_stage(
     objective = _objective(spec, model, teacher)
     shard(objective, model, spec.train.precision, device, frozen, parallel)
     curve = Curve(storage.join(run.uri, CURVE), rank == 0)
+    if rank == 0:
+        provenance.write_of_run(run.uri, provenance.entry_of(spec.name, spec.dataset))
     startup_s = time.perf_counter() - started
 
     def record(values: Record) -> None:

@@ -81,7 +81,8 @@ class Judge:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
-        self.dataset = DatasetRef(uri=str(folder / "data"), manifest_sha256=self._commit("data"), num_train=1, num_eval=1)
+        counts = {"num_train": 1, "num_eval": 1, "epoch_samples": 1}
+        self.dataset = DatasetRef(uri=str(folder / "data"), manifest_sha256=self._commit("data"), **counts)
         self.source = self.model("source", 1)
 
     def model(self, stage: Any, block_size: int) -> ModelRef:

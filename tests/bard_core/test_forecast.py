@@ -47,6 +47,14 @@ def test_a_finished_training_is_kept_and_another_rate_is_another_training(bard_h
     assert words(read_config(LAB, [*TINY, ("source.train.optimizer.lr", "1e-3")]))["source"] == "runs"
 
 
+def test_an_elastic_training_is_one_and_its_models_are_judged_one_by_one(bard_home, tmp_path):
+    sizes = [{"block_sizes": [4, 8, 32], "train": {"steps": 9, "batch_size": 4}}]
+    ahead = forecast(read_config(LAB, [*TINY, ("pbm.stages", str(sizes))]))
+    names = [item.name for item in ahead.items]
+    assert names[3:7] == ["pbm-b4-8-32", "evaluate pbm-b4", "evaluate pbm-b8", "evaluate pbm-b32"]
+    assert [item.name for item in ahead.trainings] == ["source", "pbm-b4-8-32", "swd-b32"]
+
+
 def test_what_is_left_is_timed_by_the_last_run(bard_home):
     config = read_config(LAB, TINY)
     assert forecast(config).lines[-1].startswith("how long it takes is not known")

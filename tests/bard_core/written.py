@@ -82,6 +82,8 @@ def write_dataset(root, units, **kwargs):
     entries = write_units(root, units, **kwargs)
     columns = columns_of(units)
     write_index(root / "staging", entries, columns)
+    (root / "staging" / "card.json").write_text(json.dumps({"samples": {"train": 0}, "sources": {}}))
     manifest = artifacts.commit_directory(root / "staging", str(root / "dataset"), kind="dataset")
     kept = np.array(columns["keep"]) & (np.array(columns["split"]) == 0)
-    return DatasetRef(uri=str(root / "dataset"), manifest_sha256=manifest.digest, num_train=int(kept.sum()), num_eval=0)
+    counts = {"num_train": int(kept.sum()), "num_eval": 0, "epoch_samples": int(np.array(columns["repeat"])[kept].sum())}
+    return DatasetRef(uri=str(root / "dataset"), manifest_sha256=manifest.digest, **counts)

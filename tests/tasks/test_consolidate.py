@@ -7,7 +7,7 @@ import pytest
 
 from bard_core import tracking
 from bard_core.config.sections import StorageConfig, TrackingConfig
-from bard_core.store import artifacts
+from bard_core.store import artifacts, provenance
 from bard_core.store.refs import CheckpointRef
 from tasks import consolidate as task
 
@@ -17,6 +17,7 @@ def test_the_same_model_is_asked_for_twice_at_once(bard_home: Path, tmp_path: Pa
     folder.mkdir()
     (folder / "shard").write_bytes(b"0")
     curve.write_text('{"step": 2}\n')
+    provenance.write_of_run(str(tmp_path), {"stage": "pbm-b4", "samples": 1, "sources": {}})
     manifest = artifacts.commit_directory(folder, str(folder), kind="checkpoint", step=2, config_digest="c" * 64)
     checkpoint = CheckpointRef(
         uri=str(folder), manifest_sha256=manifest.digest, stage="pbm", block_size=4, step=2, base_uri=str(folder),
@@ -45,7 +46,7 @@ def test_the_same_model_is_asked_for_twice_at_once(bard_home: Path, tmp_path: Pa
     other.join(60.0)
     assert len(refs) == 2 and refs[0].key == refs[1].key and len(written) == 1
     found = artifacts.verify(refs[0].uri)
-    assert [entry.path for entry in found.files] == ["first", "second", "training_curve.jsonl"]
+    assert [entry.path for entry in found.files] == ["first", "second", "training_curve.jsonl", "training_data.json"]
     assert not list((bard_home / "staging").iterdir())
     (model,) = tracking.scored_models(TrackingConfig())
     assert model.params["config_digest"] == "c" * 64, "MLflow knows what it was trained with"

@@ -49,6 +49,19 @@ def test_every_point_arrives_once_though_reading_fails(
     faults.survived("curve: unreadable while it is followed", "no point lost", times=5)
 
 
+def test_the_bar_counts_training_and_not_rays_start_or_earlier_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(follow.time, "time", lambda: clock[0])
+    curve(tmp_path, 10)
+    follower = Follower(str(tmp_path), "pbm-b4", 30, Heard())  # type: ignore[arg-type]
+    assert follower.begin() == 10 and follower._bar.initial == 10
+    clock[0] += 90.0  # Ray starts
+    records = "".join(json.dumps({"step": step, "loss": 1.0, "train_s": 0.5 * (step - 10)}) + "\n" for step in range(1, 13))
+    storage.write_bytes(str(tmp_path / "curve.jsonl"), records.encode())
+    assert follower.look() == 12
+    assert follower._bar.start_t == pytest.approx(1089.5), "half a second of training was behind the first step"
+
+
 def test_the_watchdog_bites_only_what_stands_still_and_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(follow.time, "monotonic", lambda: clock[0])

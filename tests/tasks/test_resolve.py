@@ -71,7 +71,7 @@ def test_who_learns_from_whom_is_checked_once_sizes_are_known(lab_config, lab_da
         with pytest.raises(ValueError, match=f"swd.{role} .* is autoregressive"):
             swd_spec(lab_config.swd, "block", lab_dataset, student, teacher)
     with pytest.raises(ValueError, match="has blocks of 8; a stage of 4 merges smaller ones"):
-        pbm_spec(lab_config.pbm.method, 4, lab_config.swd.train, lab_dataset, large)
+        pbm_spec(lab_config.pbm.method, (4,), lab_config.swd.train, lab_dataset, large)
 
 
 @pytest.fixture

@@ -27,18 +27,19 @@ def test_a_suite_that_is_not_there_is_refused_first():
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("http://mlflow.example:5000", "MLflow: http://mlflow.example:5000"),
-        ("sqlite:////home/mlflow.db", "MLflow: make ui   (or: mlflow server --backend-store-uri sqlite:////home/mlflow.db)"),
+        ("http://mlflow.example:5000", "Compare the checkpoints: http://mlflow.example:5000/#/experiments/1"),
+        ("sqlite:////home/mlflow.db", "Compare the checkpoints: make ui, then http://127.0.0.1:5000/#/experiments/1"),
     ],
 )
 def test_the_last_words_name_a_server_or_how_to_start_one(uri, words):
-    assert runs._where_mlflow_is(uri).startswith(words)
-    assert ("make ui" in runs._where_mlflow_is(uri)) == uri.startswith("sqlite")
+    said = runs._where_mlflow_is(uri, "#/experiments/1")
+    assert said.startswith(words)
+    assert ("make ui" in said) == uri.startswith("sqlite")
 
 
 def test_mlflow_compares_trainings_by_every_knob():
     train = TrainConfig(steps=1)
-    dataset = DatasetRef(uri="/d", manifest_sha256="d" * 64, num_train=1, num_eval=1)
+    dataset = DatasetRef(uri="/d", manifest_sha256="d" * 64, num_train=1, num_eval=1, epoch_samples=1)
     parent = ModelRef(uri="/m", manifest_sha256="e" * 64, stage="pbm", block_size=8, parent_sha256=None)
     swd = SWDConfig(train=train, kl_weight=0.25)
     place = {"dataset": dataset, "parent": parent, "teacher": parent, "block_size": 8}

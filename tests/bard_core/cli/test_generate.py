@@ -180,7 +180,7 @@ def test_a_registered_version_is_found_by_alias_and_by_number(bard, demo, monkey
     from bard_core.tracking import register, set_alias
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    tracking, data = TrackingConfig(), DatasetRef(uri="d", manifest_sha256="d" * 64, num_train=1, num_eval=1)
+    tracking, data = TrackingConfig(), DatasetRef(uri="d", manifest_sha256="d" * 64, num_train=1, num_eval=1, epoch_samples=1)
     source, other = model_ref("source"), model_ref("pbm-b8")
     register(tracking, source, source, data)
     set_alias(tracking, "champion", number := register(tracking, other, source, data))

@@ -53,7 +53,9 @@ def test_the_pipeline_verb_by_verb(bard, bard_home, tmp_path):
     assert compared["num_samples"] == 4
     assert "swd-b8" in (said := bard("compare", made / "score-source", made / "score-swd-b8")) or "pbm-b8" in said
     bard("export", made / "swd-b8", "-o", made / "taken", "--evaluation", made / "score-swd-b8", "--license", "apache-2.0")
-    assert "license: apache-2.0" in (made / "taken" / "README.md").read_text()
+    card = (made / "taken" / "README.md").read_text()
+    assert "license: apache-2.0" in card
+    assert "| source, pbm-b4, pbm-b8, swd-b8 | lab-train-finevision | not given | 5 |" in card
 
 
 def test_a_stage_is_the_one_that_the_pipeline_trains(lab_dataset, make_model, tmp_path):
@@ -61,7 +63,7 @@ def test_a_stage_is_the_one_that_the_pipeline_trains(lab_dataset, make_model, tm
     from bard_core.training.spec import pbm_spec, run_of, swd_spec
 
     config, parent = read_config(LAB), make_model(tmp_path / "source", 1)
-    spec = pbm_spec(config.pbm.method, 4, config.pbm.stages[0].train, lab_dataset, parent)
+    spec = pbm_spec(config.pbm.method, (4,), config.pbm.stages[0].train, lab_dataset, parent)
     assert (spec.name, spec.noise) == ("pbm-b4", config.pbm.noise) and storage.exists(parent.uri)
     teacher = make_model(tmp_path / "pbm-b4", 4)
     whole = swd_spec(config.swd, "block", lab_dataset, teacher, teacher)

@@ -149,3 +149,16 @@ def test_a_decoding_that_no_model_can_do_is_refused(decoding, words):
         check_stages(pbm, swd, sections.DecodingConfig(**decoding))
     causal = sections.PBMConfig.model_validate({**values["pbm"], "clean_attention": "causal"})
     check_stages(causal, swd, sections.DecodingConfig(strategy="self_speculative", denoising_steps=4))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "data").glob("*.yaml")), ids=lambda path: path.stem)
+def test_ready_made_data_name_subsets_licences_and_revisions(path: Path) -> None:
+    data = sections.DataConfig.model_validate({"base": path.stem, "seed": 7})
+    assert data.seed == 7 and data.suites == ("paper",)
+    for source in data.sources:
+        assert source.revision and source.license and source.on_bad_part == "drop"
+        assert len(set(source.include)) == len(source.include)
+    subsets = {source.name: len(source.include) for source in data.sources}
+    assert subsets == (
+        {"mixed-distil-17w": 0} if path.stem == "paper-swd" else {"finevision": 184, "llava-onevision": 179, "mmfinereason": 0}
+    )

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 
 from bard_core.config.sources import RawSource
 from bard_core.data import download as downloading
+from bard_core.data import sources
 from bard_core.data.download import brought, cached, download
 from bard_core.data.sources import SourceError, list_shards, s3_client
 
 from ..hub import BODY, COMMIT, Hub, flipped
 
+PATIENCE_S = 0.3
 Fault = Callable[["Proxy"], bool]
 
 
@@ -67,11 +70,31 @@ class Proxy(http.server.BaseHTTPRequestHandler):
         return True
 
 
+def stalled(proxy: "Proxy") -> bool:
+    """Half of the body, then nothing for longer than anybody waits."""
+    status, headers, body = proxy.fetched()
+    proxy.send_response(status)
+    for name, value in {**headers, "Content-Length": str(len(body))}.items():
+        proxy.send_header(name, value)
+    proxy.end_headers()
+    proxy.wfile.write(body[: len(body) // 2])
+    proxy.wfile.flush()
+    time.sleep(3 * PATIENCE_S)
+    proxy.close_connection = True
+    return True
+
+
 FAULTS: dict[str, Fault] = {
+    "stalled": stalled,
     "torn": lambda proxy: proxy.pass_on(lambda body: body[: len(body) // 2]),
     "flipped": lambda proxy: proxy.pass_on(flipped),
     "busy": lambda proxy: proxy.fail(503, "SlowDown"),
 }
+
+
+@pytest.fixture
+def ledger(faults: Any) -> Any:
+    return faults
 
 
 @pytest.fixture
@@ -85,6 +108,7 @@ def faulty_s3(s3_root: str, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> 
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(downloading, "PAUSE_S", 0.01)
+    monkeypatch.setattr(sources, "READ_TIMEOUT_S", PATIENCE_S)
     yield s3_root, handler.faults  # type: ignore[attr-defined]
     server.shutdown()
 
@@ -105,13 +129,16 @@ def test_a_prefix_is_listed_without_its_neighbours_and_read_whole(faulty_s3: tup
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("times", [1, 3])
-def test_what_a_retry_mends_is_retried(faulty_s3: tuple[str, list[Fault]], bard_home: Path, fault: str, times: int) -> None:
+def test_what_a_retry_mends_is_retried(
+    faulty_s3: tuple[str, list[Fault]], bard_home: Path, ledger: Any, fault: str, times: int
+) -> None:
     root, faults = faulty_s3
     shard = list_shards(source(f"{root}/raw"))[0]
     faults += [FAULTS[fault]] * times
     with brought(shard) as path:
         assert path.read_bytes() == BODY + b"a"
     assert not faults
+    ledger.survived(f"raw data from S3: {fault}", "brought again, byte for byte", times=times)
 
 
 @pytest.mark.parametrize("fault", ["torn", "flipped"])

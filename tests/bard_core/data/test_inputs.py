@@ -55,6 +55,16 @@ def test_what_has_not_changed_is_hashed_once(bard_home: Path, tmp_path: Path, mo
     assert (contents(str(folder)), len(hashed)) == (before, 4)
 
 
+def test_an_image_beside_a_file_that_names_it_is_part_of_the_key(bard_home: Path, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "raw")
+    (folder / "chat.json").write_text("[]")
+    sources = [{"name": "s", "schema_name": "messages", "uri": str(folder / "chat.json")}]
+    config = DataConfig.model_validate({"sources": sources})
+    before = raw_inputs(config)
+    (folder / "a.parquet").write_bytes(b"another picture")
+    assert raw_inputs(config) != before
+
+
 def test_a_prefix_of_s3_goes_by_etags(bard_home: Path, s3_root: str) -> None:
     filesystem = s3fs.S3FileSystem(client_kwargs={"endpoint_url": os.environ["AWS_ENDPOINT_URL"]})
     filesystem.pipe_file(f"{s3_root}/raw/a.parquet", b"one")
@@ -163,7 +173,7 @@ def test_a_model_that_bard_wrote_is_used_as_it_stands(make_model, bard_home: Pat
     assert plain.ref is None and plain.contents.digest != found.contents.digest
     tracking = TrackingConfig()
     other = make_model(tmp_path / "pbm-b4", 4)
-    dataset = DatasetRef(uri="/d", manifest_sha256="d" * 64, num_train=1, num_eval=1)
+    dataset = DatasetRef(uri="/d", manifest_sha256="d" * 64, num_train=1, num_eval=1, epoch_samples=1)
     numbers = [register(tracking, model, model, dataset) for model in (ref, other)]
     set_alias(tracking, "champion", numbers[0])
     assert found_model("models:/bard@champion", tracking).ref == ref

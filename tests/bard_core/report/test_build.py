@@ -14,7 +14,7 @@ from bard_core.config.sections import GateConfig
 from bard_core.evaluation.compare import ComparisonError
 from bard_core.report import build, samples, views
 from bard_core.report.verdict import verdict
-from bard_core.store import artifacts
+from bard_core.store import artifacts, provenance
 from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, ModelRef, OperatingPoint
 
 from ..written import row as row_of
@@ -79,6 +79,9 @@ def judged(
     manifest = artifacts.commit_directory(staging, str(folder / name), kind="evaluation")
     curve = folder / f"{name}.jsonl"
     curve.write_text("".join(json.dumps({"step": step, "loss": 3.0 / step, "lr": 0.1}) + "\n" for step in range(1, 6)))
+    counts = {"rows": 2000, "train": 1890, "refused": {"empty answer": 100}, "left_out": {"duplicate": 10}}
+    sources = {"docs": {"license": "CC-BY-4.0", "origin": "", **counts}}
+    provenance.write_of_run(str(folder), {"stage": "pbm-b4", "samples": 1890, "sources": sources})
     here = model or ModelRef(uri=f"model-{name}", manifest_sha256=name, stage=stage, block_size=block, parent_sha256=None)
     model = here.model_copy(update={"stage": stage, "curve_uri": None if block == 1 else str(curve)})
     return EvalResult(
@@ -100,7 +103,7 @@ def results(tmp_path: Path, models: dict[int, ModelRef]) -> list[EvalResult]:
 
 def context(margin: float = 0.5, **sections: Any) -> build.Context:
     decoding = {"decoding": {"max_new_tokens": 12}}
-    configuration = {"name": "lab", "swd": {"teacher_block_size": 4}, "evaluation": decoding, **sections}
+    configuration = {"name": "lab", "evaluation": decoding, **sections}
     return build.Context(configuration, GateConfig(accuracy_margin=margin), {"git_commit": "abc", "image": "none"})
 
 
@@ -130,7 +133,9 @@ def test_all_views_agree(results: list[EvalResult], dataset: DatasetRef, tmp_pat
         assert "| " + " | ".join(views.cells(row)) + " |" in markdown
         assert "".join(f"<td>{cell}</td>" for cell in views.cells(row)) in page
     table = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + 3 + 2 + 2
+    assert len(table) == 2 + 3 + 2 + 1 + 2 + 2
+    assert "| pbm-b4 | docs | CC-BY-4.0 | 2,000 | 1,890 | 100: empty answer | 10: duplicate |" in table
+    assert "<td>CC-BY-4.0</td>" in page and "<td>100: empty answer</td>" in page
 
 
 def test_thresholds_are_shown_and_the_verdict_takes_the_best(

@@ -215,6 +215,31 @@ def test_newcomers_do_not_wait_for_a_long_answer(chat):
     assert order[-1][0] == id(long) and sum(len(said) for said in long[:-1]) > 4
 
 
+def test_a_newcomer_joins_the_running_batch_and_both_say_what_they_say_alone(chat):
+    """They share one batch from the newcomer's second block on, whose answers are those of lone decodes."""
+    batcher, groups = Batcher(chat, max_rows=4), []
+
+    class Watched(list):
+        def append(self, said):
+            super().append(said)
+            groups.append((len(batcher.groups), batcher.rows))
+
+    early, late = Watched(), Watched()
+    try:
+        batcher.submit(listened(chat, "Read A.", 120, early))
+        while not early:
+            time.sleep(0.001)
+        batcher.submit(listened(chat, "Read B C.", 40, late))
+        ended(early, late)
+    finally:
+        batcher.close()
+    assert (1, 2) in groups, "two requests in one group"
+    for text, cap, log in (("Read A.", 120, early), ("Read B C.", 40, late)):
+        inputs = chat.inputs([{"role": "user", "content": [{"type": "text", "text": text}]}])
+        alone = generate(chat.model, inputs, max_new_tokens=cap, tokenizer=chat.tokenizer).sequences[0].tolist()
+        assert [token for said in log[:-1] for token in said] == alone
+
+
 def test_a_full_queue_refuses_and_a_stop_tells_those_who_wait(chat):
     batcher, logs = Batcher(chat, max_rows=1, max_waiting=2), [[] for _ in range(8)]
     refused = 0

@@ -37,7 +37,7 @@ def test_commit_then_fetch(uri: str, tmp_path: Path) -> None:
     assert artifacts.verify(uri) == artifacts.read_manifest(uri) == manifest
     folder = artifacts.fetch(uri, manifest.digest)
     assert (folder / "deep" / "a").read_text() == "alpha"
-    ref = DatasetRef(uri=uri, manifest_sha256=manifest.digest, num_train=1, num_eval=1)
+    ref = DatasetRef(uri=uri, manifest_sha256=manifest.digest, num_train=1, num_eval=1, epoch_samples=1)
     assert artifacts.fetch(ref) == folder and ref.key == manifest.digest
     with pytest.raises(ArtifactError, match="it was replaced since"):
         artifacts.fetch(uri, "0" * 64)

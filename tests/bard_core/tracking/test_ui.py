@@ -103,14 +103,13 @@ def test_the_models_page_of_make_ui_shows_checkpoints_and_scores_side_by_side(
     bard_home: Path, judge: Any, browser: Browser, tmp_path: Path
 ) -> None:
     config = judged(judge)
-    _, experiment = tracking.client_of(config)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     recipe = subprocess.run(
         ["make", "-n", "-C", str(ROOT), "ui", f"PORT={port}", f"VENV={sys.prefix}"], capture_output=True, text=True
     )
-    line = next(line for line in recipe.stdout.splitlines() if "mlflow server" in line)
+    line = next(line for line in recipe.stdout.splitlines() if " ui --port" in line)
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     server = subprocess.Popen(["bash", "-c", f"exec {line}"], env=environment, start_new_session=True)
     try:
@@ -122,7 +121,7 @@ def test_the_models_page_of_make_ui_shows_checkpoints_and_scores_side_by_side(
 
         until("make ui", up)
         browser.resize(6000)  # the table draws only the columns that fit
-        browser.call("Page.navigate", url=f"http://127.0.0.1:{port}/#/experiments/{experiment}/models")
+        browser.call("Page.navigate", url=f"http://127.0.0.1:{port}/{tracking.comparison_page(config)}")
         wanted = ("source", "pbm-b4", "pbm-b16", "swd-b16", "0.988", "0.921", "0.593", "0.807")
         until(f"a page with {wanted}", lambda: all(word in browser.text() for word in wanted))
         if (path := os.environ.get("BARD_SCREENSHOT")) is not None:

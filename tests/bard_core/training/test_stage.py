@@ -93,6 +93,8 @@ def test_epochs_are_steps_of_the_dataset(tiny_dataset, source_model, bard_home):
     """A run, its name and its curve are those of the same run told in steps; its last step reaches into the next epoch."""
     batch = 10
     steps = math.ceil(1.5 * tiny_dataset.num_train / batch)
+    twice = tiny_dataset.model_copy(update={"epoch_samples": 2 * tiny_dataset.num_train})  # as weights of 2 have it
+    assert stage_specs(twice, source_model, batch_size=batch, steps=0, num_epochs=0.75)["pbm"].train.steps == steps
     for stage in ("source", "pbm", "swd"):
         by_epochs, by_steps = (
             stage_specs(tiny_dataset, source_model, batch_size=batch, **length)[stage]
