@@ -1,9 +1,11 @@
 """evaluate: judge one model by one suite, a benchmark a task; then bring the scores together, time it and register it."""
 
 import time
+from contextlib import nullcontext
 
 from bard_core.config.sections import EvaluationConfig, StorageConfig, TrackingConfig
 from bard_core.evaluation import benchmark as judging
+from bard_core.evaluation.benchmark import Share
 from bard_core.evaluation.evaluate import evaluate as judge
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.evaluation.suites import Benchmark, suite_of
@@ -19,21 +21,54 @@ def benchmarks_of(evaluation: EvaluationConfig) -> list[Benchmark]:
     return list(suite_of(evaluation).benchmarks)
 
 
+def shares_of(evaluation: EvaluationConfig, of: int) -> list[Share]:
+    """Every benchmark's samples in ``of`` shares, to be mapped over."""
+    return [Share(benchmark=b, index=index, of=of) for b in benchmarks_of(evaluation) for index in range(of)]
+
+
+@stage_task("evaluate", "evaluate")
+def answer_share(
+    share: Share,
+    model: Model,
+    dataset: Dataset,
+    evaluation: EvaluationConfig,
+    storage_config: StorageConfig,
+    claim: Claim | None,
+) -> Share:
+    """A share of a benchmark's answers, left in storage for its judge. Not cached: what was answered is found there."""
+    uri, answers = _places(share.benchmark, model, dataset, evaluation, storage_config)
+    with claims.kept(claim):
+        judging.answer(model, dataset, share, evaluation, uri, answers)
+    return share
+
+
 @stage_task("evaluate", "evaluate")
 def judge_benchmark(
     benchmark: Benchmark,
+    answered: list[Share | None],
     model: Model,
     dataset: Dataset,
     evaluation: EvaluationConfig,
     storage_config: StorageConfig,
     claim: Claim | None,
 ) -> BenchmarkRef:
-    """One benchmark's score. Not in Flyte's cache, which would keep a failed one too; what was judged is found in storage."""
+    """One benchmark's score. Not in Flyte's cache, which would keep a failed one too; what was judged is found in storage.
+
+    ``answered``: the shares that are there before; what none of them answered is answered here.
+    """
+    uri, answers = _places(benchmark, model, dataset, evaluation, storage_config)
+    alone = times.measured(f"judge {model.name} {benchmark.name}", uri) if not answered else nullcontext()
+    with claims.kept(claim), claims.exclusive(f"{uri}.claim"), alone:
+        return judging.judge(model, dataset, benchmark, evaluation, uri, answers)
+
+
+def _places(
+    benchmark: Benchmark, model: Model, dataset: Dataset, evaluation: EvaluationConfig, storage_config: StorageConfig
+) -> tuple[str, str]:
+    """(uri of the benchmark's score, folder of all answer stores)."""
     key = judging.judged_key(model, dataset, benchmark, evaluation)
     uri = places.benchmark_uri(storage_config, model, benchmark.name, key)
-    answers = storage.join(storage.root_uri(storage_config), "artifacts", "answers")
-    with claims.kept(claim), claims.exclusive(f"{uri}.claim"), times.measured(f"judge {model.name} {benchmark.name}", uri):
-        return judging.judge(model, dataset, benchmark, evaluation, uri, answers)
+    return uri, storage.join(storage.root_uri(storage_config), "artifacts", "answers")
 
 
 @stage_task("evaluate", "evaluate", code="evaluate")

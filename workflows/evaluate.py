@@ -1,12 +1,16 @@
-"""Judge a model: the suite's benchmarks as mapped tasks, so that one that fails leaves the others and a partial result."""
+"""Judge a model: the suite's benchmarks as mapped tasks, so that one that fails leaves the others and a partial result.
+
+``compute.judge_tasks`` above 1 spreads each benchmark's samples over that many tasks first.
+"""
 
 from functools import partial
+from typing import Any
 
 from flytekit import map_task
 
 from bard_core.config.sections import ComputeConfig, EvaluationConfig, StorageConfig, TrackingConfig
 from bard_core.store.claims import Claim
-from tasks.evaluate import benchmarks_of, finish_evaluation, judge_benchmark
+from tasks.evaluate import answer_share, benchmarks_of, finish_evaluation, judge_benchmark, shares_of
 from tasks.resources import pod
 from tasks.settings import Dataset, Evaluation, Model, stage_dynamic
 
@@ -25,8 +29,12 @@ def evaluate(
 ) -> Evaluation:
     """At least one benchmark must give a score; the rest may be missing (the tiny ratio stands for one)."""
     place = {"evaluation": evaluation, "storage_config": storage_config, "claim": claim}
-    judged = map_task(partial(judge_benchmark, model=model, dataset=dataset, **place), min_success_ratio=1e-9)
     in_pods = pod("evaluate", compute)
+    answered: list[Any] = []
+    if compute.judge_tasks > 1:
+        answer = map_task(partial(answer_share, model=model, dataset=dataset, **place), min_success_ratio=1e-9)
+        answered = answer(share=shares_of(evaluation, compute.judge_tasks)).with_overrides(**in_pods)
+    judged = map_task(partial(judge_benchmark, answered=answered, model=model, dataset=dataset, **place), min_success_ratio=1e-9)
     return finish_evaluation(
         benchmarks=judged(benchmark=benchmarks_of(evaluation)).with_overrides(**in_pods),
         model=model,

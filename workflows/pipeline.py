@@ -21,6 +21,7 @@ from bard_core.config.sections import (
     TrackingConfig,
 )
 from tasks.consolidate import consolidate
+from tasks.failure import report_failure
 from tasks.pbm import pbm as merge_blocks
 from tasks.ray_cluster import training
 from tasks.report import report
@@ -103,7 +104,7 @@ def convert(
     return results
 
 
-@workflow
+@workflow(on_failure=report_failure)
 def bard_pipeline(
     name: str,
     data: DataConfig,

@@ -1,40 +1,50 @@
-"""doctor: whether this machine can do what is asked of it, and what to do where it cannot."""
+"""doctor: whether this machine, or this pod, can do what is asked of it, and what to do where it cannot."""
 
+import base64
 import json
 import os
 import platform
 import shutil
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
 
+from bard_core.cli import cluster
+from bard_core.cli.finding import Finding
+
 ROOM_GB = 5  # what a demo leaves behind, with room to spare
 MEMORY_GB = 4
-
-
-@dataclass(frozen=True)
-class Finding:
-    """``mend`` is empty where nothing is wrong."""
-
-    name: str
-    found: str
-    mend: str = ""
+LOG_IN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (in pods: the secret bard-training) to a user of that server"
 
 
 def add_to(app: typer.Typer) -> None:
     app.command()(doctor)
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="the same for machines")] = False) -> None:
-    """Look at this machine and say what Bard would stumble over. Ends with 1 when there is something.
+def doctor(
+    root: Annotated[str, typer.Option(envvar="BARD_ROOT_URI", help="s3:// or gs:// place of artifacts, to write and read")] = "",
+    whole_cluster: Annotated[bool, typer.Option("--cluster", help="also the cluster of kubectl's context")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="the same for machines")] = False,
+) -> None:
+    """Look at this machine, or this pod, and say what Bard would stumble over. Ends with 1 when there is something.
 
-    Example: bard doctor
+    MLflow and Flyte are asked where MLFLOW_TRACKING_URI and FLYTE_PLATFORM_URL name them.
+
+    Example: bard doctor --cluster --root s3://my-bucket/bard
     """
-    findings = [finding for look in LOOKS for finding in look()]
+    looks: list[Callable[[], Iterator[Finding]]] = [
+        *LOOKS,
+        *([partial(cluster.bucket, root)] if root else []),
+        *([cluster.kubernetes] if whole_cluster else []),
+    ]
+    findings = [finding for look in looks for finding in look()]
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     for finding in () if as_json else findings:
@@ -52,12 +62,16 @@ def python() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Every package that a verb imports; they come with extras of ``bard``."""
+    """Every package that a verb imports; they come with extras of ``bard``, and an image has those of its stages."""
+    yield Finding("bard", f"{version('bard')}, commit {os.environ.get('BARD_GIT_COMMIT', 'unknown')}")
     for name, extra in (("torch", ""), ("transformers", ""), ("flytekit", "train"), ("ray", "train"), ("mlflow", "train"),
                         ("lmms_eval", "evaluate"), ("fastapi", "serve"), ("uvicorn", "serve")):  # fmt: skip
         try:
             yield Finding(name, version(name))
         except PackageNotFoundError:
+            if cluster.in_pod():
+                yield Finding(name, "not in this image")
+                continue
             yield Finding(name, "not installed", f"pip install 'bard[{extra}]'" if extra else "pip install bard")
 
 
@@ -70,6 +84,13 @@ def machine() -> Iterator[Finding]:
     if torch.cuda.is_available():
         names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
         yield Finding("gpu", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}")
+    elif os.environ.get("NVIDIA_VISIBLE_DEVICES", "void") not in ("", "none", "void"):
+        mend = (
+            f"the node's driver must be new enough for CUDA {torch.version.cuda}"
+            if torch.version.cuda
+            else "use an image with CUDA"
+        )
+        yield Finding("gpu", "this container has one, and torch cannot use it", mend)
     else:
         yield Finding("gpu", "none; the lab needs none, a 4B model does")
 
@@ -91,19 +112,41 @@ def home() -> Iterator[Finding]:
 
 
 def mlflow() -> Iterator[Finding]:
-    import urllib.request
-
+    """Whether the server is there, and lets us in as a run would ask."""
     from bard_core import tracking
     from bard_core.config.sections import TrackingConfig
 
     where = tracking.tracking_uri(TrackingConfig())
     if where.startswith(("http://", "https://")):
         try:
-            urllib.request.urlopen(f"{where.rstrip('/')}/health", timeout=5).close()
+            _ask(f"{where.rstrip('/')}/health")
+            _ask(f"{where.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1")
+        except urllib.error.HTTPError as error:
+            words = error.read(200).decode(errors="replace").strip()
+            mend = "name this host in the server's --allowed-hosts" if "host" in words.lower() else LOG_IN
+            yield Finding("mlflow", f"{where}: {error.code} {words}", mend)
+            return
         except OSError as error:
             yield Finding("mlflow", f"{where}: {error}", "start that server, or unset MLFLOW_TRACKING_URI for a local file")
             return
     yield Finding("mlflow", where)
 
 
-LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (python, packages, machine, home, mlflow)
+def _ask(url: str) -> None:
+    """GET with the log-in that MLflow's client would send. Raises OSError; HTTPError is one."""
+    request = urllib.request.Request(url)
+    if name := os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        given = f"{name}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}".encode()
+        request.add_header("Authorization", f"Basic {base64.b64encode(given).decode()}")
+    urllib.request.urlopen(request, timeout=5).close()
+
+
+LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    python,
+    packages,
+    machine,
+    home,
+    mlflow,
+    cluster.flyte,
+    cluster.environment,
+)

@@ -491,6 +491,7 @@ class ComputeConfig(StrictModel):
     use_gpu: bool = False
     cpus_per_worker: int = Field(1, ge=1)
     prepare_tasks: int = Field(1, ge=1, description="Tasks that share the raw shards of prepare; each uses all its cores")
+    judge_tasks: int = Field(1, ge=1, description="Tasks that share each benchmark's samples; each uses all its GPUs")
     data_workers: int | None = Field(
         None, ge=0, description="Processes a worker that load data ahead; None: all its CPUs but one, so none on a laptop"
     )

@@ -1,7 +1,7 @@
-"""One model on one benchmark: answers (kept, and spread over processes where there are several GPUs), then lmms-eval's score.
+"""One model on one benchmark: answers (kept, and spread over nodes and their GPUs), then lmms-eval's score.
 
-Processes share nothing but the answer store: each answers every n-th sample and ends; scoring then finds all answers there, so
-the scores are those of one process. What a dead process left unanswered, scoring answers itself.
+Nodes and processes share nothing but the answer store: each answers every n-th sample and ends; scoring then finds all answers
+there, so the scores are those of one process. What a dead one left unanswered, scoring answers itself.
 
     python -m bard_core.evaluation.benchmark <job.json> <process> <processes>     # what such a process runs
 """
@@ -19,7 +19,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from bard_core.config.sections import DecodingConfig, EvaluationConfig
+from bard_core.config.strict import StrictModel
 from bard_core.config.versions import VERSIONS
 from bard_core.evaluation.answers import AnswerStore
 from bard_core.evaluation.compare import standard_error
@@ -28,6 +31,14 @@ from bard_core.store import artifacts, storage, workshop
 from bard_core.store.refs import BenchmarkRef, BenchmarkScore, DatasetRef, ModelRef
 
 LIBRARIES = ("lmms_eval", "torch", "transformers", "datasets")
+
+
+class Share(StrictModel):
+    """The samples ``index``, ``index + of``, ``index + 2 of``, ... of a benchmark."""
+
+    benchmark: Benchmark
+    index: int = Field(ge=0)
+    of: int = Field(ge=1)
 
 
 @dataclass(frozen=True)
@@ -80,14 +91,10 @@ def judge(
     """
     if (done := _already_judged(output_uri, model, dataset, benchmark, config)) is not None:
         return done
-    store = storage.join(answers_uri, answers_key(model, benchmark, config.decoding))
-    folder = artifacts.fetch(model)
-    if benchmark.own:
-        artifacts.fetch(dataset)  # it is the one that the ref was made for
-    job = Job(str(folder), _mode(model), dataset.uri, benchmark, config.decoding, config.batch_size, store)
+    job = _job(model, dataset, benchmark, config, answers_uri)
     count = _gpus() if processes is None else processes
     if count > 1:
-        _answer_in_processes(job, count)
+        _answer_in_processes(job, Share(benchmark=benchmark, index=0, of=1), count)
     with workshop.scratch("benchmark") as scratch:
         out = scratch / "out"
         chat, scores = _run(job, scratch, out)
@@ -126,6 +133,26 @@ def judge(
         key = judged_key(model, dataset, benchmark, config)
         manifest = artifacts.commit_directory(out, output_uri, kind="benchmark", config_digest=key, parent_digest=model.key)
     return BenchmarkRef(uri=output_uri, manifest_sha256=manifest.digest, model_sha256=model.key, score=score)
+
+
+def answer(
+    model: ModelRef, dataset: DatasetRef, share: Share, config: EvaluationConfig, output_uri: str, answers_uri: str
+) -> None:
+    """Answer a share of a benchmark, a process a GPU, so that ``judge`` finds the answers; nothing where it has judged already.
+
+    Args, Raises: see ``judge``; a process that fails is told of, not raised.
+    """
+    if _already_judged(output_uri, model, dataset, share.benchmark, config) is not None:
+        return
+    _answer_in_processes(_job(model, dataset, share.benchmark, config, answers_uri), share, max(1, _gpus()))
+
+
+def _job(model: ModelRef, dataset: DatasetRef, benchmark: Benchmark, config: EvaluationConfig, answers_uri: str) -> Job:
+    store = storage.join(answers_uri, answers_key(model, benchmark, config.decoding))
+    folder = artifacts.fetch(model)
+    if benchmark.own:
+        artifacts.fetch(dataset)  # it is the one that the ref was made for
+    return Job(str(folder), _mode(model), dataset.uri, benchmark, config.decoding, config.batch_size, store)
 
 
 def _already_judged(
@@ -170,8 +197,8 @@ def _run(job: Job, scratch: Path, out: Path, shard: tuple[int, int] | None = Non
         return chat, scoring.score(chat, job.benchmark, task, out)
 
 
-def _answer_in_processes(job: Job, count: int) -> None:
-    """Let ``count`` processes answer a share each, a GPU each where there are GPUs. A failure is told and left to scoring."""
+def _answer_in_processes(job: Job, share: Share, count: int) -> None:
+    """Let ``count`` processes divide a share, a GPU each where there are GPUs. A failure is told and left to scoring."""
     with workshop.scratch("answer") as scratch:
         path = scratch / "job.json"
         fields = {**vars(job), "benchmark": job.benchmark.model_dump(), "decoding": job.decoding.model_dump()}
@@ -180,7 +207,8 @@ def _answer_in_processes(job: Job, count: int) -> None:
         workers = []
         for index in range(count):
             gpu = {"CUDA_VISIBLE_DEVICES": visible[index % len(visible)]} if _gpus() else {}
-            command = [sys.executable, "-m", __spec__.name, str(path), str(index), str(count)]
+            mine, of = share.index + share.of * index, share.of * count
+            command = [sys.executable, "-m", __spec__.name, str(path), str(mine), str(of)]
             workers.append(subprocess.Popen(command, env={**os.environ, **gpu}))
         codes = [worker.wait() for worker in workers]
         if any(codes):

@@ -17,12 +17,11 @@ from .runner import Runner, package
 SECRETS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
-    """A runner over a real S3 API; pods find the API and MLflow by the environment."""
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket of a real S3 API, which pods find by the environment."""
     from moto.server import ThreadedMotoServer
 
-    folder = tmp_path_factory.mktemp("cluster")
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -30,14 +29,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     before = dict(os.environ)
     os.environ |= {"AWS_ENDPOINT_URL": endpoint, "FLYTE_AWS_ENDPOINT": endpoint, **SECRETS}
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where pyflyte-execute is, as in the images
-    bucket = f"bard-{uuid.uuid4().hex[:8]}"
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=bucket)
-    with mlflow_server(folder) as address:
-        os.environ["MLFLOW_TRACKING_URI"] = address
-        yield Runner(package(folder / "bard.tgz"), bucket, folder / "pods")
+    name = f"bard-{uuid.uuid4().hex[:8]}"
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=name)
+    yield name
     os.environ.clear()
     os.environ.update(before)
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def cluster(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    """A runner of the packaged project, with an MLflow server."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with mlflow_server(folder) as address:
+        os.environ["MLFLOW_TRACKING_URI"] = address
+        yield Runner.of_package(package(folder / "bard.tgz"), bucket, folder / "pods")
 
 
 class mlflow_server:

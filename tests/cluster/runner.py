@@ -24,6 +24,7 @@ import yaml
 from flyteidl.admin import task_pb2, workflow_pb2
 from flyteidl.core import dynamic_job_pb2, errors_pb2
 from flyteidl.core.literals_pb2 import Literal, LiteralCollection, LiteralMap, Scalar, Void
+from flyteidl.core.types_pb2 import Error
 
 ROOT = Path(__file__).resolve().parents[2]
 HANDED_ON = ("AWS_", "HF_", "LANG", "MLFLOW_", "OMP_", "PATH", "PYTHONPATH", "RAY_", "TOKENIZERS_", "TRANSFORMERS_")
@@ -45,35 +46,47 @@ class Pod:
 
 @dataclass
 class Runner:
-    """Runs workflows of one package.
+    """Runs workflows.
 
     Args:
-        package: what ``pyflyte package`` wrote. bucket: an existing bucket of the S3 API at ``AWS_ENDPOINT_URL``.
-        workshop: a folder for the pods' homes and logs.
+        tasks, workflows: templates by name, of a package or as registered.
+        bucket: an existing bucket of the S3 API at ``AWS_ENDPOINT_URL``. workshop: a folder for the pods' homes and logs.
     """
 
-    package: Path
+    tasks: dict[str, Any]
+    workflows: dict[str, Any]
     bucket: str
     workshop: Path
     pods: list[Pod] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.s3 = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
-        self.tasks: dict[str, Any] = {}
-        self.workflows: dict[str, Any] = {}
-        with tarfile.open(self.package) as archive:
+
+    @classmethod
+    def of_package(cls, package: Path, bucket: str, workshop: Path) -> "Runner":
+        """A runner of what ``pyflyte package`` wrote."""
+        runner = cls({}, {}, bucket, workshop)
+        with tarfile.open(package) as archive:
             for member in archive:
                 if member.name.endswith("_1.pb"):
                     task = task_pb2.TaskSpec.FromString(archive.extractfile(member).read())
-                    self.tasks[task.template.id.name] = task.template
+                    runner.tasks[task.template.id.name] = task.template
                 elif member.name.endswith("_2.pb"):
                     workflow = workflow_pb2.WorkflowSpec.FromString(archive.extractfile(member).read())
-                    self.workflows[workflow.template.id.name] = workflow.template
+                    runner.workflows[workflow.template.id.name] = workflow.template
+        return runner
 
     def run(self, workflow: str, inputs: LiteralMap, execution: str) -> LiteralMap:
         """Run a workflow to its end; ``execution`` is the prefix of its data in the bucket. Raises PodFailed."""
         template = self.workflows[workflow]
-        return self._graph(template.nodes, template.outputs, inputs, execution)
+        try:
+            return self._graph(template.nodes, template.outputs, inputs, execution)
+        except PodFailed as failed:
+            if template.HasField("failure_node"):
+                error = Literal(scalar=Scalar(error=Error(message=str(failed))))
+                given = {b.var: _bound(b.binding, {"": inputs, "start-node": inputs}) for b in template.failure_node.inputs}
+                self._node(template.failure_node, LiteralMap(literals={**given, "err": error}), f"{execution}/failure")
+            raise
 
     def _graph(self, nodes: Sequence[Any], outputs: Sequence[Any], inputs: LiteralMap, place: str) -> LiteralMap:
         """Run nodes as soon as what they need is there."""
@@ -88,7 +101,7 @@ class Runner:
 
     def _node(self, node: Any, given: LiteralMap, place: str) -> LiteralMap:
         if node.HasField("task_node"):
-            return self._task(self.tasks[node.task_node.reference_id.name], given, place)
+            return self.task(self.tasks[node.task_node.reference_id.name], given, place)
         if node.HasField("array_node"):
             return self._mapped(node.array_node, given, place)
         raise NotImplementedError(f"{place}: a node that is neither a task nor a mapped task")
@@ -100,7 +113,7 @@ class Runner:
         count, found = len(over[0].literals), []
         for index in range(count):
             try:
-                found.append(self._task(template, given, f"{place}/{index}", index).literals["o0"])
+                found.append(self.task(template, given, f"{place}/{index}", index).literals["o0"])
             except PodFailed:
                 if not array.min_success_ratio:
                     raise
@@ -110,7 +123,7 @@ class Runner:
             raise PodFailed(f"{place}: {failed} of {count} elements failed")
         return LiteralMap(literals={"o0": Literal(collection=LiteralCollection(literals=found))})
 
-    def _task(self, template: Any, given: LiteralMap, place: str, index: int | None = None) -> LiteralMap:
+    def task(self, template: Any, given: LiteralMap, place: str, index: int | None = None) -> LiteralMap:
         """Run one pod, and what it asks for when it is a dynamic workflow."""
         key = self._cache_key(template, given)
         if key and (kept := self._get(key, LiteralMap)) is not None:
@@ -233,4 +246,4 @@ def package(output: Path) -> Path:
 if __name__ == "__main__":
     archive, name, config_file, bucket_name, folder = sys.argv[1:]
     sections = yaml.safe_load(Path(config_file).read_text(encoding="utf-8"))
-    print(Runner(Path(archive), bucket_name, Path(folder)).run(name, inputs_of(name, sections), uuid.uuid4().hex))
+    print(Runner.of_package(Path(archive), bucket_name, Path(folder)).run(name, inputs_of(name, sections), uuid.uuid4().hex))

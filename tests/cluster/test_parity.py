@@ -60,7 +60,9 @@ def test_the_first_pods_prepare_the_dataset_that_a_laptop_prepares(cluster: Runn
     config["swd"]["teacher"] = "pbm-b16"  # no stage trains it: the pipeline's first task refuses
     with pytest.raises(PodFailed, match=r"swd\.teacher"):
         cluster.run(PIPELINE, inputs_of(PIPELINE, config), "refused")
-    assert [pod.task for pod in cluster.pods] == ["tasks.runs.open_run"]
+    assert [pod.task for pod in cluster.pods] == ["tasks.runs.open_run", "tasks.failure.report_failure"]
+    page = storage.read_bytes(f"s3://{cluster.bucket}/first/artifacts/failures/tiny.md").decode()
+    assert "swd.teacher" in page and "nothing yet" in page
     config["swd"]["teacher"] = "pbm-b4"
     stop_after = {**cluster.tasks}
     cluster.tasks.pop("workflows.pipeline.convert")
