@@ -66,6 +66,8 @@ class Forecast:
     @property
     def lines(self) -> list[str]:
         """For the terminal: a line a stage with its judgement, then how long it all takes."""
+        if not self.items:
+            return [f"what stands is not known: {self.note}"]
         lines = []
         for place, item in enumerate(self.items):
             if item.kind == "evaluate":
@@ -109,7 +111,10 @@ def duration(seconds: float) -> str:
 def forecast(config: PipelineConfig) -> Forecast:
     """Look at what stands, for this configuration and its inputs as they are now."""
     walk = _Walk(config, times.known())
-    walk.pipeline()
+    try:
+        walk.pipeline()
+    except storage.StorageError as error:  # a plan is made before there is a bucket, too
+        return Forecast((), str(error))
     return Forecast(tuple(walk.items), walk.note)
 
 

@@ -86,6 +86,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """What will run, and for how long; what it costs on GPUs: memory, tokens, hours, sizes. Needs no GPU.
+    Exits with 1 where a stage does not fit the GPUs.
 
     Example: bard plan configs/bard_4b.yaml --gpu h200 --pbm.stages.0.train.steps 1000
     """
@@ -100,10 +101,10 @@ def plan(
     except ValueError as error:
         print(f"bard plan: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
-    if as_json:
-        print(json.dumps({**asdict(found), "standing": asdict(ahead)}, indent=2))
-        return
-    print("\n".join([*ahead.lines, "", plan_text(found)]))
+    body = {**asdict(found), "fits": found.fits, "standing": asdict(ahead)}
+    print(json.dumps(body, indent=2) if as_json else "\n".join([*ahead.lines, "", plan_text(found)]))
+    if not found.fits:
+        raise typer.Exit(1)
 
 
 def check(
@@ -145,12 +146,12 @@ def plan_text(plan: "Plan") -> str:
 
     given, numbers = plan.assumptions, plan.parameters
     room = GPU_MEMORY[given.gpu]
-    heavy = max(plan.stages, key=lambda stage: sum(stage.memory.values()))
+    heavy = plan.heaviest
     need = sum(heavy.memory.values())
     names = ([stage.parent for stage in plan.stages], [stage.teacher for stage in plan.stages])
     wide = [max(9, *(len(name) + 2 for name in column)) for column in names]
     tokens = f"{given.tokens_per_sample:,} tokens a sample" if given.tokens_per_sample else "a full row a sample, an upper bound"
-    fits = "fits" if need <= room else "does NOT fit; more GPUs, accumulation or activation_checkpointing would help:"
+    fits = "fits" if plan.fits else "does NOT fit (more GPUs, activation_checkpointing or compute.parallel.shard_over would help)"
     lines = [
         f"{plan.name}: {plan.model} on {plan.gpus} x {given.gpu}",
         f"parameters: {_count(numbers.total)} = decoder layers {_count(numbers.text_layers)}, vision {_count(numbers.vision)}, "

@@ -9,8 +9,9 @@ import torch
 from bard_core import plan
 from bard_core.cli import main
 from bard_core.config.faults import read_config
+from bard_core.config.sections import ParallelConfig
 from bard_core.models.qwen3_vl import architecture
-from bard_core.plan import Assumptions
+from bard_core.plan import Assumptions, peak
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PUBLIC = {"2b": 2_127_532_032, "4b": 4_437_815_808, "8b": 8_767_123_696}  # what the hub counts in the released weights
@@ -92,7 +93,7 @@ def test_activations_are_what_autograd_keeps():
     with torch.device("meta"):
         meta = Qwen3VLForConditionalGeneration(config)
     tokens = 256
-    planned = plan.layer_activations(meta, tokens)
+    planned = peak.layer_activations(meta, tokens)
     layer = meta.model.language_model.layers[0].to_empty(device="cpu").bfloat16()
     layer.self_attn.config._attn_implementation = "sdpa"
     kept: dict[int, int] = {}
@@ -116,12 +117,39 @@ def test_more_gpus_fewer_bytes_and_more_work_more_hours():
     config = read_config(CONFIGS / "bard_2b.yaml")
     model = plan.meta_model(config)
     train = config.pbm.stages[0].train
-    eight, sixteen = plan.memory(model, train, 8, 4096), plan.memory(model, train, 16, 4096)
+    wide = config.compute.model_copy(update={"num_workers": 16})
+    eight, sixteen = peak.memory(model, train, config.compute, 4096), peak.memory(model, train, wide, 4096)
     assert sixteen["AdamW"] * 2 == eight["AdamW"] and sum(sixteen.values()) < sum(eight.values())
     plain = train.model_copy(update={"activation_checkpointing": False})
-    assert plan.memory(model, plain, 8, 4096)["activations"] > 5 * eight["activations"]
+    assert peak.memory(model, plain, config.compute, 4096)["activations"] > 5 * eight["activations"]
     assert plan.total_flops(model, train, 4096, 1024) > plan.total_flops(model, plain, 4096, 1024)
     assert plan.total_flops(model, train, 4096, 1024, teacher=model) > plan.total_flops(model, train, 4096, 1024)
+
+
+def test_gradients_wait_whole_where_they_cross_nodes_once():
+    """As ``parallel.reduce_at`` leaves them: whole over all workers, shards inside nodes, a unit's without accumulation."""
+    config = read_config(CONFIGS / "bard_8b.yaml")
+    model, train = plan.meta_model(config), config.pbm.stages[0].train
+    inside = config.compute.model_copy(update={"parallel": ParallelConfig(shard_over="node")})
+    once = train.model_copy(update={"accumulation": 1, "batch_size": 16})
+    over_all, nodes, single = (
+        peak.memory(model, one, compute, 4096)
+        for one, compute in ((train, config.compute), (train, inside), (once, config.compute))
+    )
+    total, unit = PUBLIC["8b"], peak.count(model).root + peak.count(model).layer
+    assert over_all["whole gradients"] == 4 * total and over_all["master weights"] == 4 * total // 16
+    assert nodes["whole gradients"] == single["whole gradients"] == 2 * unit and nodes["master weights"] == 4 * total // 8
+    assert over_all["reduce buffers"] == nodes["reduce buffers"] == 4 * unit
+    alone = peak.memory(model, train, config.compute.model_copy(update={"num_workers": 1}), 4096)
+    assert alone["whole gradients"] == alone["reduce buffers"] == 0 and alone["gradients"] == 4 * total
+
+
+def test_what_does_not_fit_is_refused(capsys):
+    arguments = ["plan", str(CONFIGS / "bard_8b.yaml"), "--compute.num_workers", "4"]
+    assert main.main(arguments) == 1
+    told = capsys.readouterr().out
+    assert "does NOT fit" in told and told.startswith("what stands is not known: s3://BUCKET"), "planned without its bucket"
+    assert main.main([*arguments, "--gpu", "h200"]) == 0
 
 
 def test_the_command(capsys, tmp_path):

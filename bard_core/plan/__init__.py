@@ -6,14 +6,10 @@ The architecture is built on the meta device (shapes, no memory), and one decode
 backward pass keeps; so no GPU and no weights are needed. What cannot be known before the data is seen is an argument.
 """
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from bard_core.config.file import PipelineConfig
 from bard_core.config.references import REGISTERED, block_size_of, hub_id, is_stage, pbm_stage
@@ -23,15 +19,13 @@ from bard_core.lab.model import build_lab_model
 from bard_core.lab.processor import build_lab_processor
 from bard_core.models.qwen3_vl import architecture
 from bard_core.models.released import read_config
-from bard_core.models.vlm import decoder_layers, empty_model, vision_tower
+from bard_core.models.vlm import empty_model
+from bard_core.plan.peak import Parameters, count, memory, numel
 from bard_core.store import artifacts
-from bard_core.training.head import chunk_rows
 from bard_core.training.optimizer import rates
-from bard_core.training.parallel import OWN_UNIT_PARAMETERS
 from bard_core.training.throughput import PEAK_FLOPS, forward_flops, shape_of
 
 GPU_MEMORY = {"a100": 80 * 2**30, "h100": 80 * 2**30, "h200": 141 * 2**30}  # bytes, from the vendor's data sheets
-KEPT_BYTES_PER_LOGIT = 10  # bf16 logits, their fp32 copy, and its gradient
 
 
 @dataclass(frozen=True)
@@ -58,18 +52,6 @@ class Assumptions:
             raise ValueError(f"train_samples is {self.train_samples}; it must be at least 1")
         if self.image_tokens_per_sample < 0:
             raise ValueError(f"image_tokens_per_sample is {self.image_tokens_per_sample}; it must be at least 0")
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """Numbers of parameters. ``layer`` is one decoder layer; ``root`` what is gathered with the root unit."""
-
-    total: int
-    text_layers: int
-    layer: int
-    vision: int
-    embeddings: int
-    root: int
 
 
 @dataclass(frozen=True)
@@ -101,6 +83,15 @@ class Plan:
     shard: int
 
     @property
+    def heaviest(self) -> Stage:
+        return max(self.stages, key=lambda stage: sum(stage.memory.values()))
+
+    @property
+    def fits(self) -> bool:
+        """Whether every stage fits the memory of the GPU that was assumed."""
+        return sum(self.heaviest.memory.values()) <= GPU_MEMORY[self.assumptions.gpu]
+
+    @property
     def gpu_hours(self) -> float:
         return sum(stage.gpu_hours for stage in self.stages)
 
@@ -130,109 +121,6 @@ def meta_model(config: PipelineConfig, reference: str = "source") -> Any:
         return empty_model(read_config(artifacts.fetch(found_model(reference, config.tracking).place)))
     place, revision = (reference, None) if reference.startswith(("/", "~")) else hub_id(reference)
     return empty_model(read_config(place, revision))
-
-
-def count(model: Any) -> Parameters:
-    """Count a model's parameters, a tied head once."""
-    layers = decoder_layers(model)
-    layer = _numel(layers[0])
-    total = _numel(model)
-    tower = vision_tower(model)
-    text = sum(_numel(one) for one in layers)
-    return Parameters(
-        total=total,
-        text_layers=text,
-        layer=layer,
-        vision=_numel(tower) if tower is not None else 0,
-        embeddings=_numel(model.get_input_embeddings()) * (1 if model.config.tie_word_embeddings else 2),
-        root=total - text if layer >= OWN_UNIT_PARAMETERS else total,
-    )
-
-
-def _numel(module: Any) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-class _FusedAttention(torch.autograd.Function):
-    """Keeps what a fused attention kernel keeps: q, k, v, output and the log-sum-exp."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = torch.empty_like(q)
-        ctx.save_for_backward(q, k, v, out, torch.empty(q.shape[:-1], device="meta", dtype=torch.float32))
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        raise NotImplementedError("shapes only")
-
-
-def _attention(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, **kwargs: Any) -> tuple[Tensor, None]:
-    return _FusedAttention.apply(q, k, v).transpose(1, 2), None
-
-
-@contextmanager
-def _kept_bytes(exclude: set[int]) -> Iterator[list[int]]:
-    """Collects the size of every distinct tensor that autograd keeps while the body runs."""
-    kept: dict[int, int] = {}
-    alive: list[Tensor] = []
-    result: list[int] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        key = tensor.untyped_storage()._cdata
-        if key not in exclude and key not in kept:
-            kept[key] = tensor.untyped_storage().nbytes()
-            alive.append(tensor)  # so that its address is not used again
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield result
-    result.append(sum(kept.values()))
-
-
-def layer_activations(model: Any, tokens: int) -> int:
-    """Bytes that one decoder layer's backward pass keeps of a row of ``tokens`` in bfloat16."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register("bard_plan", _attention)
-    text = model.config.get_text_config()
-    previous, text._attn_implementation = text._attn_implementation, "bard_plan"
-    layer = decoder_layers(model)[0].to(torch.bfloat16).train()
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    hidden = torch.empty(1, tokens, text.hidden_size, device="meta", dtype=torch.bfloat16, requires_grad=True)
-    angle = torch.empty(1, tokens, head_dim, device="meta", dtype=torch.bfloat16)
-    try:
-        with _kept_bytes({parameter.untyped_storage()._cdata for parameter in layer.parameters()}) as kept:
-            layer(hidden, position_embeddings=(angle, angle), attention_mask=None)
-    finally:
-        text._attn_implementation = previous
-        layer.float()
-    return kept[0]
-
-
-def memory(model: Any, train: TrainConfig, gpus: int, tokens_per_sample: int, teacher: int = 0) -> dict[str, int]:
-    """Peak bytes of one GPU by what holds them: FSDP2 with fp32 masters, AdamW, and one micro-batch in flight.
-
-    ``teacher``: parameters of a frozen teacher, which every GPU holds whole.
-    """
-    parameters = count(model)
-    text = model.config.get_text_config()
-    width = 2 if train.precision == "bfloat16" else 4
-    samples = math.ceil(train.batch_size / gpus / train.accumulation)
-    rows = math.ceil(samples * tokens_per_sample / train.max_tokens_per_row)
-    row = min(train.max_tokens_per_row, samples * tokens_per_sample)
-    boundary = rows * row * text.hidden_size * width
-    layer = rows * layer_activations(model, row) * width // 2
-    layers = len(decoder_layers(model))
-    shards = {"master weights": 4, "gradients": 4, "AdamW": 8}
-    return {
-        **{name: size * parameters.total // gpus for name, size in shards.items()},
-        "gathered weights": width * (parameters.root + 2 * parameters.layer) if gpus > 1 else 0,
-        "activations": layers * boundary + layer if train.activation_checkpointing else layers * layer,
-        "attention mask": rows * row * row * (1 + width),
-        "logits": min(chunk_rows(text.vocab_size, torch.device("cuda")), rows * row) * text.vocab_size * KEPT_BYTES_PER_LOGIT,
-        "teacher": width * teacher,
-    }
 
 
 def total_flops(model: Any, train: TrainConfig, tokens_per_sample: int, image_tokens: int, teacher: Any = None) -> float:
@@ -280,9 +168,9 @@ def plan(config: PipelineConfig, assumptions: Assumptions) -> Plan:
             batch_size=train.batch_size,
             tokens_per_step=train.batch_size * tokens,
             gpu_hours=train.steps * flops / (peak * assumptions.mfu) / 3600,
-            memory=memory(model, train, gpus, tokens, _numel(asked) if asked is not None else 0),
-            checkpoint=4 * _numel(model) + 8 * trained,
-            model=(2 if train.precision == "bfloat16" else 4) * _numel(model),
+            memory=memory(model, train, config.compute, tokens, numel(asked) if asked is not None else 0),
+            checkpoint=4 * numel(model) + 8 * trained,
+            model=(2 if train.precision == "bfloat16" else 4) * numel(model),
         )
 
     stages, parent = [], "source"
@@ -295,5 +183,5 @@ def plan(config: PipelineConfig, assumptions: Assumptions) -> Plan:
     for student in config.swd.students:
         name = f"swd-b{block_size_of(student) or '?'}"
         stages.append(stage(name, config.swd.train, student, meta_model(config, student), config.swd.teacher))
-    total = _numel(source)
+    total = numel(source)
     return Plan(config.name, config.source.model, gpus, assumptions, count(source), tuple(stages), 12 * total // gpus)
