@@ -19,6 +19,8 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export HF_HUB_DISABLE_PROGRESS_BARS ?= 1
 export RAY_TRAIN_HEALTH_CHECK_INTERVAL_S ?= 0.5
 export RAY_USAGE_STATS_ENABLED ?= 0
+# Warnings of workers come through the run's folder; the rest of their output is in Ray's logs.
+export RAY_LOG_TO_DRIVER ?= 0
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
 export DO_NOT_TRACK ?= true
 export MLFLOW_DISABLE_TELEMETRY ?= true

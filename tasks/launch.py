@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bard_core import known_warnings
 from bard_core.config.sections import ComputeConfig, TrackingConfig
 from bard_core.data.batches import noisy_copies
 from bard_core.data.fit import RowsTooShortError, check_rows
@@ -53,6 +54,7 @@ def _worker(environment: dict[str, str], config: dict[str, Any]) -> None:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
+    known_warnings.hush()
     disable_progress_bar()  # loading weights, once a worker
     if ray.train.get_context().get_world_rank() > 0:
         logging.disable(logging.WARNING)
@@ -63,7 +65,9 @@ def _worker(environment: dict[str, str], config: dict[str, Any]) -> None:
     spec = StageSpec.model_validate_json(config["spec"])
     claim = Claim.model_validate_json(config["claim"])
     run = run_of(spec, compute.checkpoints)
-    logging.getLogger("bard_core").addHandler(Notices(run.uri))
+    logging.captureWarnings(True)
+    for source in ("", "transformers"):  # the second keeps its records to itself
+        logging.getLogger(source).addHandler(Notices(run.uri))
     try:
         run_stage(
             spec,

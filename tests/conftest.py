@@ -134,3 +134,28 @@ def make_model(lab_dataset: Any) -> Callable[..., Any]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., dict[str, Any]]:
+    """``tiny_config(steps, **sections)``: configs/lab.yaml with few images: source, B4, B8 and a student of B8."""
+    import yaml
+
+    path = Path(__file__).parent.parent / "configs" / "lab.yaml"
+
+    def make(steps: int = 2, **sections: Any) -> dict[str, Any]:
+        config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        short = {"steps": steps, "batch_size": 4, "checkpoint_every": max(2, steps // 4), "log_every": 1}
+        train = {**config["pbm"]["stages"][0]["train"], **short}
+        config["name"] = "tiny"
+        config["data"]["lab"].update(train_images=16, eval_images=6)
+        config["source"]["train"].update(short)
+        config["pbm"]["stages"] = [{"block_size": size, "train": dict(train)} for size in (4, 8)]
+        config["swd"].update(students=["pbm-b8"], train={**config["swd"]["train"], **short})
+        config["evaluation"].update(speed_samples=1, batch_size=4, sweep_thresholds=[])
+        config["evaluation"]["decoding"]["max_new_tokens"] = 16
+        for name, values in sections.items():
+            config[name] = {**config.get(name, {}), **values}
+        return config
+
+    return make

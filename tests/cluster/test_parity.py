@@ -3,10 +3,10 @@
 Run by ``make test-cluster``: each pod takes as long to start as its imports.
 """
 
-import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +20,9 @@ from .runner import ROOT, PodFailed, Runner, inputs_of
 PIPELINE = "workflows.pipeline.bard_pipeline"
 
 
-def tiny(root_uri: str = "") -> dict[str, Any]:
-    """configs/lab.yaml with few images and two steps a stage: one small block, one student."""
-    config: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "lab.yaml").read_text(encoding="utf-8"))
-    short = {"steps": 2, "batch_size": 4, "checkpoint_every": 2, "log_every": 1}
-    config["name"] = "tiny"
-    config["data"]["lab"].update(train_images=16, eval_images=6)
-    config["source"]["train"].update(short)
-    stages = [stage for stage in config["pbm"]["stages"] if stage["block_size"] in (4, 8)]
-    config["pbm"]["stages"] = json.loads(json.dumps(stages))
-    for stage in config["pbm"]["stages"]:
-        stage["train"].update(short)
-    config["swd"]["students"] = ["pbm-b8"]
-    config["swd"]["train"] = {**config["swd"]["train"], **short}
-    config["evaluation"].update(speed_samples=1, batch_size=4, sweep_thresholds=[])
-    config["evaluation"]["decoding"]["max_new_tokens"] = 16
-    if root_uri:
-        config["storage_config"] = {"root_uri": root_uri}
-        config["compute"] = {**config.get("compute", {}), "checkpoints": {"root_uri": f"{root_uri}/checkpoints"}}
-    return config
+def at(root_uri: str) -> dict[str, Any]:
+    """The sections that put everything below a place."""
+    return {"storage_config": {"root_uri": root_uri}, "compute": {"checkpoints": {"root_uri": f"{root_uri}/checkpoints"}}}
 
 
 def artifacts_below(root: str) -> dict[str, str]:
@@ -52,11 +36,13 @@ def artifacts_below(root: str) -> dict[str, str]:
 
 
 @pytest.mark.cluster
-def test_the_first_pods_prepare_the_dataset_that_a_laptop_prepares(cluster: Runner, tmp_path: Path) -> None:
+def test_the_first_pods_prepare_the_dataset_that_a_laptop_prepares(
+    cluster: Runner, tmp_path: Path, tiny_config: Callable[..., Any]
+) -> None:
     from bard_core.config.sections import DataConfig
     from bard_core.data.prepare import prepare
 
-    config = tiny(f"s3://{cluster.bucket}/first")
+    config = tiny_config(**at(f"s3://{cluster.bucket}/first"))
     config["swd"]["teacher"] = "pbm-b16"  # no stage trains it: the pipeline's first task refuses
     with pytest.raises(PodFailed, match=r"swd\.teacher"):
         cluster.run(PIPELINE, inputs_of(PIPELINE, config), "refused")
@@ -74,10 +60,12 @@ def test_the_first_pods_prepare_the_dataset_that_a_laptop_prepares(cluster: Runn
 
 
 @pytest.mark.cluster
-def test_a_pipeline_of_pods_makes_the_artifacts_of_a_local_run(cluster: Runner, tmp_path: Path) -> None:
-    cluster.run(PIPELINE, inputs_of(PIPELINE, tiny(f"s3://{cluster.bucket}/whole")), "whole")
+def test_a_pipeline_of_pods_makes_the_artifacts_of_a_local_run(
+    cluster: Runner, tmp_path: Path, tiny_config: Callable[..., Any]
+) -> None:
+    cluster.run(PIPELINE, inputs_of(PIPELINE, tiny_config(**at(f"s3://{cluster.bucket}/whole"))), "whole")
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(tiny()), encoding="utf-8")
+    path.write_text(yaml.safe_dump(tiny_config()), encoding="utf-8")
     home = tmp_path / "home"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MLFLOW_", "FLYTE_"))}
     environment |= {"BARD_HOME": str(home), "FLYTE_SDK_LOCAL_SANDBOX": str(home / "flyte" / "sandbox")}

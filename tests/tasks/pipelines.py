@@ -1,6 +1,5 @@
 """Whole pipelines as processes that can be signalled: ``pyflyte run`` of a tiny configuration, with a home of its own."""
 
-import json
 import os
 import signal
 import subprocess
@@ -15,24 +14,6 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PYFLYTE = Path(sys.executable).parent / "pyflyte"
-
-
-def tiny_config(steps: int = 2, **compute: Any) -> dict[str, Any]:
-    """configs/lab.yaml with few images: source, B4, B8 and a student of B8."""
-    config: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "lab.yaml").read_text())
-    short = {"steps": steps, "batch_size": 4, "checkpoint_every": max(2, steps // 4), "log_every": 1}
-    config["name"] = "tiny"
-    config["data"]["lab"].update(train_images=16, eval_images=6)
-    config["source"]["train"].update(short)
-    stages = [stage for stage in config["pbm"]["stages"] if stage["block_size"] in (4, 8)]
-    config["pbm"]["stages"] = json.loads(json.dumps(stages))
-    for stage in config["pbm"]["stages"]:
-        stage["train"].update(short)
-    config["swd"] = {**config["swd"], "students": ["pbm-b8"], "train": {**config["swd"]["train"], **short}}
-    config["evaluation"].update(speed_samples=1, batch_size=4, sweep_thresholds=[])
-    config["evaluation"]["decoding"]["max_new_tokens"] = 16
-    config["compute"] = {"num_workers": 2, **compute}
-    return config
 
 
 class Pipeline:

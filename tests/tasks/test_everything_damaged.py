@@ -1,5 +1,6 @@
 """A finished pipeline, then every kind of its files damaged: the same command ends well, tells, and keeps what is whole."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from bard_core.store import artifacts
 
-from .pipelines import Pipeline, tiny_config
+from .pipelines import Pipeline
 
 pytestmark = pytest.mark.faults
 
@@ -41,7 +42,7 @@ def registered(home: Path) -> dict[str, dict[str, float]]:
     }
 
 
-def test_everything_damaged_at_once(tmp_path: Path, faults: Any) -> None:
+def test_everything_damaged_at_once(tmp_path: Path, faults: Any, tiny_config: Callable[..., Any]) -> None:
     home, config = tmp_path / "home", tiny_config(8)
     config["swd"]["targets"] = "offline"
     first = Pipeline(home, config)

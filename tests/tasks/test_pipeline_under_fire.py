@@ -3,6 +3,7 @@
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from bard_core.store import artifacts
 
-from .pipelines import Pipeline, tiny_config
+from .pipelines import Pipeline
 
 pytestmark = pytest.mark.faults
 STEPS, KILLS = 24, 20
@@ -29,7 +30,7 @@ def keys(home: Path) -> dict[str, dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable[..., Any]) -> dict[str, dict[str, str]]:
     home = tmp_path_factory.mktemp("undisturbed") / "home"
     pipeline = Pipeline(home, tiny_config(STEPS))
     assert pipeline.finish(1200) == 0, pipeline.text[-4000:]
@@ -45,7 +46,9 @@ def statuses(home: Path) -> set[str]:
     return {run.info.status for run in client.search_runs([experiment.experiment_id], max_results=1000)}
 
 
-def test_killed_twenty_times_at_random(undisturbed: dict[str, Any], tmp_path: Path, faults: Any) -> None:
+def test_killed_twenty_times_at_random(
+    undisturbed: dict[str, Any], tmp_path: Path, faults: Any, tiny_config: Callable[..., Any]
+) -> None:
     chance, home, kills = random.Random(12), tmp_path / "home", 0
     while kills < KILLS:
         pipeline = Pipeline(home, tiny_config(STEPS))
@@ -67,7 +70,9 @@ WAYS = {"Ctrl-C": signal.SIGINT, "SIGTERM to the group": signal.SIGTERM}
 
 
 @pytest.mark.parametrize("way", sorted(WAYS))
-def test_stopped_while_ray_trains(way: str, undisturbed: dict[str, Any], tmp_path: Path, faults: Any) -> None:
+def test_stopped_while_ray_trains(
+    way: str, undisturbed: dict[str, Any], tmp_path: Path, faults: Any, tiny_config: Callable[..., Any]
+) -> None:
     home = tmp_path / "home"
     pipeline = Pipeline(home, tiny_config(STEPS))
     pipeline.wait_for("loss=")
@@ -81,15 +86,19 @@ def test_stopped_while_ray_trains(way: str, undisturbed: dict[str, Any], tmp_pat
     faults.survived(f"{way} while Ray trains", "checkpoint, exit 75, then the undisturbed run's artifacts")
 
 
-def test_two_at_once_in_one_home(undisturbed: dict[str, Any], tmp_path: Path, faults: Any) -> None:
-    pipelines = [Pipeline(tmp_path / "home", tiny_config(STEPS, num_workers=1)) for _ in range(2)]
+def test_two_at_once_in_one_home(
+    undisturbed: dict[str, Any], tmp_path: Path, faults: Any, tiny_config: Callable[..., Any]
+) -> None:
+    pipelines = [Pipeline(tmp_path / "home", tiny_config(STEPS, compute={"num_workers": 1})) for _ in range(2)]
     assert [pipeline.finish(2400) for pipeline in pipelines] == [0, 0], [p.text[-3000:] for p in pipelines]
     assert keys(tmp_path / "home").keys() == undisturbed.keys()
     faults.survived("two pipelines in one home", "both end well")
 
 
 @pytest.mark.parametrize("victim", ["raylet", "gcs_server"])
-def test_a_dead_ray_is_started_again(victim: str, undisturbed: dict[str, Any], tmp_path: Path, faults: Any) -> None:
+def test_a_dead_ray_is_started_again(
+    victim: str, undisturbed: dict[str, Any], tmp_path: Path, faults: Any, tiny_config: Callable[..., Any]
+) -> None:
     pipeline = Pipeline(tmp_path / "home", tiny_config(STEPS))
     pipeline.wait_for("loss=")
     for process in pipeline.family():

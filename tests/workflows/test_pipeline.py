@@ -15,24 +15,6 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PYFLYTE = Path(sys.executable).parent / "pyflyte"
 
 
-def tiny_config():
-    """configs/lab.yaml with few images and fewer steps: the same stages, none of the learning."""
-    config = yaml.safe_load((ROOT / "configs" / "lab.yaml").read_text())
-    short = {"steps": 2, "batch_size": 4, "checkpoint_every": 2, "log_every": 1}
-    config["name"] = "tiny"
-    config["data"]["lab"].update(train_images=16, eval_images=6)
-    config["source"]["train"].update(short)
-    stages = [stage for stage in config["pbm"]["stages"] if stage["block_size"] in (4, 8)]
-    config["pbm"]["stages"] = json.loads(json.dumps(stages))
-    for stage in config["pbm"]["stages"]:
-        stage["train"].update(short)
-    config["swd"]["students"] = ["pbm-b8"]
-    config["swd"]["train"] = {**config["swd"]["train"], **short}
-    config["evaluation"].update(speed_samples=1, batch_size=4)
-    config["evaluation"]["decoding"]["max_new_tokens"] = 16
-    return config
-
-
 class Pipeline:
     """Runs configurations in one home folder, from another working folder and with a temp folder that is emptied."""
 
@@ -76,7 +58,7 @@ def pipeline(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def first_output(pipeline):
+def first_output(pipeline, tiny_config):
     return pipeline.run(tiny_config())
 
 
@@ -105,7 +87,7 @@ def test_every_stage_runs_once_and_the_table_comes_last(pipeline, first_output):
 
 
 @pytest.mark.slow
-def test_a_second_run_runs_nothing(pipeline, first_output):
+def test_a_second_run_runs_nothing(pipeline, first_output, tiny_config):
     before = pipeline.stages()
     output = pipeline.run(tiny_config())
     assert pipeline.stages() == before
@@ -114,7 +96,7 @@ def test_a_second_run_runs_nothing(pipeline, first_output):
 
 
 @pytest.mark.slow
-def test_a_changed_rate_reruns_only_what_follows(pipeline, first_output):
+def test_a_changed_rate_reruns_only_what_follows(pipeline, first_output, tiny_config):
     before = pipeline.stages()
     config = tiny_config()
     config["swd"]["train"]["optimizer"] = {**config["swd"]["train"]["optimizer"], "lr": 1.0e-4}
@@ -125,7 +107,7 @@ def test_a_changed_rate_reruns_only_what_follows(pipeline, first_output):
 
 
 @pytest.mark.slow
-def test_faults_are_refused_before_anything_starts(pipeline, first_output):
+def test_faults_are_refused_before_anything_starts(pipeline, first_output, tiny_config):
     before = pipeline.stages()
     config = tiny_config()
     config["swd"]["kl_wieght"] = 1.0
@@ -134,7 +116,7 @@ def test_faults_are_refused_before_anything_starts(pipeline, first_output):
 
 
 @pytest.mark.faults
-def test_stages_start_from_models_elsewhere(pipeline, first_output):
+def test_stages_start_from_models_elsewhere(pipeline, first_output, tiny_config):
     """One stage of merging from a registered model, one student distilled from a folder, and nothing between them."""
     from bard_core.store import artifacts
 
