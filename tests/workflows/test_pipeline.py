@@ -121,7 +121,7 @@ def test_stages_start_from_models_elsewhere(pipeline, first_output, tiny_config)
     from bard_core.store import artifacts
 
     before, folders = pipeline.stages(), pipeline.home / "artifacts" / "models"
-    (small,), (large,) = (list(folders.glob(f"pbm-b{size}-*")) for size in (4, 8))
+    (small,), (large,) = ([path.parent for path in folders.glob(f"pbm-b{size}-*/manifest.json")] for size in (4, 8))
     config = tiny_config()
     (stage,) = config["pbm"]["stages"][1:]
     stage["parent"] = "models:/bard/2"
@@ -130,5 +130,5 @@ def test_stages_start_from_models_elsewhere(pipeline, first_output, tiny_config)
     pipeline.run(config)
     changed = {name for name, count in pipeline.stages().items() if count != before[name] and not name.startswith("gate")}
     assert changed == {"parent", "pbm-b8", "consolidate pbm-b8", "evaluate pbm-b8", "student", "teacher", "report"}
-    made = max(folders.glob("pbm-b8-*"), key=lambda folder: folder.stat().st_mtime)
-    assert artifacts.read_manifest(str(made)).parent_digest == artifacts.read_manifest(str(small)).digest
+    made = max(folders.glob("pbm-b8-*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    assert artifacts.read_manifest(str(made.parent)).parent_digest == artifacts.read_manifest(str(small)).digest
