@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bard_core.cli.configuration import Json, read
-from bard_core.config.references import HUB, hub_id
 
 if TYPE_CHECKING:
     from bard_core.config.file import PipelineConfig
@@ -75,6 +74,8 @@ def _data_of(settings: "PipelineConfig") -> "list[DataConfig]":
 
 def _models_of(settings: "PipelineConfig") -> dict[str, str | None]:
     """Hub id -> revision of the models that a configuration names, and of the processor."""
+    from bard_core.config.references import HUB, hub_id
+
     references = [settings.source.model, *(stage.parent or "" for stage in settings.pbm.stages)]
     if settings.swd.students:
         references += [settings.swd.teacher, *settings.swd.students]

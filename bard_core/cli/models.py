@@ -7,8 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from bard_core.config.references import REGISTERED
-
 HELP = "a folder, s3:// place, hub id, models:/bard@champion, or a name of the demo such as swd-b32"
 DEMO_NAME = re.compile(r"source|(pbm|swd)-b\d+(-\w+)?")
 
@@ -25,6 +23,7 @@ def find_model(name: str) -> str:
     Raises:
         typer.BadParameter: there is no such model; says which there are. ArtifactError: it is torn.
     """
+    from bard_core.config.references import REGISTERED
     from bard_core.store import artifacts
 
     folder = Path(name).expanduser()

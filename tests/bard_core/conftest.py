@@ -74,6 +74,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     monkeypatch.setattr(download, "PAUSE_S", 0.01)
     yield handler
     server.shutdown()
+    server.server_close()
 
 
 class Judge:

@@ -113,6 +113,7 @@ def faulty_s3(s3_root: str, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sources, "READ_TIMEOUT_S", PATIENCE_S)
     yield s3_root, handler.faults  # type: ignore[attr-defined]
     server.shutdown()
+    server.server_close()
 
 
 def source(uri: str, **options: Any) -> RawSource:

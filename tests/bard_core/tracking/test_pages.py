@@ -11,7 +11,7 @@ def test_a_pipeline_shows_its_files_verdict_and_dataset(bard_home, tmp_path):
     config = TrackingConfig()
     run = tracking.open_pipeline(config, "lab", {})
     (tmp_path / "config.yaml").write_text("name: lab\n")
-    dataset = DatasetRef(uri="/d", manifest_sha256="d" * 64, num_train=7, num_eval=3)
+    dataset = DatasetRef(uri="/d", manifest_sha256="d" * 64, num_train=7, epoch_samples=7, num_eval=3)
     tracking.show_pipeline(config, run, [tmp_path / "config.yaml"], "Ship it.", dataset)
     client, experiment = tracking.client_of(config)
     found = client.get_run(run)
