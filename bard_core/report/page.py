@@ -99,7 +99,7 @@ def _watch(watched: dict[str, Any]) -> str:
         blocks[frame["forward"]] = "".join(map(_cell, frame["cells"]))
     tokens = {forward: html.escape("".join(source["pieces"][:forward])) for forward in range(source["forwards"] + 1)}
     tokens[source["forwards"]] = html.escape("".join(source["pieces"]))
-    pace = f"{watched['forwards']} forwards against {source['forwards']}"
+    pace = f"in all {watched['forwards']} against {source['forwards']}"
     return (
         f"<p>{html.escape(watched['question'])}</p><div class='watch'>"
         f"<div class='card'><b>{html.escape(watched['model'])}</b>{_stage(blocks, last)}</div>"
