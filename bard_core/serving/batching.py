@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from bard_core.decoding import DoneEvent, Event, StepEvent, stream
-from bard_core.decoding.engine import Decode
+from bard_core.decoding.batch import Decode
 from bard_core.decoding.prompt import read_prompt
 from bard_core.decoding.settings import end_tokens, resolve
 from bard_core.models.vlm import embedding_rows

@@ -19,8 +19,8 @@ from bard_core.decoding import GenerationOutput, GenerationStats, RowStats
 from bard_core.evaluation import gen_kwargs
 from bard_core.evaluation.answers import prompt_digest
 from bard_core.evaluation.lmms_plugin import BardChat, manifest
-from bard_core.evaluation.lmms_score import Scores, _metrics, check_prompt, load_task, sample_score, score
-from bard_core.evaluation.suites import Benchmark, SuiteError, load_suite, prepare_task
+from bard_core.evaluation.lmms_score import Scores, load_task, score
+from bard_core.evaluation.suites import load_suite, prepare_task
 from bard_core.store.refs import DatasetRef, ModelRef
 
 LAB = load_suite("lab").benchmarks[0]
@@ -229,33 +229,6 @@ def test_what_a_task_asks_of_generation_reaches_the_decoder(
     assert not torch.equal(sampled[0], plain)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"visual_cot": True}, r"visual_cot=True is unknown here; known are max_new_tokens"),
-        ({"image_aspect_ratio": "pad"}, r"image_aspect_ratio='pad' is not supported: leave it out or write original"),
-        ({"num_beams": 4}, r"num_beams=4 is not supported: leave it out or write 1"),
-        ({"repetition_penalty": 1.2}, r"repetition_penalty=1.2 is not supported"),
-        ({"temperature": 0.7, "do_sample": False}, r"temperature=0.7 is above 0 but do_sample is false"),
-        ({"temperature": 0.0, "do_sample": True}, r"do_sample=True needs a temperature above 0"),
-        ({"max_new_tokens": 0}, r"max_new_tokens=0 must be at least 1"),
-        ({"until": ["", "x"]}, r"until=\['', 'x'\] must be a string or a list"),
-    ],
-)
-def test_what_cannot_be_honoured_is_refused(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(gen_kwargs.GenerationKwargsError, match=message):
-        gen_kwargs.read(given, "block")
-
-
-def test_usual_kwargs_are_read() -> None:
-    usual = {"max_new_tokens": 16, "temperature": 0.0, "top_p": 1.0, "num_beams": 1, "do_sample": False, "until": None}
-    assert gen_kwargs.read(usual, "ar") == gen_kwargs.Asked(16)
-    assert gen_kwargs.read({"do_sample": True}, "block").sampling == {"temperature": 1.0, "seed": 0}
-    assert gen_kwargs.read({"temperature": 0.5, "top_p": 0.9, "top_k": 0, "seed": 3}, "block").sampling == {
-        "temperature": 0.5, "top_p": 0.9, "seed": 3,
-    }  # fmt: skip
-
-
 def test_the_release_wrappers_knobs_are_model_args(make_model: Callable[..., ModelRef], tmp_path: Path) -> None:
     uri = make_model(tmp_path / "model", 4).uri
     line = f"pretrained={uri},max_pixels=4096,min_pixels=2048,interleave_visuals=False,block_size=2,max_num_frames=6,"
@@ -309,37 +282,6 @@ def test_videos_become_frames(make_model: Callable[..., ModelRef], tmp_path: Pat
     )
     assert inputs["video_grid_thw"].tolist() == [[2, 4, 4]]  # four frames, two at a time
     assert len(chat.decode(inputs).stats.rows) == 2
-
-
-def test_a_metric_without_a_number_is_an_error() -> None:
-    assert _metrics(LAB, {"alias": "t", "exact,none": 0.5, "exact_stderr,none": "N/A", "note,none": "N/A"}) == {"exact": 0.5}
-    with pytest.raises(RuntimeError, match=r"task 'bard_lab' gave 'N/A' for exact"):
-        _metrics(LAB, {"exact,none": "N/A"})
-    with pytest.raises(RuntimeError, match=r"no metric exact; it has: fields"):
-        _metrics(LAB, {"fields,none": 0.5})
-
-
-def test_a_prompt_variant_is_never_a_silent_default() -> None:
-    variants = {"default": {"pre_prompt": ""}, "qwen3_vl": {"pre_prompt": "Question: "}, "pre_prompt": ""}
-    named = {name: LAB.model_copy(update={"prompt": name}) for name in ("qwen3_vl", "default", "qwen9_vl", None)}
-    check_prompt(named["qwen3_vl"], variants)
-    check_prompt(named["default"], variants)
-    check_prompt(named[None], None)
-    for name, words in (("qwen9_vl", "not one of default, qwen3_vl"), (None, "prompt None is not one of")):
-        with pytest.raises(SuiteError, match=words):
-            check_prompt(named[name], variants)
-    with pytest.raises(SuiteError, match="write prompt: null"):
-        check_prompt(named["default"], None)
-
-
-def test_single_samples_are_scored_whatever_the_task_keeps_of_them() -> None:
-    benchmark = Benchmark(name="b", task="b", prompt=None, metrics={"rate": 2.0})
-    only = {"rate": lambda items: 2.0 * sum(item["answer"] == item["given"] for item in items) / len(items)}
-    assert sample_score(benchmark, only, {"rate": 1}) == 0.5
-    assert sample_score(benchmark, only, {"rate": {"score": 1.0, "category": "x"}}) == 1.0
-    assert sample_score(benchmark, only, {"rate": {"answer": "A", "given": "A"}}) == 1.0
-    assert sample_score(benchmark, only, {"rate": {"answer": "A"}}) is None
-    assert sample_score(benchmark, only, {"other": 1.0}) is None
 
 
 def test_an_unknown_mode_is_refused() -> None:
