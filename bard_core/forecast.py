@@ -216,13 +216,10 @@ class _Walk:
         """The model that a checkpoint has become."""
         if checkpoint is None:
             return None
-        if block_size is not None:
-            checkpoint = checkpoint.model_copy(update={"block_size": block_size})
+        checkpoint = checkpoint.of_size(block_size)
         uri = places.model_uri(self.config.storage_config, checkpoint, clean_attention)
-        if (manifest := _standing(uri)) is None:
-            return None
-        facts = checkpoint.model_dump(include={"stage", "block_size", "parent_sha256", "curve_uri"})
-        return ModelRef(uri=uri, manifest_sha256=manifest.digest, **facts)
+        manifest = _standing(uri)
+        return checkpoint.model(uri, manifest.digest) if manifest else None
 
     def _judged(
         self, model: ModelRef | None, source: ModelRef | None, dataset: DatasetRef | None, evaluation: EvaluationConfig, name: str

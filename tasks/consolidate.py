@@ -2,7 +2,6 @@
 
 from bard_core.config.sections import StorageConfig, TrackingConfig
 from bard_core.store import artifacts, claims, places, provenance, storage, workshop
-from bard_core.store.refs import ModelRef
 from bard_core.tracking import log_model, stage_run
 from bard_core.training.checkpoints.consolidate import consolidate as write_model
 from bard_core.training.curve import lasting
@@ -24,9 +23,8 @@ def consolidate(
     """
     import torch
 
-    if block_size is not None:
-        checkpoint = checkpoint.model_copy(update={"block_size": block_size})
-    name = places.model_name(checkpoint)
+    checkpoint = checkpoint.of_size(block_size)
+    name = checkpoint.name
     uri = places.model_uri(storage_config, checkpoint, clean_attention)
     with (
         claims.exclusive(f"{uri}.claim"),  # of two pipelines at once, one writes the model and the other finds it
@@ -52,7 +50,6 @@ def consolidate(
                     config_digest=artifacts.read_manifest(checkpoint.uri).config_digest,
                     parent_digest=checkpoint.parent_sha256,
                 )
-        same = checkpoint.model_dump(include={"stage", "block_size", "parent_sha256", "curve_uri"})
-        ref = ModelRef(uri=uri, manifest_sha256=manifest.digest, **same)
+        ref = checkpoint.model(uri, manifest.digest)
         log_model(tracking, run.run_id, ref)
     return ref

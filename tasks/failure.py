@@ -17,7 +17,7 @@ from bard_core.config.sections import (
     SWDConfig,
     TrackingConfig,
 )
-from bard_core.store import artifacts, storage
+from bard_core.store import storage
 from tasks.settings import stage_task
 
 AGAIN = "Start the same run again: it takes what is finished from storage and goes on with what failed."
@@ -48,8 +48,7 @@ def report_failure(
     page = "\n\n".join(lines) + "\n"
     storage.write_bytes(storage.join(root, "artifacts", "failures", f"{name}.md"), page.encode())
     sections = {"data": data, "source": source, "pbm": pbm, "swd": swd, "evaluation": evaluation}
-    params = {section: artifacts.digest(value)[:16] for section, value in sections.items()}
-    parent_run = mlflow_tracking.open_pipeline(tracking, name, params)
+    parent_run = mlflow_tracking.open_pipeline(tracking, name, sections)
     with (
         tempfile.TemporaryDirectory() as scratch,
         mlflow_tracking.stage_run(tracking, parent_run, "report", "failure", {}) as run,

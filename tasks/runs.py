@@ -55,8 +55,7 @@ def open_run(
     preflight.check(data, source, pbm, swd, compute, storage_config, on_this_machine=here)
     workshop.sweep_scratch()
     sections = {"data": data, "source": source, "pbm": pbm, "swd": swd, "evaluation": evaluation}
-    params = {section: artifacts.digest(value)[:16] for section, value in sections.items()}
-    run_id = mlflow_tracking.open_pipeline(tracking, name, params)
+    run_id = mlflow_tracking.open_pipeline(tracking, name, sections)
     if runs_here():
         atexit.register(_abandon, tracking, run_id)
         progress.expect(

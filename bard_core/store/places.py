@@ -33,13 +33,9 @@ def resolved_uri(at: StorageConfig, role: str, contents: Any, dataset: DatasetRe
     return artifact_uri(at, "models", role, "resolve", contents, dataset.key)
 
 
-def model_name(checkpoint: CheckpointRef) -> str:
-    return "source" if checkpoint.stage == "source" else f"{checkpoint.stage}-b{checkpoint.block_size}"
-
-
 def model_uri(at: StorageConfig, checkpoint: CheckpointRef, clean_attention: str) -> str:
     """Of the model folder that a checkpoint becomes."""
-    return artifact_uri(at, "models", model_name(checkpoint), "consolidate", checkpoint.key, clean_attention)
+    return artifact_uri(at, "models", checkpoint.name, "consolidate", checkpoint.key, clean_attention)
 
 
 def benchmark_uri(at: StorageConfig, model: ModelRef, benchmark: str, key: str) -> str:

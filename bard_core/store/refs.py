@@ -58,30 +58,41 @@ class LooksRef(Ref):
     suite: str
 
 
-class CheckpointRef(Ref):
-    """The final checkpoint of a training run, with what consolidation needs to know of it. ``precision``: of its forwards."""
-
-    stage: Literal["source", "pbm", "swd"]
-    block_size: int
-    step: int
-    base_uri: str
-    parent_sha256: str | None
-    curve_uri: str
-    precision: Literal["float32", "bfloat16"] = "float32"
-
-
-class ModelRef(Ref):
-    """A model in Hugging Face format. ``block_size`` is 1 for an autoregressive source."""
+class StageRef(Ref):
+    """What a training stage made. ``block_size`` is 1 for an autoregressive source."""
 
     stage: Literal["source", "pbm", "swd"]
     block_size: int
     parent_sha256: str | None
-    curve_uri: str | None = None
 
     @property
     def name(self) -> str:
         """How people call it: ``source``, ``pbm-b8``, ``swd-b32``."""
         return "source" if self.stage == "source" else f"{self.stage}-b{self.block_size}"
+
+
+class ModelRef(StageRef):
+    """A model in Hugging Face format."""
+
+    curve_uri: str | None = None
+
+
+class CheckpointRef(StageRef):
+    """The final checkpoint of a training run, with what consolidation needs to know of it. ``precision``: of its forwards."""
+
+    step: int
+    base_uri: str
+    curve_uri: str
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def of_size(self, block_size: int | None) -> "CheckpointRef":
+        """The same, to become a model of this block size, one of those it was trained on; None: the largest."""
+        return self if block_size is None else self.model_copy(update={"block_size": block_size})
+
+    def model(self, uri: str, manifest_sha256: str) -> ModelRef:
+        """The ref of the model that it became."""
+        shared = self.model_dump(include=set(ModelRef.model_fields) - set(Ref.model_fields))
+        return ModelRef(uri=uri, manifest_sha256=manifest_sha256, **shared)
 
 
 class OperatingPoint(Frozen):

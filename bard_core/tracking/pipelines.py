@@ -4,6 +4,7 @@ Settled are the metrics that the server missed, and the runs that a kill left RU
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from bard_core.config.sections import TrackingConfig
@@ -24,14 +25,16 @@ log = logging.getLogger(__name__)
 PIPELINE_TAG = "bard.pipeline"
 
 
-def open_pipeline(config: TrackingConfig, name: str, params: dict[str, Any]) -> str:
-    """The parent run of a pipeline of this name and these parameters, made once and opened again by later starts; its id.
+def open_pipeline(config: TrackingConfig, name: str, sections: Mapping[str, Any]) -> str:
+    """The parent run of a pipeline of this name and configuration, made once and opened again by later starts; its id.
 
+    Its parameters are the first 16 digits of the sections' digests.
     What earlier starts left behind is settled first: metrics that the server missed, and runs whose process is dead.
 
     Raises:
         TrackingError: MLflow cannot be reached. Nothing has run yet, so this is the moment to say it.
     """
+    params = {section: artifacts.digest(value)[:16] for section, value in sections.items()}
     try:
         digest = artifacts.digest([name, params])
         client, experiment = runs.client_of(config)
