@@ -35,7 +35,7 @@ from bard_core.training.checkpoints import retention
 from bard_core.training.checkpoints.writer import Run, latest_complete
 from bard_core.training.curve import CURVE
 from bard_core.training.interrupts import Stopped, ask_to_stop, withdraw
-from bard_core.training.notices import Notices
+from bard_core.training.notices import leave_notices
 from bard_core.training.spec import StageSpec, checkpoint_ref, run_of
 from bard_core.training.stage import prepare_base, run_stage
 from tasks import progress, ray_local, stopping
@@ -65,9 +65,7 @@ def _worker(environment: dict[str, str], config: dict[str, Any]) -> None:
     spec = StageSpec.model_validate_json(config["spec"])
     claim = Claim.model_validate_json(config["claim"])
     run = run_of(spec, compute.checkpoints)
-    logging.captureWarnings(True)
-    for source in ("", "transformers"):  # the second keeps its records to itself
-        logging.getLogger(source).addHandler(Notices(run.uri))
+    leave_notices(run.uri)
     try:
         run_stage(
             spec,

@@ -36,6 +36,13 @@ class Notices(logging.Handler):
             self._writing.now = False
 
 
+def leave_notices(run_uri: str) -> None:
+    """Leave every warning of this process from now on, whoever says it: we, a package underneath, or Python itself."""
+    logging.captureWarnings(True)
+    for name in ("", "transformers"):  # the second keeps its records to itself
+        logging.getLogger(name).addHandler(Notices(run_uri))
+
+
 def take_notices(run_uri: str) -> list[str]:
     """The notices that nobody took yet, oldest first. None is lost: a place that is away is asked again at the next look."""
     uri, taken = storage.join(run_uri, FOLDER), []
