@@ -39,8 +39,9 @@ class Notices(logging.Handler):
 def leave_notices(run_uri: str) -> None:
     """Leave every warning of this process from now on, whoever says it: we, a package underneath, or Python itself."""
     logging.captureWarnings(True)
-    for name in ("", "transformers"):  # the second keeps its records to itself
-        logging.getLogger(name).addHandler(Notices(run_uri))
+    logging.getLogger().addHandler(Notices(run_uri))
+    if not (theirs := logging.getLogger("transformers")).propagate:  # it keeps its records to itself, but not where CI is set
+        theirs.addHandler(Notices(run_uri))
 
 
 def take_notices(run_uri: str) -> list[str]:

@@ -1,6 +1,7 @@
 """What workers have to say reaches the one who started the run, once, and never stops a training."""
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,8 +40,9 @@ def test_a_place_that_is_away_costs_a_notice_and_no_more(talker, tmp_path, monke
     assert take_notices(str(tmp_path / "run")) == []
 
 
-def test_packages_underneath_are_heard_too(tmp_path: Path) -> None:
-    """In a process of its own, as a worker is; each once, and nothing below a warning."""
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_packages_underneath_are_heard_too(ci: str, tmp_path: Path) -> None:
+    """In a process of its own, as a worker is; each once, and nothing below a warning. transformers' logger heeds ``CI``."""
     code = (
         "import logging, sys, warnings; import transformers; from bard_core.training.notices import leave_notices;"
         "leave_notices(sys.argv[1]);"
@@ -49,6 +51,7 @@ def test_packages_underneath_are_heard_too(tmp_path: Path) -> None:
         "logging.getLogger('torch.distributed').info('no warning');"
         "warnings.warn('of Python')"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=True, capture_output=True)
+    env = os.environ | {"CI": ci}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=True, capture_output=True, env=env)
     said = take_notices(str(tmp_path / "run"))
     assert said[:2] == ["ours", "theirs"] and len(said) == 3 and "UserWarning: of Python" in said[2]
