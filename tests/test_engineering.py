@@ -40,6 +40,30 @@ def pins(path: str) -> dict[str, Version]:
     return {canonicalize_name(name): Version(version) for name, version in (line.split(" ")[0].split("==") for line in wanted)}
 
 
+def test_extras_that_messages_advise_exist_and_bring_the_package_that_lacks() -> None:
+    import bard_core.cli.doctor as doctor
+
+    advised = {
+        (place, extra)
+        for place in (ROOT / "bard_core").rglob("*.py")
+        for extra in re.findall(r"pip install 'bard\[(\w+)\]'", place.read_text(encoding="utf-8"))
+    }
+    extras = PROJECT["optional-dependencies"]
+    assert {extra for _, extra in advised} == {"evaluate", "serve"} <= extras.keys()
+    pairs = re.findall(rf'\("(\w+)", "({"|".join(extras)})"\)', Path(doctor.__file__).read_text(encoding="utf-8"))
+    assert len(pairs) >= 6 and all(canonicalize_name(name) in brought_by(extra) for name, extra in pairs)
+
+
+def brought_by(extra: str) -> set[str]:
+    """The packages that an extra names, those of the extras in it too."""
+    found: set[str] = set()
+    for text in PROJECT["optional-dependencies"][extra]:
+        wanted = Requirement(text)
+        own = wanted.name == PROJECT["name"]
+        found |= {name for inner in wanted.extras for name in brought_by(inner)} if own else {canonicalize_name(wanted.name)}
+    return found
+
+
 def test_dev_lock_covers_everything_declared() -> None:
     locked = pins("requirements/dev.lock")
     extras = PROJECT["optional-dependencies"].values()

@@ -38,7 +38,6 @@ from bard_core.store.refs import DatasetRef, UnitRef, UnitsRef
 
 log = logging.getLogger(__name__)
 BYTES_PER_PROCESS = 64 * 2**20  # raw bytes below which another process costs more to start than it saves
-LOST_POOLS = 3
 
 
 class PrepareError(Exception):
@@ -167,7 +166,7 @@ def make_units(jobs: Sequence[Job], processes: int | None = None) -> list[UnitRe
 
 
 def _all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[int, UnitRef]]:
-    """Units as they are finished. A process that is killed takes the pool with it: another goes on with what lacks."""
+    """Units as they are finished. A process that is killed takes its pool along: one of half the size goes on with what lacks."""
     if processes <= 1:
         for number, job in enumerate(jobs):
             yield number, make_unit(job)
@@ -175,7 +174,7 @@ def _all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[int, UnitRef]]:
     context = get_context("forkserver")
     context.set_forkserver_preload(["bard_core.data.shard"])
     left = dict(enumerate(jobs))
-    for _ in range(LOST_POOLS):
+    while True:
         with ProcessPoolExecutor(processes, mp_context=context) as pool:
             futures = {pool.submit(make_unit, job): number for number, job in left.items()}
             try:
@@ -184,14 +183,17 @@ def _all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[int, UnitRef]]:
                     yield futures[future], unit
                     del left[futures[future]]
                 return
-            except BrokenProcessPool:
-                continue
+            except BrokenProcessPool as error:
+                if processes == 1:
+                    shard = next(iter(left.values())).shard.uri
+                    raise PrepareError(
+                        f"{shard}: a process was killed over it with no other beside it: out of memory? "
+                        "Give it more memory, or take that file away; finished units stay"
+                    ) from error
+                processes = processes // 2
+                log.warning("a process was killed, out of memory? Going on with %s, finished units stay", processes)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
-    names = ", ".join(job.shard.uri for job in list(left.values())[:3])
-    raise PrepareError(
-        f"processes were killed {LOST_POOLS} times over {names}: out of memory? Prepare with fewer processes; finished units stay"
-    )
 
 
 def _assemble(

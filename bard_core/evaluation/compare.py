@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,9 +101,18 @@ def load_samples(result: EvalResult | BenchmarkRef) -> list[dict[str, Any]]:
 
     Raises:
         ArtifactError: the evaluation is missing or torn.
+        ComparisonError: a document stands there twice.
     """
     text = (artifacts.fetch(result) / "samples.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n")[:-1]]
+    records = [json.loads(line) for line in text.split("\n")[:-1]]
+    counted = Counter((str(record.get("benchmark", "")), record.get("doc_id")) for record in records)
+    if twice := [document for document, times in counted.items() if times > 1]:
+        name, number = twice[0]
+        raise ComparisonError(
+            f"{result.uri}: document {number} of benchmark {name!r} was judged twice; "
+            "remove that folder and run the same command again"
+        )
+    return records
 
 
 def paired(baseline: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]], metric: str = "score") -> Paired:
@@ -150,7 +160,7 @@ def _scores(records: Sequence[Mapping[str, Any]], metric: str) -> dict[Document,
     """Reference and score of every document; benchmarks that score no single sample are left out.
 
     Raises:
-        ComparisonError: a document stands there twice, or a record lacks what is compared.
+        ComparisonError: a record lacks what is compared.
     """
     found: dict[Document, tuple[str, float]] = {}
     try:
@@ -158,8 +168,6 @@ def _scores(records: Sequence[Mapping[str, Any]], metric: str) -> dict[Document,
             if record[metric] is None:
                 continue
             document = (str(record.get("benchmark", "")), int(record["doc_id"]))
-            if document in found:
-                raise ComparisonError(f"document {document[1]} of benchmark {document[0]!r} was judged twice; evaluate again")
             found[document] = (str(record["reference"]), float(record[metric]))
     except KeyError as error:
         raise ComparisonError(f"a sample record has no {error}; is it from another suite?") from error

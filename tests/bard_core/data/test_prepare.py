@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import shutil
+import signal
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from transformers import AutoProcessor
 
 from bard_core.config.sections import DataConfig, LabWorldConfig
 from bard_core.config.sources import RawSource
+from bard_core.data import prepare as preparing
 from bard_core.data.heldout import held_out
 from bard_core.data.index import Index
-from bard_core.data.prepare import PrepareError, prepare
-from bard_core.store import artifacts, storage
+from bard_core.data.prepare import PrepareError, make_units, plan_jobs, prepare
+from bard_core.store import artifacts, storage, workshop
+from bard_core.store.refs import UnitsRef
 
 LAB = DataConfig(lab=LabWorldConfig(train_images=30, eval_images=10))
 
@@ -153,6 +157,42 @@ def test_finished_units_stay_and_a_changed_shard_is_prepared_alone(tmp_path: Pat
     kept = [name for name in stamps if after[name] == stamps[name]]
     assert len(kept) == 2 and sorted(stamps)[0] not in kept  # the torn one was made again
     assert ref.num_train + ref.num_eval == 10
+
+
+def test_shards_that_changed_between_tasks_are_told_and_prepared_again(tmp_path: Path) -> None:
+    config = DataConfig(sources=(raw(tmp_path / "raw", [[shade] for shade in range(12)], shards=3),))
+    out = str(tmp_path / "out")
+    with workshop.scratch("prepare") as scratch:
+        made = [UnitsRef(group=0, of=1, units=tuple(make_units(plan_jobs(config, out, scratch), 1)))]
+    shutil.copy(tmp_path / "raw" / "0.parquet", tmp_path / "raw" / "3.parquet")
+    with pytest.raises(PrepareError, match="units of 3 shards were made, but there are 4 now: prepare again"):
+        prepare(config, out, made=made)
+    assert prepare(config, out).epoch_samples == 12, "the copies are left out"
+
+
+@pytest.mark.parametrize("room_for", [1, 0])
+def test_a_pool_that_is_killed_goes_on_with_fewer_processes(
+    room_for: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the kernel's out-of-memory killer would, while more processes run than there is memory for."""
+    config = DataConfig(sources=(raw(tmp_path / "raw", [[shade] for shade in range(12)], shards=3),))
+
+    class Pool(ProcessPoolExecutor):
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            full = self._max_workers > room_for
+            return super().submit(signal.raise_signal, signal.SIGKILL) if full else super().submit(*args, **kwargs)
+
+    monkeypatch.setattr(preparing, "ProcessPoolExecutor", Pool)
+    if room_for:
+        assert prepare(config, str(tmp_path / "out"), processes=3).epoch_samples == 12
+    else:
+        with pytest.raises(PrepareError, match=r"0\.parquet: a process was killed over it .*take that file away"):
+            prepare(config, str(tmp_path / "out"), processes=3)
+        (tmp_path / "raw" / "0.parquet").unlink()
+        monkeypatch.undo()
+        monkeypatch.setenv("BARD_HOME", str(tmp_path / "home"))
+        assert prepare(config, str(tmp_path / "out")).epoch_samples == 8
+    assert "Going on with 1, finished units stay" in caplog.text
 
 
 def test_images_decide_the_split_and_bad_rows_are_counted_and_quarantined(tmp_path: Path) -> None:

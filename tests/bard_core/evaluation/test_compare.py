@@ -1,11 +1,15 @@
 """Comparison: numbers that can be checked by hand."""
 
+import json
 import math
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bard_core.evaluation.compare import ComparisonError, on_frontier, paired, sign_test, source_of, standard_error
+from bard_core.evaluation.compare import ComparisonError, load_samples, on_frontier, paired, sign_test, source_of, standard_error
+from bard_core.store import artifacts
 from bard_core.store.refs import EvalResult, ModelRef
 
 
@@ -68,10 +72,22 @@ def test_documents_are_counted_once_each_by_their_number() -> None:
     twins = [{"benchmark": "b", "doc_id": i, "id": "one", "reference": "yes", "score": float(i == 0)} for i in range(2)]
     found = paired(twins, [{**record, "score": 1.0} for record in twins])
     assert (found.num_samples, found.wins, found.difference) == (2, 1, 0.5)
-    with pytest.raises(ComparisonError, match="document 0 of benchmark 'b' was judged twice"):
-        paired([*twins, twins[0]], twins)
     with pytest.raises(ComparisonError, match="1 documents have other references, first document 1 of benchmark 'b'"):
         paired(twins, [twins[0], {**twins[1], "reference": "no"}])
+
+
+def test_a_document_judged_twice_names_the_folder_to_remove(bard_home: Path, tmp_path: Path) -> None:
+    def judged(records: list[dict[str, Any]]) -> EvalResult:
+        (tmp_path / "staging").mkdir()
+        (tmp_path / "staging" / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        manifest = artifacts.commit_directory(tmp_path / "staging", str(tmp_path / "judged"), kind="evaluation")
+        return RESULTS[0].model_copy(update={"uri": str(tmp_path / "judged"), "manifest_sha256": manifest.digest})
+
+    once = {"benchmark": "b", "doc_id": 0, "reference": "yes", "score": 1.0}
+    with pytest.raises(ComparisonError, match="judged: document 0 of benchmark 'b' was judged twice; remove that folder"):
+        load_samples(judged([once, once]))
+    shutil.rmtree(tmp_path / "judged")
+    assert load_samples(judged([once])) == [once]
 
 
 def test_standard_error_of_right_and_wrong() -> None:

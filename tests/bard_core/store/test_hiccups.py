@@ -96,6 +96,8 @@ def test_what_does_not_pass_says_where_why_and_what_to_do(
             with pytest.raises(StorageError, match=words) as told:
                 CALLS[call](uri)
             assert place.raised == (4 if "4 times" in words else 1) and str(told.value).startswith((uri, str(storage.home())))
+        storage.write_bytes(f"{uri}/file", b"old")
+        CALLS[call](uri)  # with the cause gone, the same call again
         faults.survived(f"storage: {type(error).__name__} for good", "refused in one line", times=1)
 
 

@@ -82,6 +82,16 @@ def test_writers_and_readers_agree_on_the_users_home(tmp_path: Path, monkeypatch
     assert storage.read_bytes("~/place/file") == b"here" and (tmp_path / "place" / "file").is_file()
 
 
+def test_a_name_that_leads_out_of_an_s3_folder_is_told_and_once_removed_the_rest_reads(s3_root: str) -> None:
+    storage.write_bytes(f"{s3_root}/place/kept", b"kept")
+    filesystem, path = storage._filesystem(f"{s3_root}/place")
+    filesystem.pipe_file(f"{path}/../outside", b"outside")
+    with pytest.raises(storage.StorageError, match=r"'\.\./outside' leads out of the folder; remove that file"):
+        storage.list_files(f"{s3_root}/place")
+    filesystem.rm_file(f"{path}/../outside")
+    assert storage.list_files(f"{s3_root}/place") == ["kept"]
+
+
 def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BARD_HOME", str(tmp_path / "home"))
     assert storage.home() == tmp_path / "home" and storage.home().is_dir()
