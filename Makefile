@@ -51,7 +51,7 @@ demo: $(VENV)/.ready ## run the whole pipeline (CONFIG=configs/lab.yaml SET="--s
 	cd $(ROOT) && $(if $(filter lab%,$(notdir $(CONFIG))),HF_HUB_OFFLINE=1) $(BIN)/pyflyte run workflows/pipeline.py bard_pipeline --inputs-file $(BARD_HOME)/inputs.yaml
 
 # The fault suite in parts, which may be run one by one; the table is of the newest run of each.
-FAULTS_library := $(addprefix tests/bard_core/,store tracking training/checkpoints training/test_interrupts.py test_preflight.py data/test_rows.py data/test_kill.py data/test_download.py)
+FAULTS_library := $(addprefix tests/bard_core/,store tracking training/checkpoints training/test_interrupts.py training/test_layouts.py training/test_start.py test_preflight.py data/test_rows.py data/test_kill.py data/test_download.py)
 FAULTS_pipelines := tests/tasks/test_pipeline_under_fire.py tests/tasks/test_everything_damaged.py
 FAULTS_tasks := tests/tasks $(addprefix --ignore=,$(FAULTS_pipelines)) tests/workflows/test_prepare.py \
 	$(addprefix tests/bard_core/,data/test_fit.py data/test_prepare.py training/test_damage.py training/test_memory.py training/test_notices.py)
