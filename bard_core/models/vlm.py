@@ -15,6 +15,7 @@ from bard_core.diffusion.names import MASK_TOKEN, CleanAttention, PrefixBlocks
 from bard_core.models.patches import embed_by_product
 from bard_core.models.released import read_config
 from bard_core.models.turns import TurnMarkers
+from bard_core.models.weights import fill, stored_by_name
 
 
 @dataclass(frozen=True)
@@ -118,16 +119,52 @@ def load(
             mask token is outside the embedding.
         OSError: nothing to load there (from transformers).
     """
-    config = read_config(path_or_id)
+    config = _attended_fully(path_or_id)
+    kind = config.dtype if dtype == "auto" else dtype
+    target = torch.device(device or "cpu")
+    if target.type != "cpu" and Path(path_or_id).is_dir():
+        model = _outlined(config, kind or torch.float32)
+        if stored_by_name(model, Path(path_or_id)):  # no copy on the host
+            fill(model, Path(path_or_id), target)
+            return _recorded(model, block_size, mask_token_id)
     auto = auto_class(config.model_type)
+    model = auto.from_pretrained(path_or_id, config=config, dtype=dtype or torch.float32, attn_implementation="sdpa")
+    embed_by_product(model)
+    return _recorded(model.to(target), block_size, mask_token_id)
+
+
+def outline(folder: Path) -> Any | None:
+    """The model of a folder as ``load`` gives it in float32, without its weights (meta device): ``models.weights.fill`` puts
+    them in, after it was sharded. None: they are stored under other names, and only ``load`` reads them.
+
+    Raises:
+        ValueError: as ``load`` does.
+    """
+    model = _outlined(_attended_fully(folder), torch.float32)
+    return _recorded(model, None, None) if stored_by_name(model, folder) else None
+
+
+def _attended_fully(path_or_id: str | Path) -> Any:
+    """The config, of an architecture that has full attention in every layer."""
+    config = read_config(path_or_id)
+    auto_class(config.model_type)
     other = sorted(set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ()) - {"full_attention"})
     if other:
         raise ValueError(f"{path_or_id} has {', '.join(other)} layers: an explicit mask needs full attention in every layer")
-    model = auto.from_pretrained(path_or_id, config=config, dtype=dtype or torch.float32, attn_implementation="sdpa")
+    return config
+
+
+def _outlined(config: Any, dtype: torch.dtype) -> Any:
+    with torch.device("meta"):
+        model = auto_class(config.model_type).from_config(config, dtype=dtype, attn_implementation="sdpa")
     embed_by_product(model)
+    return model
+
+
+def _recorded(model: Any, block_size: int | None, mask_token_id: int | None) -> Any:
     given: dict[str, Any] = {"block_size": block_size, "mask_token_id": mask_token_id}
     record_settings(model, replace(bard_settings(model), **{name: value for name, value in given.items() if value is not None}))
-    return model.to(device or "cpu").eval()
+    return model.eval()
 
 
 def embedding_rows(model: Any) -> int:

@@ -156,11 +156,11 @@ class StageWiseDistillation(Objective):
     """Large-block student, frozen small-block teacher, one noise under both masks: CE + weighted top-k KL (paper eq. 6).
 
     The KL is taken where the teacher has a block. It has none past its own last block of a turn, where the student's longer
-    one still has a tail.
+    one still has a tail. ``teacher`` None: it is set before the first batch.
     """
 
     def __init__(
-        self, model: Any, clean_attention: CleanAttention, teacher: Teacher, config: SWDConfig, ar_weight: float
+        self, model: Any, clean_attention: CleanAttention, teacher: Teacher | None, config: SWDConfig, ar_weight: float
     ) -> None:
         shares = {"ce": config.ce_weight, "kl": config.kl_weight, "teacher_entropy": 0.0}
         super().__init__(model, clean_attention, _beside_ar(shares, ar_weight))
@@ -169,6 +169,8 @@ class StageWiseDistillation(Objective):
 
     def forward(self, batch: Batch, images: Images) -> Loss:
         config = self.config
+        if self.teacher is None:
+            raise ValueError("distillation was asked for a loss before it was given its teacher")
         indices_PK, logits_PK = self.teacher(batch)
         known_P = batch.teacher_knows_P if batch.teacher_knows_P is not None else torch.ones_like(batch.noisy.t_P)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from bard_core.config.sections import ParallelConfig
 from bard_core.config.versions import VERSIONS
@@ -24,7 +25,8 @@ from bard_core.diffusion.names import MASK_TOKEN, CleanAttention
 from bard_core.diffusion.noise import replacement_tokens
 from bard_core.lab.model import build_lab_model
 from bard_core.models import BardSettings, bard_settings, load, record_settings
-from bard_core.models.vlm import embedding_rows, reserved_ids, same_patches, same_vision
+from bard_core.models.vlm import embedding_rows, outline, reserved_ids, same_patches, same_vision
+from bard_core.models.weights import fill
 from bard_core.store import artifacts, provenance, storage, workshop
 from bard_core.store.claims import Claim
 from bard_core.store.refs import DatasetRef
@@ -99,7 +101,9 @@ def run_stage(
     reader = once_a_node(lambda: Reader(spec.dataset, "train", cache_bytes))
     processor = AutoProcessor.from_pretrained(artifacts.fetch(spec.dataset, part="processor/") / "processor")
     tokenizer = processor.tokenizer
-    model = load(once_a_node(lambda: artifacts.fetch(spec.parent or base)), device=device)
+    folder = once_a_node(lambda: artifacts.fetch(spec.parent or base))
+    outlined = outline(folder) if dist.is_initialized() else None
+    model = load(folder, device=device) if outlined is None else outlined
     settings = bard_settings(model)
     mask_id = settings.mask_token_id
     if mask_id is None:
@@ -144,11 +148,12 @@ def run_stage(
     decoding = processor.image_processor if data_workers else None
     data = MicroBatches(walk, batch_spec, spec.train.batch_size, spec.train.accumulation, rank, world, decoding)
 
-    def teacher() -> Teacher:
-        return _teacher(spec, model, walk, batch_spec, encoder, device)
-
-    objective = _objective(spec, model, teacher)
+    objective = _objective(spec, model)
     shard(objective, model, spec.train.precision, device, frozen, parallel)
+    if outlined is not None:
+        fill(model, folder, device, within=objective)
+    if isinstance(objective, StageWiseDistillation):
+        objective.teacher = _teacher(spec, model, walk, batch_spec, encoder, device)
     curve = Curve(storage.join(run.uri, CURVE), rank == 0)
     if rank == 0:
         provenance.write_of_run(run.uri, provenance.entry_of(spec.name, spec.dataset))
@@ -176,14 +181,15 @@ def _held_out(spec: StageSpec, walk: Walk, fitted: Fitted) -> Walk:
     return replace(walk, reader=fitted.like(reader))
 
 
-def _objective(spec: StageSpec, model: Any, teacher: Callable[[], Teacher]) -> Objective:
+def _objective(spec: StageSpec, model: Any) -> Objective:
+    """Without its teacher, which may see through the student's eyes and so comes when those are there."""
     if spec.stage == "source":
         return Autoregressive(model)
     if spec.stage == "pbm":
         return ProgressiveBlockMerging(model, spec.clean_attention, spec.noise.name, spec.ar_weight)
     if spec.teacher is None or spec.swd is None:
         raise ValueError("stage swd needs a teacher and its configuration")
-    return StageWiseDistillation(model, spec.clean_attention, teacher(), spec.swd, spec.ar_weight)
+    return StageWiseDistillation(model, spec.clean_attention, None, spec.swd, spec.ar_weight)
 
 
 def _teacher(
