@@ -70,7 +70,7 @@ charts: $(VENV)/.ready ## render the pinned charts with deploy/'s values and val
 	cd $(ROOT) && CHARTS=$(CHARTS) $(BIN)/pytest -q -m "outside or not outside" tests/deploy/test_charts.py
 
 test: $(VENV)/.ready ## run all tests, on TEST_JOBS=2 cores
-	cd $(ROOT) && $(BIN)/pytest -q -n $(TEST_JOBS) --dist loadfile
+	cd $(ROOT) && $(BIN)/pytest -q -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.ready ## ruff and mypy (strict on bard_core)
 	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
