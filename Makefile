@@ -50,7 +50,7 @@ demo: $(VENV)/.ready ## run the whole pipeline (CONFIG=configs/lab.yaml SET="--s
 	cd $(ROOT) && $(BIN)/bard check $(CONFIG) $(SET) --output $(BARD_HOME)/inputs.yaml
 	cd $(ROOT) && $(if $(filter lab%,$(notdir $(CONFIG))),HF_HUB_OFFLINE=1) $(BIN)/pyflyte run workflows/pipeline.py bard_pipeline --inputs-file $(BARD_HOME)/inputs.yaml
 
-# The fault suite in parts, which may be run one by one; the table is of the newest run of each.
+# The fault suite in parts, which may be run one by one; the table is of the newest run of each. AGAIN=1: what failed the last time.
 FAULTS_library := $(addprefix tests/bard_core/,store tracking training/checkpoints training/test_interrupts.py training/test_layouts.py training/test_start.py test_preflight.py data/test_rows.py data/test_kill.py data/test_download.py)
 FAULTS_pipelines := tests/tasks/test_pipeline_under_fire.py tests/tasks/test_everything_damaged.py
 FAULTS_tasks := tests/tasks $(addprefix --ignore=,$(FAULTS_pipelines)) tests/workflows/test_prepare.py \
@@ -60,7 +60,7 @@ FAULT_PARTS := library tasks pipelines
 test-faults: $(addprefix test-faults-,$(FAULT_PARTS)) ## the long fault suite; docs/faults.md has its time and its table (a part: test-faults-library, -tasks, -pipelines)
 
 test-faults-%: $(VENV)/.ready
-	cd $(ROOT) && { BARD_FAULTS_TABLE=$(BARD_HOME)/faults/$*.json $(BIN)/pytest -q -m "faults or not faults" $(FAULTS_$*); \
+	cd $(ROOT) && { BARD_FAULTS_TABLE=$(BARD_HOME)/faults/$*.json $(BIN)/pytest -q -m "faults or not faults" $(if $(AGAIN),--last-failed) $(FAULTS_$*); \
 		status=$$?; $(BIN)/python benchmarks/_faults.py $(BARD_HOME)/faults; exit $$status; }
 
 test-cluster: $(VENV)/.ready ## the packaged pipeline, one process a pod, on an S3 API and an MLflow server; same artifacts as a local run
