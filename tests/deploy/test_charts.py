@@ -91,6 +91,7 @@ def test_flyte_reads_our_settings(cloud: str, tmp_path: Path) -> None:
         merge(settings, yaml.safe_load(text))
     ray = settings["plugins"]["ray"]
     assert ray["serviceType"] == "ClusterIP" and ray["shutdownAfterJobFinishes"] and ray["ttlSecondsAfterFinished"] == 60
+    assert settings["flyte"]["admin"]["seedProjects"] == ["bard"]
     assert "ray" in settings["tasks"]["task-plugins"]["enabled-plugins"]
     assert "password" not in settings["database"]["postgres"] and "verify-full" in settings["database"]["postgres"]["options"]
     assert settings["propeller"]["rawoutput-prefix"] == {"eks": "s3://bucket/data", "gke": "gs://bucket/data"}[cloud]
