@@ -71,7 +71,7 @@ charts: $(VENV)/.ready ## render the pinned charts with deploy/'s values and val
 	cd $(ROOT) && CHARTS=$(CHARTS) $(BIN)/pytest -q -m "outside or not outside" tests/deploy/test_charts.py
 
 test: $(VENV)/.ready ## run all tests, on TEST_JOBS=2 cores
-	cd $(ROOT) && $(BIN)/pytest -q -n $(TEST_JOBS) --dist loadfile
+	cd $(ROOT) && $(BIN)/pytest -q -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 # The packages of .venv, and Flyte 2 beside them.
 FLYTE2 := $(ROOT)/.venv-flyte2
