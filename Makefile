@@ -30,7 +30,7 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION ?= false
 BENCHMARKS := $(basename $(notdir $(wildcard $(ROOT)/benchmarks/[a-z]*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults lint ui reevaluate package register remote versions lock clean
+.PHONY: help setup demo test test-faults test-cluster charts lint ui reevaluate package register remote versions lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -74,8 +74,11 @@ $(REAL)/.ready:
 test-real: $(VENV)/.ready $(REAL)/.ready ## SmolLM2-135M (fetched, 93 MB): loads, takes its first steps, decodes losslessly by self-speculation
 	cd $(ROOT) && BARD_REAL=$(REAL) PYTHONPATH=$(REAL) $(BIN)/pytest -q -m real tests/benchmarks/test_real.py
 
+charts: $(VENV)/.ready ## render the pinned charts with deploy/'s values and validate what comes out (takes helm; CHARTS=folder of them)
+	cd $(ROOT) && CHARTS=$(CHARTS) $(BIN)/pytest -q -m "outside or not outside" tests/deploy/test_charts.py
+
 test: $(VENV)/.ready ## run all tests, on TEST_JOBS=2 cores
-	cd $(ROOT) && $(BIN)/pytest -q -n $(TEST_JOBS) --dist loadfile
+	cd $(ROOT) && $(BIN)/pytest -q -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.ready ## ruff and mypy (strict on bard_core)
 	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -13,7 +13,6 @@ from kubernetes.client import (
     V1EmptyDirVolumeSource,
     V1EnvFromSource,
     V1PodSpec,
-    V1ResourceRequirements,
     V1SecretEnvSource,
     V1Toleration,
     V1Volume,
@@ -59,35 +58,36 @@ def pod(stage: PodStage, compute: ComputeConfig | None = None) -> dict[str, Any]
         "limits": resources,
         "timeout": timedelta(hours=size.timeout_h),
         "interruptible": False,
-        "pod_template": template("primary", None, size.shared_memory_gib, compute.place, gpu=size.gpus > 0),
+        "pod_template": primary(compute.place, size.shared_memory_gib, gpu=size.gpus > 0),
     }
 
 
-def template(
-    container: str, resources: dict[str, str] | None, shared_memory_gib: int, place: PlaceConfig, gpu: bool, **more: Any
-) -> PodTemplate:
-    """A pod: /dev/shm for NCCL and data workers, secrets as environment, where it may stand.
+def primary(place: PlaceConfig, shared_memory_gib: int, gpu: bool) -> PodTemplate:
+    """A task's own pod: secrets as environment, time to stop, and its queue.
+
+    ``shared_memory_gib``: 0 for no /dev/shm of its own.
+    """
+    more = {"env_from": [V1EnvFromSource(secret_ref=V1SecretEnvSource(name=SECRET, optional=True))]}
+    template = with_shared_memory("primary", shared_memory_gib, place, gpu, **more)
+    template.pod_spec.termination_grace_period_seconds = GRACE_S
+    template.labels = {QUEUE_LABEL: place.queue} if place.queue else None
+    return template
+
+
+def with_shared_memory(container: str, shared_memory_gib: int, place: PlaceConfig, gpu: bool, **more: Any) -> PodTemplate:
+    """A pod with /dev/shm for NCCL and data workers, and where it may stand.
 
     Args:
-        resources: inside the template, for Ray's node groups; None where the task itself asks.
         gpu: it goes to the nodes that ``place`` describes. more: fields of the container.
     """
-    asked = None if resources is None else V1ResourceRequirements(requests=resources, limits=resources)
+    sizes = [shared_memory_gib] if shared_memory_gib else []
+    volumes = [V1Volume(name="shm", empty_dir=V1EmptyDirVolumeSource(medium="Memory", size_limit=f"{size}Gi")) for size in sizes]
+    mounts = [V1VolumeMount(name="shm", mount_path="/dev/shm") for _ in sizes]
     tolerations = [V1Toleration(key=key, operator="Exists", effect="NoSchedule") for key in place.tolerations]
     spec = V1PodSpec(
-        containers=[
-            V1Container(
-                name=container,
-                resources=asked,
-                env_from=[V1EnvFromSource(secret_ref=V1SecretEnvSource(name=SECRET, optional=True))],
-                volume_mounts=[V1VolumeMount(name="shm", mount_path="/dev/shm")],
-                **more,
-            )
-        ],
-        volumes=[V1Volume(name="shm", empty_dir=V1EmptyDirVolumeSource(medium="Memory", size_limit=f"{shared_memory_gib}Gi"))],
+        containers=[V1Container(name=container, volume_mounts=mounts or None, **more)],
+        volumes=volumes or None,
         node_selector=(place.selector or None) if gpu else None,
         tolerations=tolerations if gpu else None,
-        termination_grace_period_seconds=GRACE_S,
     )
-    labels = {QUEUE_LABEL: place.queue} if place.queue else None
-    return PodTemplate(pod_spec=spec, primary_container_name=container, labels=labels)
+    return PodTemplate(pod_spec=spec, primary_container_name=container)

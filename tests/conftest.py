@@ -30,6 +30,15 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
 
+LONGEST_FIRST = ("workflows", "tasks", "cluster")  # folders of whole pipelines: no process is left with one at the end
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``--no-loadscope-reorder`` xdist hands out files in this order."""
+    ranks = {folder: rank for rank, folder in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.relative_to(Path(__file__).parent).parts[0], len(ranks)))
+
+
 class Faults:
     """One part's share of the table of ``make test-faults``: what was injected, how often, and what became of it."""
 

@@ -6,12 +6,9 @@ import os
 import platform
 import shutil
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
@@ -63,6 +60,8 @@ def python() -> Iterator[Finding]:
 
 def packages() -> Iterator[Finding]:
     """Every package that a verb imports; they come with extras of ``bard``, and an image has those of its stages."""
+    from importlib.metadata import PackageNotFoundError, version
+
     yield Finding("bard", f"{version('bard')}, commit {os.environ.get('BARD_GIT_COMMIT', 'unknown')}")
     for name, extra in (("torch", ""), ("transformers", ""), ("flytekit", "train"), ("ray", "train"), ("mlflow", "train"),
                         ("lmms_eval", "evaluate"), ("fastapi", "serve"), ("uvicorn", "serve")):  # fmt: skip
@@ -113,6 +112,8 @@ def home() -> Iterator[Finding]:
 
 def mlflow() -> Iterator[Finding]:
     """Whether the server is there, and lets us in as a run would ask."""
+    from urllib.error import HTTPError
+
     from bard_core import tracking
     from bard_core.config.sections import TrackingConfig
 
@@ -121,7 +122,7 @@ def mlflow() -> Iterator[Finding]:
         try:
             _ask(f"{where.rstrip('/')}/health")
             _ask(f"{where.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1")
-        except urllib.error.HTTPError as error:
+        except HTTPError as error:
             words = error.read(200).decode(errors="replace").strip()
             mend = "name this host in the server's --allowed-hosts" if "host" in words.lower() else LOG_IN
             yield Finding("mlflow", f"{where}: {error.code} {words}", mend)
@@ -134,11 +135,13 @@ def mlflow() -> Iterator[Finding]:
 
 def _ask(url: str) -> None:
     """GET with the log-in that MLflow's client would send. Raises OSError; HTTPError is one."""
-    request = urllib.request.Request(url)
+    from urllib.request import Request, urlopen
+
+    request = Request(url)
     if name := os.environ.get("MLFLOW_TRACKING_USERNAME"):
         given = f"{name}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}".encode()
         request.add_header("Authorization", f"Basic {base64.b64encode(given).decode()}")
-    urllib.request.urlopen(request, timeout=5).close()
+    urlopen(request, timeout=5).close()
 
 
 LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (

@@ -21,6 +21,8 @@ from bard_core.models.qwen3_vl import architecture
 from bard_core.plan import Assumptions, peak
 from bard_core.plan.balance import balance
 
+from .models.families import FAMILIES, build
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 PUBLIC = {"2b": 2_127_532_032, "4b": 4_437_815_808, "8b": 8_767_123_696}  # what the hub counts in the released weights
 
@@ -56,6 +58,19 @@ def test_the_papers_table_is_planned_at_its_public_sizes(name):
     if students:
         assert config.swd.data and config.swd.data.max_pixels == 1024 * 1024
         assert (config.swd.noise.min_t, config.swd.noise.max_t, config.swd.train.optimizer.lr) == (0.1, 0.5, 6e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_own_model_of_any_family_is_planned_at_its_real_size(family, tmp_path, capsys, bard_home):
+    model, _ = build(family)
+    model.config.save_pretrained(tmp_path)
+    names = [f"--{key}={tmp_path}" for key in ("source.model", "data.processor")]
+    assert main.main(["plan", str(CONFIGS / "own_model.yaml"), *names, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    real = sum(parameter.numel() for parameter in model.parameters())
+    assert found["parameters"]["total"] == real and found["fits"]
+    assert [stage["name"] for stage in found["stages"]] == ["pbm-b4", "pbm-b8", "pbm-b16", "swd-b16"]
+    assert all(stage["checkpoint"] == 12 * real for stage in found["stages"])
 
 
 def test_the_lab_is_planned_as_it_is_built(tmp_path):

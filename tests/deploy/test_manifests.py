@@ -17,6 +17,7 @@ OPEN = {
     "clusterResourceTemplates.inline",
     "serviceAccount.annotations",
     "deployment.resources",
+    "deployment.podSecurityContext",
     "deployment.securityContext",
     "enabled_plugins.tasks.task-plugins.default-for-task-types",
     "resources",

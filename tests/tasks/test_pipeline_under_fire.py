@@ -46,23 +46,31 @@ def statuses(home: Path) -> set[str]:
     return {run.info.status for run in client.search_runs([experiment.experiment_id], max_results=1000)}
 
 
-def test_killed_twenty_times_at_random(
-    undisturbed: dict[str, Any], tmp_path: Path, faults: Any, tiny_config: Callable[..., Any]
-) -> None:
-    chance, home, kills = random.Random(12), tmp_path / "home", 0
-    while kills < KILLS:
-        pipeline = Pipeline(home, tiny_config(STEPS))
-        deadline = time.monotonic() + chance.uniform(5.0, 90.0)
+def killed_until_it_ends(home: Path, config: dict[str, Any], chance: random.Random, most: int) -> int:
+    """Kill a pipeline at random moments, at most so often, until it ends before its kill comes; the number of kills."""
+    for kills in range(most):
+        pipeline = Pipeline(home, config)
+        deadline = time.monotonic() + chance.uniform(5.0, 60.0)
         while time.monotonic() < deadline and pipeline.process.poll() is None:
             time.sleep(0.1)
         if pipeline.process.poll() is not None:
             assert pipeline.process.returncode == 0, pipeline.text[-4000:]
-            break
+            return kills
         pipeline.end()
-        kills += 1
-    last = Pipeline(home, tiny_config(STEPS))
+    last = Pipeline(home, config)
     assert last.finish(1800) == 0, last.text[-4000:]
-    assert keys(home) == undisturbed and statuses(home) <= {"FINISHED", "KILLED"}
+    return most
+
+
+def test_killed_twenty_times_at_random(
+    undisturbed: dict[str, Any], tmp_path: Path, faults: Any, tiny_config: Callable[..., Any]
+) -> None:
+    """A pipeline that ends sooner than its twentieth kill is followed by another, in a home of its own."""
+    chance, kills, homes = random.Random(12), 0, 0
+    while kills < KILLS:
+        home = tmp_path / f"home-{homes}"
+        kills, homes = kills + killed_until_it_ends(home, tiny_config(STEPS), chance, KILLS - kills), homes + 1
+        assert keys(home) == undisturbed and statuses(home) <= {"FINISHED", "KILLED"}
     faults.survived("kill -9 of a whole pipeline", "the undisturbed run's artifacts", times=kills)
 
 

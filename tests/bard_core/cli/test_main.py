@@ -13,7 +13,7 @@ VERBS = [command.name or command.callback.__name__ for command in main.app.regis
 
 def test_help_imports_nothing_heavy():
     code = "import sys; from bard_core.cli.main import main; main(['--help']); "
-    code += "heavy = {'torch', 'transformers', 'pydantic', 'yaml', 'numpy', 'PIL', 'mlflow', 'fastapi'}; "
+    code += "heavy = {'torch', 'transformers', 'pydantic', 'yaml', 'numpy', 'PIL', 'mlflow', 'fastapi', 'ssl'}; "
     code += "sys.exit(str(heavy & set(sys.modules) or ''))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""

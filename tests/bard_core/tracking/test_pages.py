@@ -1,6 +1,8 @@
 """What people find in MLflow: a pipeline's run with files, verdict and data, and versions that explain themselves."""
 
 import json
+import re
+from pathlib import Path
 
 from bard_core import tracking
 from bard_core.config.sections import TrackingConfig
@@ -22,7 +24,7 @@ def test_a_pipeline_shows_its_files_verdict_and_dataset(bard_home, tmp_path):
     assert tracking.comparison_page(config) == f"#/experiments/{experiment}/models?workflowType=machine_learning"
 
 
-def test_versions_say_what_they_are_and_models_which_version(bard_home, judge):
+def test_versions_say_what_they_are_and_models_which_version(bard_home, judge, capsys):
     from bard_core.config.sections import EvaluationConfig
 
     config = TrackingConfig()
@@ -33,3 +35,7 @@ def test_versions_say_what_they_are_and_models_which_version(bard_home, judge):
     assert client.get_model_version("bard", str(known[0].number)).description == "source: 9 of 10"
     (model,) = client.search_logged_models([experiment])
     assert model.tags["bard.version"] == f"models:/bard/{known[0].number}"
+    page = (Path(__file__).resolve().parents[3] / "docs" / "mlflow.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    exec(compile(snippet, "docs/mlflow.md", "exec"), {})
+    assert capsys.readouterr().out == f"{known[0].number} source ()\nsource 0.009 1.0\n"
