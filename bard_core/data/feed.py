@@ -89,7 +89,7 @@ class MicroBatches(Dataset[Batch]):
         decoded = None
         if self.image_processor is not None and batch.images:
             decoded = decode(self.image_processor, batch.images, batch.grid_thw)
-        return replace(batch, places=[first + at for at in chosen], patches=decoded, noise=later and later.name)
+        return replace(batch, places=[first + at for at in chosen], patches=decoded, noise=None if later is None else later.name)
 
     def _shares(self, step: int, samples: list[int]) -> list[list[Rows]]:
         lengths = self._lengths[samples].tolist()

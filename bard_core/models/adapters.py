@@ -33,9 +33,8 @@ def adapt(model: Any, config: LoraConfig) -> None:
     if not chosen:
         known = sorted({name.rpartition(".")[2] for name in linear})
         raise ValueError(f"lora.targets {list(config.targets)}: the model's decoder layers have {', '.join(known)}")
-    peft_config = PeftConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=chosen, init_lora_weights=False
-    )
+    shape: dict[str, Any] = {"r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout}
+    peft_config = PeftConfig(**shape, target_modules=chosen, init_lora_weights=False)
     inject_adapter_in_model(peft_config, model)
 
 

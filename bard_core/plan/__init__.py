@@ -195,7 +195,7 @@ def plan(config: PipelineConfig, assumptions: Assumptions) -> Plan:
                 config.compute,
                 tokens,
                 numel(asked) if asked is not None else 0,
-                loads and (loads.rows, loads.row_tokens),
+                None if loads is None else (loads.rows, loads.row_tokens),
             ),
             checkpoint=4 * numel(model) + 8 * numel_trained(model, train),
             model=(2 if train.precision == "bfloat16" else 4) * whole,

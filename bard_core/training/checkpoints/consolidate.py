@@ -226,8 +226,8 @@ def _read(
     for name in wanted.keys() & adapted.keys():
         stored, scale = adapted[name]
         names = (stored, *(adapters_of(stored) if stored.endswith(".weight") else ()))
-        parts = dcp.tensors(checkpoint, dict.fromkeys(names, torch.float32))
-        weight = merged(*(parts[one] for one in names), scale) if len(names) > 1 else parts[stored]
+        parts = [dcp.tensors(checkpoint, {one: torch.float32})[one] for one in names]
+        weight = merged(parts[0], parts[1], parts[2], scale) if len(parts) > 1 else parts[0]
         found[name] = weight.to(wanted[name][1])
     return {name: found[name] for name in wanted}
 
