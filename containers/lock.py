@@ -43,7 +43,7 @@ CPU_BUILDS = ("torch", "torchvision")
 CUDA = ("cuda-", "nvidia-", "triton")
 BUILD = ("setuptools",)  # builds Bard itself in the images and in .venv
 PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
-PYTHONS = ("3.11", "3.12")
+PYTHONS, PATCH = ("3.11", "3.12"), 9  # some packages want a late patch release
 WHEELS = {  # what pip calls the files of a platform
     ("linux", "x86_64"): [*(f"manylinux_2_{minor}_x86_64" for minor in range(35, 16, -1)), "manylinux2014_x86_64"],
     ("linux", "aarch64"): [*(f"manylinux_2_{minor}_aarch64" for minor in range(35, 16, -1)), "manylinux2014_aarch64"],
@@ -80,7 +80,7 @@ def environment(target: Target) -> dict[str, str]:
     names = {"linux": "Linux", "darwin": "Darwin"}
     return {
         "sys_platform": system, "platform_system": names[system], "platform_machine": machine,
-        "python_version": python, "python_full_version": f"{python}.0",
+        "python_version": python, "python_full_version": f"{python}.{PATCH}",
     }  # fmt: skip
 
 
@@ -168,7 +168,9 @@ def check() -> int:
         platforms = [option for name in WHEELS[target[:2]] for option in ("--platform", name)]
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                hashes(pins, "--target", scratch, "--python-version", target[2], "--implementation", "cp", *platforms)
+                hashes(
+                    pins, "--target", scratch, "--python-version", f"{target[2]}.{PATCH}", "--implementation", "cp", *platforms
+                )
                 print(f"{' '.join(target)}: all {len(pins)} are there", flush=True)
             except subprocess.CalledProcessError:
                 lacking += 1
