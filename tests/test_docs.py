@@ -46,11 +46,12 @@ def commands(language, program="bard"):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, make_model):
+def place(tmp_path_factory, make_model, place_dataset):
     """A working folder as after the demo: its models, a picture, the configurations."""
     folder = tmp_path_factory.mktemp("docs")
     for name, size in (("source", 1), ("pbm-b4", 4), ("swd-b32", 32)):
         make_model(folder / "home" / "artifacts" / "models" / f"{name}-{size:016x}", size)
+    place_dataset(folder / "home")
     (folder / "mine").symlink_to(folder / "home" / "artifacts" / "models" / f"source-{1:016x}")
     Image.new("RGB", (64, 64)).save(folder / "grid.png")
     shutil.copytree(ROOT / "configs", folder / "configs")
