@@ -3,6 +3,7 @@
 from bard_core.config.sections import StorageConfig, TrackingConfig
 from bard_core.store import artifacts, claims, places, provenance, storage, workshop
 from bard_core.tracking import log_model, stage_run
+from bard_core.training.checkpoints import dcp
 from bard_core.training.checkpoints.consolidate import consolidate as write_model
 from bard_core.training.curve import lasting
 from tasks.settings import Checkpoint, Model, stage_task
@@ -34,7 +35,7 @@ def consolidate(
             with workshop.scratch("model") as scratch:
                 staging = scratch / "model"
                 write_model(
-                    artifacts.fetch(checkpoint),
+                    artifacts.fetch(checkpoint, part=dcp.MODEL_PART),
                     staging,
                     artifacts.fetch(checkpoint.base_uri),
                     dtype=torch.bfloat16 if checkpoint.precision == "bfloat16" else None,

@@ -43,6 +43,16 @@ class StrictModel(BaseModel):
         return value
 
 
+def is_none(value: Any) -> bool:
+    """For ``Field(exclude_if=...)`` of a knob that came later: unused, it leaves a configuration's digest as it was."""
+    return value is None
+
+
+def is_linear(value: Any) -> bool:
+    """As ``is_none``, of a schedule."""
+    return bool(value == "linear")
+
+
 def unknown_key(key: object, known: Sequence[str]) -> str:
     """What to say of a key that is not among those known."""
     close = get_close_matches(str(key), known, n=1)
