@@ -117,6 +117,19 @@ def lab_dataset(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
+def place_dataset(lab_dataset: Any) -> Callable[[Path], None]:
+    """``place_dataset(home)``: the small lab dataset where a demo would have it."""
+
+    def place(home: Path) -> None:
+        folder, prepared = home / "artifacts" / "prepare", Path(lab_dataset.uri)
+        folder.mkdir(parents=True)
+        (folder / "dataset-1").symlink_to(prepared)
+        (folder / "units").symlink_to(prepared.parent / "units")
+
+    return place
+
+
+@pytest.fixture(scope="session")
 def make_model(lab_dataset: Any) -> Callable[..., Any]:
     """``make_model(folder, block_size, seed)``: a random lab model, committed; block size 1 is the source."""
     from transformers import AutoProcessor
