@@ -76,6 +76,7 @@ def convert(
         checkpoint = merge_blocks(
             method=pbm.method,
             block_sizes=list(stage.sizes),
+            draw=stage.draw,
             train=stage.train,
             dataset=own,
             parent=named(stage.parent, "parent") if stage.parent else latest,

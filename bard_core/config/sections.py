@@ -14,8 +14,8 @@ from pydantic import AfterValidator, Field, model_validator
 from bard_core.config.bases import Based
 from bard_core.config.references import ModelPlace, ModelReference
 from bard_core.config.sources import RawSource
-from bard_core.config.strict import StrictModel
-from bard_core.diffusion.names import CleanAttention, NoiseName, Reduction
+from bard_core.config.strict import Later, StrictModel
+from bard_core.diffusion.names import CleanAttention, NoiseName, Reduction, SizeDraw
 
 
 def _place(uri: str) -> str:
@@ -73,6 +73,9 @@ class LabWorldConfig(StrictModel):
     turns_per_image: int = Field(4, ge=1, le=16, description="Question-answer turns of a multi-turn sample")
     train_images: int = Field(3000, ge=1)
     eval_images: int = Field(256, ge=1, description="Held-out images, one question each")
+    held_out: Annotated[Literal["evaluation", "validation"], Later] = Field(
+        "evaluation", description="validation: other held-out images, as many, to tune by; evaluation images are then left alone"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "LabWorldConfig":
@@ -254,6 +257,11 @@ class PBMStage(StrictModel):
     block_sizes: tuple[Annotated[int, Field(ge=1, le=256)], ...] = Field(
         (), description="In place of block_size: drawn for each sample and epoch. The one run ends in a model of each size"
     )
+    draw: Annotated[SizeDraw, Later] = Field(
+        "uniform",
+        description="Of block_sizes. growing: in the first of as many equal parts of the run as there are sizes the smallest "
+        "alone, in each next part one size more",
+    )
     parent: ModelReference | None = Field(
         None, description="What it starts from: source, an earlier stage (pbm-b4) or a model's place; None: the stage before"
     )
@@ -273,6 +281,8 @@ class PBMStage(StrictModel):
         sizes = self.block_sizes
         if sizes and (len(sizes) == 1 or list(sizes) != sorted(set(sizes)) or sizes[-1] != self.block_size):
             raise ValueError(f"block_sizes are two or more, growing, and in place of block_size; got {list(sizes)}")
+        if self.draw != "uniform" and not sizes:
+            raise ValueError(f"draw: {self.draw} needs block_sizes to draw from")
         return self
 
     @property

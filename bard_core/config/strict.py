@@ -19,6 +19,18 @@ from pydantic_core import PydanticCustomError
 UNKNOWN_KEY = "unknown_key"  # the type of pydantic's error; its context holds what to say of each key
 
 
+class Later:
+    """Marks a field that came after artifacts had been made: at its default no digest counts it, so they keep their names."""
+
+
+def decisive(model: BaseModel) -> dict[str, Any]:
+    """The fields of a model that a digest counts, by name."""
+    fields = type(model).model_fields.items()
+    values = {name: getattr(model, name) for name, _ in fields}
+    unsaid = {name for name, field in fields if Later in field.metadata and values[name] == field.default}
+    return {name: value for name, value in values.items() if name not in unsaid}
+
+
 class StrictModel(BaseModel):
     """A frozen model that refuses unknown keys, and says which there are."""
 

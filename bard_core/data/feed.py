@@ -80,7 +80,7 @@ class MicroBatches(Dataset[Batch]):
         chosen = [at for row in rows for at in row]
         examples = [(self.walk.read(picks[at][0]), picks[at][1]) for at in chosen]
         numbers = iter(range(len(chosen)))
-        batch = collate(examples, self.spec, rows=[[next(numbers) for _ in row] for row in rows])
+        batch = collate(examples, self.spec.at(step), rows=[[next(numbers) for _ in row] for row in rows])
         decoded = None
         if self.image_processor is not None and batch.images:
             decoded = decode(self.image_processor, batch.images, batch.grid_thw)

@@ -6,4 +6,5 @@ CleanAttention = Literal["block", "causal"]  # what the clean stream sees: whole
 PrefixBlocks = Literal["turns", "uniform"]  # a prompt's blocks: anew at every turn, or counted from its first token
 NoiseName = Literal["mask", "uniform", "edit", "mix"]
 Reduction = Literal["sample_mean", "token_mean"]
+SizeDraw = Literal["uniform", "growing"]  # how an elastic stage draws block sizes
 MASK_TOKEN = "<|mask|>"  # what a noisy position starts from

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from bard_core.config.strict import decisive
 from bard_core.store import storage, workshop
 from bard_core.store.refs import Frozen, Ref
 
@@ -77,7 +78,7 @@ def digest(value: Any) -> str:
 
 def _canonical(value: Any, where: str) -> Any:
     if isinstance(value, BaseModel):
-        return {name: _canonical(getattr(value, name), f"{where}.{name}") for name in type(value).model_fields}
+        return {name: _canonical(item, f"{where}.{name}") for name, item in decisive(value).items()}
     if isinstance(value, Mapping):
         if bad := [key for key in value if not isinstance(key, str)]:
             raise TypeError(f"{where}: key {bad[0]!r} is not a string; use string keys")

@@ -9,6 +9,7 @@ from bard_core import tracking
 from bard_core.config.sections import StorageConfig, TrackingConfig
 from bard_core.store import artifacts, provenance
 from bard_core.store.refs import CheckpointRef
+from bard_core.training.checkpoints import delivery
 from tasks import consolidate as task
 
 
@@ -41,7 +42,7 @@ def test_the_same_model_is_asked_for_twice_at_once(bard_home: Path, tmp_path: Pa
             assert other.is_alive(), "it waits"
         (output / "second").write_bytes(b"2")
 
-    monkeypatch.setattr(task, "write_model", write_model)
+    monkeypatch.setattr(delivery, "consolidate", write_model)
     write()
     other.join(60.0)
     assert len(refs) == 2 and refs[0].key == refs[1].key and len(written) == 1
