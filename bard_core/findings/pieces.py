@@ -155,9 +155,9 @@ def recipe(claim: Claim, variant: str, seed: int) -> Recipe:
     judged = {}
     for model in (SOURCE, *(claim.models or trained_models(config))):
         if model in trained:
-            needs = (asked, trained[SOURCE], trained[model])
-            said = {"name": f"judge {model}, seed {seed}", "cost": JUDGED_COST}
-            judged[model] = add(Judgement(**said, needs=needs, evaluation=evaluation, model=model))
+            three = (asked, trained[SOURCE], trained[model])
+            said: dict[str, Any] = {"name": f"judge {model}, seed {seed}", "cost": JUDGED_COST}
+            judged[model] = add(Judgement(**said, needs=three, evaluation=evaluation, model=model))
     return Recipe(claim=claim.name, variant=variant, seed=seed, pieces=tuple(pieces), trained=trained, judged=judged)
 
 
