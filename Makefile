@@ -1,5 +1,10 @@
-# Bard. `make` or `make help` lists what there is; `make demo` and `make test` need nothing but Python 3.11.
-PYTHON ?= python3.11
+# Bard. `make` or `make help` lists what there is; `make demo` and `make test` need nothing but Python 3.11 or 3.12.
+ifneq ($(words $(abspath $(MAKEFILE_LIST))),1)
+$(error make cannot work where a path has a space in it: move this clone to another folder)
+endif
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12,$(shell command -v $(name))) python3.11)
+TORCH ?=
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 CONFIG ?= configs/lab.yaml
 ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 VENV := $(ROOT)/.venv
@@ -13,6 +18,9 @@ VERSION ?= 0
 PROJECT ?= bard
 DOMAIN ?= development
 BARD_HOME ?= $(ROOT)/.bard
+ifneq ($(words $(BARD_HOME)),1)
+$(error make cannot work where a path has a space in it: BARD_HOME is $(BARD_HOME))
+endif
 override BARD_HOME := $(abspath $(BARD_HOME))
 export BARD_HOME
 export FLYTE_SDK_LOCAL_SANDBOX ?= $(BARD_HOME)/flyte/sandbox
@@ -32,20 +40,26 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION ?= false
 BENCHMARKS := $(basename $(notdir $(wildcard $(ROOT)/benchmarks/[a-z]*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo findings test test-faults test-cluster charts lint ui reevaluate package register remote versions lock clean
+.PHONY: help setup demo findings test test-faults test-cluster charts lint ui reevaluate package register remote versions lock lock-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 	@for name in $(BENCHMARKS); do printf '  %-14s %s\n' "bench-$$name" "run benchmarks/$$name.py"; done
 
-setup: $(VENV)/.ready ## create .venv with the locked environment
+setup: $(VENV)/.ready ## create .venv with the locked environment (TORCH=cpu: without CUDA)
 
-# pip compiles bytecode, without which every import takes twice as long.
+# pip compiles bytecode, without which every import takes twice as long. Builds without CUDA are told apart by a suffix of their
+# version, so they satisfy the lock's pins; what CUDA consists of is then left out.
+PIP_INSTALL = unset PYTHONDONTWRITEBYTECODE; $(BIN)/pip install --quiet --disable-pip-version-check --progress-bar on
 $(VENV)/.ready: $(ROOT)/requirements/dev.lock $(ROOT)/pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or say: make PYTHON=/path/to/python3.11"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or 3.12, or say: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	unset PYTHONDONTWRITEBYTECODE; $(BIN)/pip install --quiet --disable-pip-version-check --progress-bar on -r $(ROOT)/requirements/dev.lock
-	unset PYTHONDONTWRITEBYTECODE; $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e $(ROOT)
+ifeq ($(TORCH),cpu)
+	$(PIP_INSTALL) --no-deps --index-url $(TORCH_CPU_INDEX) $(shell grep -oE '^(torch|torchvision)==[^ ]+' $(ROOT)/requirements/dev.lock)
+endif
+	grep -vE '$(if $(filter cpu,$(TORCH)),^(cuda-|nvidia-|triton),^$$)' $(ROOT)/requirements/dev.lock > $(VENV)/requirements.txt
+	$(PIP_INSTALL) -r $(VENV)/requirements.txt
+	$(PIP_INSTALL) --no-deps --no-build-isolation -e $(ROOT)
 	@touch $@
 
 demo: $(VENV)/.ready ## run the whole pipeline (CONFIG=configs/lab.yaml SET="--swd.train.steps 9") and print the table
@@ -108,6 +122,9 @@ versions: $(VENV)/.ready ## rewrite bard_core/config/fingerprints.json after a c
 
 lock: $(VENV)/.ready ## rewrite dev.lock and the stages' locks from what .venv holds
 	cd $(ROOT) && $(BIN)/python containers/lock.py
+
+lock-check: $(VENV)/.ready ## ask the index for the files of dev.lock on every platform and Python (needs a network)
+	cd $(ROOT) && $(BIN)/python containers/lock.py --check
 
 clean: ## remove the repository's own .bard folder, builds and tool caches (keeps .venv)
 	cd $(ROOT) && rm -rf .bard dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
