@@ -2,6 +2,7 @@
 
     make lock        # after a change of the dependencies in pyproject.toml was installed into .venv
     make lock-check  # asks the index whether every platform and Python of dev.lock finds its files
+    make lock-torch  # torch-cpu.lock alone, with hashes, on any machine that reaches PyTorch's index
 
 dev.lock is one for all laptops: what is needed on Linux alone, or by Python 3.11 alone, has a marker, by what the installed
 packages say of themselves. A version that a known conflict holds back names who does.
@@ -10,7 +11,7 @@ An image's lock holds what its extras of ``bard`` need and nothing else, in dev.
 that pip chooses on the machine that runs this: lock on Linux x86-64 with Python 3.11, as the images are.
 
 ``torch-cpu.lock`` holds the builds without CUDA of PyTorch's own index, for images whose stages need no GPU. Where that index
-cannot be reached, it holds exact versions without hashes.
+cannot be reached, it holds exact versions without hashes, of which no image is built.
 """
 
 import json
@@ -33,13 +34,15 @@ IMAGES = {
     "prepare": ("prepare",),
     "train": ("train",),
     "evaluate": ("evaluate",),
+    "report": ("evaluate",),
     "one": ("train", "evaluate"),
     "tracking": ("tracking",),
 }
-WITHOUT_CUDA = ("prepare",)  # torch comes from torch-cpu.lock
+WITHOUT_CUDA = ("prepare", "report")  # torch comes from torch-cpu.lock
 WITHOUT_BARD = ("tracking",)  # the server runs none of our code
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 CPU_BUILDS = ("torch", "torchvision")
+FOR_IMAGES = ("--platform", "manylinux_2_28_x86_64", "--python-version", "3.11", "--only-binary", ":all:")
 CUDA = ("cuda-", "nvidia-", "triton")
 BUILD = ("setuptools",)  # builds Bard itself in the images and in .venv
 PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
@@ -166,13 +169,12 @@ def check() -> int:
     for target in TARGETS:
         pins = [f"{one.name}{one.specifier}" for one in locked if one.marker is None or one.marker.evaluate(environment(target))]
         platforms = [option for name in WHEELS[target[:2]] for option in ("--platform", name)]
-        with tempfile.TemporaryDirectory() as scratch:
-            try:
-                hashes(pins, "--target", scratch, "--python-version", target[2], "--implementation", "cp", *platforms)
-                print(f"{' '.join(target)}: all {len(pins)} are there", flush=True)
-            except subprocess.CalledProcessError:
-                lacking += 1
-                print(f"{' '.join(target)}: see above", flush=True)
+        try:
+            hashes(pins, "--python-version", target[2], "--implementation", "cp", *platforms)
+            print(f"{' '.join(target)}: all {len(pins)} are there", flush=True)
+        except subprocess.CalledProcessError:
+            lacking += 1
+            print(f"{' '.join(target)}: see above", flush=True)
     return lacking
 
 
@@ -182,23 +184,35 @@ def hashes(pins: list[str], *options: str) -> dict[str, str]:
         wanted, report = Path(scratch) / "pins.txt", Path(scratch) / "report.json"
         wanted.write_text("\n".join(pins) + "\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps"]
+        command += ["--target", scratch]  # asked for beside a platform; nothing is written there
         subprocess.run([*command, *options, "--report", str(report), "-r", str(wanted)], check=True)
         items = json.loads(report.read_text(encoding="utf-8"))["install"]
     return {canonicalize_name(i["metadata"]["name"]): i["download_info"]["archive_info"]["hashes"]["sha256"] for i in items}
 
 
-def cpu_lines(pins: dict[str, str]) -> list[str]:
-    """Lines of torch-cpu.lock: the builds without CUDA of the locked versions."""
+def lock_torch(pins: dict[str, str]) -> bool:
+    """Write torch-cpu.lock, the builds without CUDA of these versions. Returns whether it has its hashes."""
     wanted = {name: f"{pins[name].split('+')[0]}+cpu" for name in CPU_BUILDS}
     try:
-        sha256 = hashes(list(wanted.values()), "--index-url", CPU_INDEX)
+        sha256 = hashes(list(wanted.values()), "--index-url", CPU_INDEX, *FOR_IMAGES)
     except subprocess.CalledProcessError:
-        print(f"{CPU_INDEX} was not reached: torch-cpu.lock has no hashes; run this again where it is", file=sys.stderr)
-        return list(wanted.values())
-    return [f"{pin} --hash=sha256:{sha256[name]}" for name, pin in wanted.items()]
+        print(f"{CPU_INDEX} was not reached: torch-cpu.lock has no hashes; say make lock-torch where it is", file=sys.stderr)
+        sha256 = {}
+    lines = [f"{pin} --hash=sha256:{sha256[name]}" if sha256 else pin for name, pin in wanted.items()]
+    (ROOT / "containers" / "torch-cpu.lock").write_text("\n".join([CPU_HEAD, *lines]) + "\n", encoding="utf-8")
+    return bool(sha256)
 
 
-def main() -> None:
+def locked(image: str) -> dict[str, str]:
+    """``name==version`` of everything in an image's lock, by canonical name."""
+    lines = (ROOT / "containers" / image / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    pins = [line.split()[0] for line in lines if not line.startswith("#")]
+    return {canonicalize_name(pin.partition("==")[0]): pin for pin in pins}
+
+
+def main() -> int:
+    if sys.argv[1:] == ["torch-cpu"]:
+        return 0 if lock_torch(locked("train")) else 1
     pins = installed()
     (ROOT / "requirements" / "dev.lock").write_text("\n".join([DEV_HEAD, *dev_lines(pins)]) + "\n", encoding="utf-8")
     needs = {image: closure(image) for image in IMAGES}
@@ -208,8 +222,8 @@ def main() -> None:
         path = ROOT / "containers" / image / "requirements.lock"
         path.write_text("\n".join([IMAGE_HEAD.format(image=image), *lines]) + "\n", encoding="utf-8")
         print(f"{path.relative_to(ROOT)}: {len(lines)} packages")
-    text = "\n".join([CPU_HEAD, *cpu_lines(pins)]) + "\n"
-    (ROOT / "containers" / "torch-cpu.lock").write_text(text, encoding="utf-8")
+    lock_torch(pins)
+    return 0
 
 
 if __name__ == "__main__":
