@@ -11,6 +11,8 @@ VENV := $(ROOT)/.venv
 BIN := $(VENV)/bin
 TEST_JOBS ?= 2
 PORT ?= 5000
+CLAIMS ?=
+PROCESSES ?= 2
 INPUTS ?= configs/reevaluate/lab.yaml
 VERSION ?= 0
 PROJECT ?= bard
@@ -39,7 +41,7 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION ?= false
 BENCHMARKS := $(basename $(notdir $(wildcard $(ROOT)/benchmarks/[a-z]*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-cluster charts flyte2 test-flyte2 lint ui reevaluate package register remote versions lock lock-check lock-torch images clean
+.PHONY: help setup demo findings test test-faults test-cluster charts flyte2 test-flyte2 lint ui reevaluate package register remote versions lock lock-check lock-torch images clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -66,7 +68,7 @@ demo: $(VENV)/.ready ## run the whole pipeline (CONFIG=configs/lab.yaml SET="--s
 	cd $(ROOT) && $(if $(filter lab%,$(notdir $(CONFIG))),HF_HUB_OFFLINE=1) $(BIN)/pyflyte run workflows/pipeline.py bard_pipeline --inputs-file $(BARD_HOME)/inputs.yaml
 
 # The fault suite in parts, which may be run one by one; the table is of the newest run of each. AGAIN=1: what failed the last time.
-FAULTS_library := $(addprefix tests/bard_core/,store tracking training/checkpoints training/test_interrupts.py training/test_layouts.py training/test_start.py test_preflight.py data/test_rows.py data/test_kill.py data/test_download.py)
+FAULTS_library := $(addprefix tests/bard_core/,store tracking training/checkpoints training/test_interrupts.py training/test_layouts.py training/test_start.py test_preflight.py findings data/test_rows.py data/test_kill.py data/test_download.py)
 FAULTS_pipelines := tests/tasks/test_pipeline_under_fire.py tests/tasks/test_everything_damaged.py
 FAULTS_tasks := tests/tasks $(addprefix --ignore=,$(FAULTS_pipelines)) tests/workflows/test_prepare.py \
 	$(addprefix tests/bard_core/,data/test_fit.py data/test_prepare.py training/test_damage.py training/test_memory.py training/test_notices.py)
@@ -104,6 +106,9 @@ test-flyte2: $(FLYTE2)/.ready ## the same artifacts from a pipeline on Flyte 1 a
 
 lint: $(VENV)/.ready ## ruff and mypy (strict on bard_core)
 	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+findings: $(VENV)/.ready ## try the claims of configs/findings and write docs/findings.md (CLAIMS="elastic progressive"; PROCESSES=2)
+	cd $(ROOT) && HF_HUB_OFFLINE=1 $(BIN)/bard findings $(CLAIMS) --processes $(PROCESSES)
 
 bench-%: $(ROOT)/benchmarks/%.py $(VENV)/.ready
 	cd $(ROOT) && $(BIN)/python $<

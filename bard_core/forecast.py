@@ -137,7 +137,8 @@ class _Walk:
             parent = self._named(stage.parent, "parent", dataset) if stage.parent else latest
             name = pbm_stage(*stage.sizes)
             own = self._dataset(f"prepare for {name}", stage.data) if stage.data else dataset
-            spec = pbm_spec(config.pbm.method, stage.sizes, stage.train, own, parent) if own and parent else None
+            how = (config.pbm.method, stage.sizes, stage.train)
+            spec = pbm_spec(*how, own, parent, stage.draw) if own and parent else None
             checkpoint = self._trained(name, spec, stage.train.steps)
             for size in stage.sizes:
                 self.models[pbm_stage(size)] = latest = self._model(checkpoint, config.pbm.clean_attention, size)

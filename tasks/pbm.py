@@ -14,9 +14,10 @@ def pbm(
     train: TrainConfig,
     dataset: Dataset,
     parent: Model,
+    draw: str,
     compute: ComputeConfig,
     tracking: TrackingConfig,
     parent_run: str,
 ) -> Checkpoint:
     """Train ``parent`` to denoise blocks of these sizes."""
-    return train_on_ray(pbm_spec(method, block_sizes, train, dataset, parent), compute, tracking, parent_run)
+    return train_on_ray(pbm_spec(method, block_sizes, train, dataset, parent, draw), compute, tracking, parent_run)

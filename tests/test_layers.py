@@ -22,6 +22,7 @@ FLOORS = (
     {"evaluation", "plan", "preflight", "serving"},
     {"promotion"},
     {"report", "forecast"},
+    {"findings"},
     {"cli"},
 )
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

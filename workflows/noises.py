@@ -45,6 +45,7 @@ def train_each(
         within(on_ray, merge_blocks)(
             method=study.method.model_copy(update={"noise": noise}),
             block_sizes=[study.block_size],
+            draw="uniform",
             train=study.train,
             dataset=dataset,
             parent=base,

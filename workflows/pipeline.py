@@ -77,6 +77,7 @@ def convert(
         checkpoint = within(on_ray, merge_blocks)(
             method=pbm.method,
             block_sizes=list(stage.sizes),
+            draw=stage.draw,
             train=stage.train,
             dataset=own,
             parent=named(stage.parent, "parent") if stage.parent else latest,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from bard_core import known_warnings
-from bard_core.cli import configuration, doctor, download, generate, judge, share, stages, ui
+from bard_core.cli import claims, configuration, doctor, download, generate, judge, share, stages, ui
 
 OVERRIDE = re.compile(r"--([a-z_]\w*(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for family in (generate, configuration, download, stages, judge, share, doctor, ui):
+for family in (generate, configuration, download, stages, judge, claims, share, doctor, ui):
     family.add_to(app)
 
 

@@ -83,7 +83,7 @@ def train(
     if parent is None:
         raise typer.BadParameter("--parent is missing: the model that this stage starts from")
     stage = stages[block_size]
-    spec = pbm_spec(settings.pbm.method, stage.sizes, stage.train, data, models.model_ref(parent))
+    spec = pbm_spec(settings.pbm.method, stage.sizes, stage.train, data, models.model_ref(parent), stage.draw)
     _train(spec, settings.compute.checkpoints, output, as_json, block_size)
 
 

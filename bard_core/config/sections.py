@@ -14,8 +14,8 @@ from pydantic import AfterValidator, Field, model_validator
 from bard_core.config.bases import Based
 from bard_core.config.references import ModelPlace, ModelReference
 from bard_core.config.sources import RawSource
-from bard_core.config.strict import StrictModel, is_linear, is_none
-from bard_core.diffusion.names import CleanAttention, NoiseName, NoiseSchedule, Reduction
+from bard_core.config.strict import StrictModel, is_evaluation, is_linear, is_none, is_uniform
+from bard_core.diffusion.names import CleanAttention, NoiseName, NoiseSchedule, Reduction, SizeDraw
 
 
 def _place(uri: str) -> str:
@@ -73,6 +73,11 @@ class LabWorldConfig(StrictModel):
     turns_per_image: int = Field(4, ge=1, le=16, description="Question-answer turns of a multi-turn sample")
     train_images: int = Field(3000, ge=1)
     eval_images: int = Field(256, ge=1, description="Held-out images, one question each")
+    held_out: Literal["evaluation", "validation"] = Field(
+        "evaluation",
+        exclude_if=is_evaluation,
+        description="validation: other held-out images, as many, to tune by; evaluation images are then left alone",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "LabWorldConfig":
@@ -312,6 +317,12 @@ class PBMStage(StrictModel):
     block_sizes: tuple[Annotated[int, Field(ge=1, le=256)], ...] = Field(
         (), description="In place of block_size: drawn for each sample and epoch. The one run ends in a model of each size"
     )
+    draw: SizeDraw = Field(
+        "uniform",
+        exclude_if=is_uniform,
+        description="Of block_sizes. growing: in the first of as many equal parts of the run as there are sizes the smallest "
+        "alone, in each next part one size more",
+    )
     parent: ModelReference | None = Field(
         None, description="What it starts from: source, an earlier stage (pbm-b4) or a model's place; None: the stage before"
     )
@@ -331,6 +342,8 @@ class PBMStage(StrictModel):
         sizes = self.block_sizes
         if sizes and (len(sizes) == 1 or list(sizes) != sorted(set(sizes)) or sizes[-1] != self.block_size):
             raise ValueError(f"block_sizes are two or more, growing, and in place of block_size; got {list(sizes)}")
+        if self.draw != "uniform" and not sizes:
+            raise ValueError(f"draw: {self.draw} needs block_sizes to draw from")
         return self
 
     @property

@@ -53,6 +53,16 @@ def is_linear(value: Any) -> bool:
     return bool(value == "linear")
 
 
+def is_uniform(value: Any) -> bool:
+    """As ``is_none``, of how block sizes are drawn."""
+    return bool(value == "uniform")
+
+
+def is_evaluation(value: Any) -> bool:
+    """As ``is_none``, of the images that are held out."""
+    return bool(value == "evaluation")
+
+
 def unknown_key(key: object, known: Sequence[str]) -> str:
     """What to say of a key that is not among those known."""
     close = get_close_matches(str(key), known, n=1)

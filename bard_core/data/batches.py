@@ -28,7 +28,8 @@ UNTAUGHT = -1  # the teacher's block of a noisy token that it has no block for
 class BatchSpec:
     """What a stage asks of its batches. ``block_size`` None: no noisy stream (autoregressive training).
 
-    ``block_sizes``: an elastic stage's; ``block_size`` is then the largest, which bounds a sample's length.
+    ``block_sizes``: an elastic stage's; ``block_size`` is then the largest, which bounds a sample's length. ``grow_steps``: steps
+    of a run in whose equal parts the sizes join one by one, the smallest first; 0: all are drawn from the start.
     ``tail_weight``: of the tokens between an answer's end and the end of its last block. ``sample_length``: what a sample mean
     divides a noisy stream by: all of its tokens, tails included ("padded", for losses weighted by 1/t: paper eq. 4), or those
     with a loss ("supervised", for distillation's plain mean).
@@ -45,6 +46,7 @@ class BatchSpec:
     tail_weight: float = 0.5
     teacher_block_size: int | None = None
     block_sizes: tuple[int, ...] = ()
+    grow_steps: int = 0
     seed: int = 0
     max_tokens_per_row: int = 8192
     image_token_id: int | None = None
@@ -53,6 +55,13 @@ class BatchSpec:
     def copies(self) -> int:
         """Noisy copies of each turn."""
         return noisy_copies(self.block_size, self.noise)
+
+    def at(self, step: int) -> "BatchSpec":
+        """The same for one step of a run, counted from 0."""
+        if not self.grow_steps:
+            return self
+        joined = 1 + step * len(self.block_sizes) // self.grow_steps
+        return replace(self, block_sizes=self.block_sizes[:joined])
 
     def drawn(self, sample_id: str, epoch: int) -> int | None:
         """The sample's block size in this epoch, each of ``block_sizes`` as likely; its noise does not depend on the draw."""

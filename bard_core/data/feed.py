@@ -78,7 +78,9 @@ class MicroBatches(Dataset[Batch]):
         step, part = divmod(number, self.parts)
         noise = self.spec.noise
         later = noise.later if step >= noise.first_later_step(self.steps or step + 1) else None
-        spec = self.spec if later is None else replace(self.spec, noise=later)
+        spec = self.spec.at(step)
+        if later is not None:
+            spec = replace(spec, noise=later)
         first = step * self.batch_size
         picks = self.walk.order.picks(first, first + self.batch_size)
         rows = self._shares(step, [sample for sample, _ in picks])[part][self.rank]

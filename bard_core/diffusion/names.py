@@ -7,4 +7,5 @@ PrefixBlocks = Literal["turns", "uniform"]  # a prompt's blocks: anew at every t
 NoiseName = Literal["mask", "uniform", "edit", "mix"]
 NoiseSchedule = Literal["linear", "cosine"]  # how the masked share grows with the noise level t
 Reduction = Literal["sample_mean", "token_mean"]
+SizeDraw = Literal["uniform", "growing"]  # how an elastic stage draws block sizes
 MASK_TOKEN = "<|mask|>"  # what a noisy position starts from

@@ -6,7 +6,7 @@ long enough, and partly parallel, partly sequential, so that decoding several to
 
 The world is written as raw Parquet shards in the exact public schemas of FineVision, LLaVA-OneVision-1.5 and
 MMFineReason, so that the converters of real data read it. The same seed gives the same bytes (for one version of
-Pillow and pyarrow). Training and evaluation draw from separate seed streams and share no image.
+Pillow and pyarrow). Training, evaluation and validation draw from separate seed streams and share no image.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from bard_core.config.sections import LabWorldConfig
 from bard_core.config.sources import RawSchema, RawSource
 
 Split = Literal["train", "eval"]
+Stream = Literal["train", "eval", "validation"]  # where images are drawn from; they share none
 SHARES: dict[RawSchema, float] = {"finevision": 0.4, "llava_onevision": 0.4, "mmfinereason": 0.2}
 # Around mid-grey, which is zero after the processor's normalisation: what a patch holds is its ink, not its paper.
 BACKGROUNDS = ((127, 127, 127), (140, 127, 120), (120, 127, 140), (120, 140, 120))
@@ -80,12 +81,12 @@ def _draw(world: LabWorldConfig, rng: random.Random) -> tuple[bytes, dict[str, i
 
 
 def _turns(
-    world: LabWorldConfig, schema: RawSchema, split: Split, digits: dict[str, int], rng: random.Random
+    world: LabWorldConfig, schema: RawSchema, stream: Stream, digits: dict[str, int], rng: random.Random
 ) -> list[tuple[str, str]]:
     """Question-answer pairs about one image: many in FineVision, one elsewhere."""
     most = {"finevision": world.turns_per_image}
     turns = []
-    for _ in range(most.get(schema, 1) if split == "train" else 1):
+    for _ in range(most.get(schema, 1) if stream == "train" else 1):
         # LLaVA-OneVision asks for the whole grid in alphabetical order, the others for a few cells in any order.
         some = rng.sample(sorted(digits), rng.randint(world.min_cells, world.max_cells))
         letters = sorted(digits) if schema == "llava_onevision" else some
@@ -119,32 +120,34 @@ def _schema_counts(total: int) -> dict[RawSchema, int]:
     return counts
 
 
-def generate(world: LabWorldConfig, split: Split, avoid: set[str], drawn: set[str]) -> Iterator[tuple[RawSchema, dict[str, Any]]]:
-    """Yield (schema, raw row) of one split, reproducibly.
+def generate(
+    world: LabWorldConfig, stream: Stream, avoid: set[str], drawn: set[str]
+) -> Iterator[tuple[RawSchema, dict[str, Any]]]:
+    """Yield (schema, raw row) of one stream, reproducibly.
 
     Args:
-        avoid: image sha256 that must not be drawn (the training images, when the split is "eval").
+        avoid: image sha256 that must not be drawn (those of the streams before).
         drawn: receives the image sha256 of every row.
 
     Raises:
         ValueError: the world is too small to hold enough images outside ``avoid``.
     """
     index = 0
-    for schema, count in _schema_counts(world.train_images if split == "train" else world.eval_images).items():
+    for schema, count in _schema_counts(world.train_images if stream == "train" else world.eval_images).items():
         for _ in range(count):
             for attempt in range(_MAX_REDRAWS):
-                rng = random.Random(f"bard-lab/{world.seed}/{split}/{index}/{attempt}")
+                rng = random.Random(f"bard-lab/{world.seed}/{stream}/{index}/{attempt}")
                 png, digits = _draw(world, rng)
                 sha256 = hashlib.sha256(png).hexdigest()
                 if sha256 not in avoid:
                     break
             else:
                 raise ValueError(
-                    f"lab world of {world.rows}x{world.columns} cells: no evaluation image found outside the "
-                    f"{len(avoid)} training images; use more cells or fewer data.lab.train_images"
+                    f"lab world of {world.rows}x{world.columns} cells: no held-out image found outside the "
+                    f"{len(avoid)} other images; use more cells or fewer data.lab.train_images"
                 )
             drawn.add(sha256)
-            yield schema, _raw_row(schema, f"{split}-{index:06d}", png, _turns(world, schema, split, digits, rng))
+            yield schema, _raw_row(schema, f"{stream}-{index:06d}", png, _turns(world, schema, stream, digits, rng))
             index += 1
 
 
@@ -172,12 +175,16 @@ def write_raw(world: LabWorldConfig, folder: Path) -> dict[Split, tuple[RawSourc
     }
     avoid: set[str] = set()
     sources: dict[Split, tuple[RawSource, ...]] = {}
-    for split in ("train", "eval"):
+    streams: tuple[Stream, ...] = ("train", "eval") if world.held_out == "evaluation" else ("train", "eval", "validation")
+    for stream in streams:
+        split: Split = "train" if stream == "train" else "eval"  # validation comes last and takes evaluation's place
         drawn: set[str] = set()
         rows: dict[RawSchema, list[dict[str, Any]]] = {schema: [] for schema in SHARES}
-        for schema, row in generate(world, split, avoid, drawn):
+        for schema, row in generate(world, stream, avoid, drawn):
             rows[schema].append(row)
-        avoid = drawn
+        avoid = avoid | drawn
+        if stream == "eval" and world.held_out == "validation":
+            continue
         for schema, items in rows.items():
             target = folder / split / schema
             target.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """The pictures of a report and of the leaderboard: accuracy over speed, and training curves, for light pages and for dark."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Draw = Callable[[Any, bool], None]  # draws on the axes; whether the surroundings are dark
@@ -41,6 +41,19 @@ def frontier_png(table: Sequence[dict[str, Any]], sweep: Sequence[dict[str, Any]
 def frontier_svgs(table: Sequence[dict[str, Any]], sweep: Sequence[dict[str, Any]] = ()) -> tuple[bytes, bytes]:
     """The same for light surroundings, and for dark."""
     return _draw(_frontier(table, sweep), "svg"), _draw(_frontier(table, sweep), "svg", dark=True)
+
+
+def series_png(series: Mapping[str, Sequence[tuple[float, float, float]]], across: str, up: str) -> bytes:
+    """Lines through (x, y, error of y), one a name; ``across`` and ``up`` name the axes."""
+
+    def draw(axes: Any, dark: bool) -> None:
+        for name, points in series.items():
+            x, y, error = zip(*points, strict=True)
+            axes.errorbar(x, y, yerr=error, fmt=".-", markersize=7, linewidth=1.2, capsize=2, label=name)
+        axes.set(xlabel=across, ylabel=up)
+        axes.legend(framealpha=0.0, fontsize=9)
+
+    return _draw(draw, "png")
 
 
 def curves_png(curves: dict[str, list[dict[str, float]]]) -> bytes:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from bard_core.config.sections import (
     CheckpointConfig,
@@ -15,9 +15,9 @@ from bard_core.config.sections import (
     TrainConfig,
     ar_share,
 )
-from bard_core.config.strict import StrictModel
+from bard_core.config.strict import StrictModel, is_uniform
 from bard_core.config.versions import VERSIONS
-from bard_core.diffusion.names import CleanAttention, Reduction
+from bard_core.diffusion.names import CleanAttention, Reduction, SizeDraw
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import CheckpointRef, DatasetRef, ModelRef
 from bard_core.training.checkpoints import retention
@@ -35,6 +35,7 @@ class StageSpec(StrictModel):
     lab_model: LabModelConfig | None = None
     block_size: int = 1
     block_sizes: tuple[int, ...] = ()
+    draw: SizeDraw = Field("uniform", exclude_if=is_uniform)
     clean_attention: CleanAttention = "block"
     noise: NoiseConfig = NoiseConfig()
     ar_weight: float = 0.0
@@ -74,7 +75,8 @@ class StageSpec(StrictModel):
         if self.stage == "source":
             return "source"
         sizes = "-".join(map(str, self.block_sizes or (self.block_size,)))
-        return f"{self.stage}-b{sizes}" + ("" if self.noise.name == "mask" else f"-{self.noise.name}")
+        kind = f"{self.stage}-b{sizes}" + ("" if self.draw == "uniform" else f"-{self.draw}")
+        return kind + ("" if self.noise.name == "mask" else f"-{self.noise.name}")
 
 
 def source_spec(source: SourceConfig, dataset: DatasetRef) -> StageSpec:
@@ -89,9 +91,14 @@ def source_spec(source: SourceConfig, dataset: DatasetRef) -> StageSpec:
 
 
 def pbm_spec(
-    method: PBMMethod, block_sizes: Sequence[int], train: TrainConfig, dataset: DatasetRef, parent: ModelRef
+    method: PBMMethod,
+    block_sizes: Sequence[int],
+    train: TrainConfig,
+    dataset: DatasetRef,
+    parent: ModelRef,
+    draw: SizeDraw = "uniform",
 ) -> StageSpec:
-    """``parent`` learns to denoise blocks of one size, or of several that are drawn for each sample and epoch.
+    """``parent`` learns to denoise blocks of one size, or of several that are drawn for each sample and epoch (see ``PBMStage``).
 
     Raises:
         ValueError: the parent's blocks are larger.
@@ -106,6 +113,7 @@ def pbm_spec(
         parent=parent,
         block_size=block_size,
         block_sizes=tuple(block_sizes) if len(block_sizes) > 1 else (),
+        draw=draw,
         clean_attention=method.clean_attention,
         noise=method.noise,
         ar_weight=method.ar_share,

@@ -138,6 +138,7 @@ def run_stage(
         tail_weight=spec.tail_weight,
         teacher_block_size=spec.teacher.block_size if spec.teacher else None,
         block_sizes=spec.block_sizes,
+        grow_steps=spec.train.steps if spec.draw == "growing" else 0,
         seed=spec.train.seed,
         max_tokens_per_row=spec.train.max_tokens_per_row,
         image_token_id=processor.image_token_id,

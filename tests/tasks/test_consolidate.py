@@ -9,13 +9,14 @@ from bard_core import tracking
 from bard_core.config.sections import StorageConfig, TrackingConfig
 from bard_core.store import artifacts, provenance
 from bard_core.store.refs import CheckpointRef
+from bard_core.training.checkpoints import delivery
 from tasks import consolidate as task
 
 
 def test_the_same_model_is_asked_for_twice_at_once(bard_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, curve = tmp_path / "step-000002", tmp_path / "curve.jsonl"
     folder.mkdir()
-    (folder / "shard").write_bytes(b"0")
+    (folder / "__0_0.distcp").write_bytes(b"0")
     curve.write_text('{"step": 2}\n')
     provenance.write_of_run(str(tmp_path), {"stage": "pbm-b4", "samples": 1, "sources": {}})
     manifest = artifacts.commit_directory(folder, str(folder), kind="checkpoint", step=2, config_digest="c" * 64)
@@ -41,7 +42,7 @@ def test_the_same_model_is_asked_for_twice_at_once(bard_home: Path, tmp_path: Pa
             assert other.is_alive(), "it waits"
         (output / "second").write_bytes(b"2")
 
-    monkeypatch.setattr(task, "write_model", write_model)
+    monkeypatch.setattr(delivery, "consolidate", write_model)
     write()
     other.join(60.0)
     assert len(refs) == 2 and refs[0].key == refs[1].key and len(written) == 1

@@ -112,6 +112,21 @@ def test_two_processes_give_the_scores_of_one(
     assert [len(part) for part in parts] == [3, 3], "each sample once"
 
 
+def test_findings_judge_in_their_own_process_and_score_the_same(
+    make_model: Callable[..., ModelRef], dataset: DatasetRef, tmp_path: Path
+) -> None:
+    from bard_core.findings.judge import judge as judge_here
+
+    model, source = make_model(tmp_path / "b4", 4), make_model(tmp_path / "source", 1)
+    score = judge(model, dataset, BENCHMARK, CONFIG, str(tmp_path / "score"), str(tmp_path / "answers")).score
+    point = judge_here(model, source, dataset, CONFIG)["points"][f"{CONFIG.decoding.confidence_threshold:g}"]
+    assert (point["accuracy"], point["fields"]) == (score.accuracy, pytest.approx(score.metrics["fields"]))
+    assert sum(point["samples"]["real_tokens"]) == score.real_tokens
+    assert sum(point["samples"]["forwards"]) == score.forwards
+    (own,) = judge_here(source, source, dataset, CONFIG)["points"].values()
+    assert own["tokens_per_forward"] == 1.0
+
+
 def test_a_benchmark_that_failed_leaves_the_others_and_the_run_partial(
     make_model: Callable[..., ModelRef], dataset: DatasetRef, tmp_path: Path
 ) -> None:

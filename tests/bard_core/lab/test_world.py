@@ -52,6 +52,20 @@ def test_answers_list_then_derive_with_a_width_fixed_by_the_number_of_cells() ->
     assert len(drawn) == SMALL.train_images
 
 
+def test_validation_takes_evaluation_s_place_and_shares_no_image_with_it_or_with_training(tmp_path: Path) -> None:
+    tiny = LabWorldConfig(rows=1, columns=1, alphabet=4, min_cells=1, max_cells=1, train_images=50, eval_images=20)
+    worlds = {"a": tiny, "b": tiny.model_copy(update={"held_out": "validation"})}
+    files = {name: _files(tmp_path / name) for name, one in worlds.items() if world.write_raw(one, tmp_path / name)}
+    assert all(files["a"][name] == files["b"][name] for name in files["a"] if name.startswith("train"))
+
+    def images(folder: str) -> set[bytes]:
+        tables = [pq.read_table(path).to_pylist() for path in (tmp_path / folder).rglob("*.parquet")]
+        return {(row["images"][0] if "images" in row else row["image"])["bytes"] for rows in tables for row in rows}
+
+    train, evaluation, validation = images("a/train"), images("a/eval"), images("b/eval")
+    assert len(validation) > 10 and not validation & (train | evaluation)
+
+
 def test_evaluation_never_repeats_a_training_image_even_in_a_tiny_world() -> None:
     tiny = LabWorldConfig(rows=1, columns=1, min_cells=1, max_cells=1, train_images=900, eval_images=50)
     train: set[str] = set()

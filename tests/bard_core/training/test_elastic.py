@@ -58,14 +58,21 @@ def test_each_sample_is_laid_out_as_with_its_size_alone():
         assert float(getattr(whole, stream)) == pytest.approx(sum(float(getattr(part, stream)) for part in parts), rel=1e-4)
 
 
+def test_growing_sizes_join_one_by_one_in_equal_parts_of_a_run():
+    growing = replace(SPEC, grow_steps=9)
+    assert [growing.at(step).block_sizes for step in range(10)] == [(4,)] * 3 + [(4, 8)] * 3 + [(4, 8, 16)] * 4
+    assert growing.at(0).drawn("one", 3) == 4 and SPEC.at(0) is SPEC
+
+
 def read_settings(folder):
     return json.loads((folder / "config.json").read_text())["bard"]["block_size"]
 
 
 def test_resuming_draws_the_same_sizes_again_and_the_run_ends_in_a_model_of_each(tiny_dataset, source_model, bard_home):
     method = PBMConfig(stages=(), noise=NoiseConfig(min_t=0.1)).method
-    spec = pbm_spec(method, (4, 8), tiny_train(steps=4, checkpoint_every=2), tiny_dataset, source_model)
-    assert spec.name == "pbm-b4-8" and spec.block_size == 8
+    asked = (method, (4, 8), tiny_train(steps=4, checkpoint_every=2), tiny_dataset, source_model)
+    spec, uniform = pbm_spec(*asked, "growing"), pbm_spec(*asked)
+    assert (spec.name, uniform.name, spec.block_size) == ("pbm-b4-8-growing", "pbm-b4-8", 8) and spec.digest != uniform.digest
     run, taken = train(spec)
     whole = state_of(run.checkpoint(4))
     shutil.rmtree(run.checkpoint(4))
@@ -85,6 +92,11 @@ def test_resuming_draws_the_same_sizes_again_and_the_run_ends_in_a_model_of_each
 def test_sizes_grow_and_are_several(sizes):
     with pytest.raises(ValueError, match="block_sizes are two or more, growing"):
         PBMConfig.model_validate({"stages": [{"block_sizes": sizes, "train": {"steps": 1}}]})
+
+
+def test_growing_needs_sizes_to_draw_from():
+    with pytest.raises(ValueError, match="draw: growing needs block_sizes"):
+        PBMConfig.model_validate({"stages": [{"block_size": 8, "draw": "growing", "train": {"steps": 1}}]})
 
 
 def test_stages_share_no_size():

@@ -1,0 +1,173 @@
+"""docs/findings.md from the machine-readable results: every verdict first, then each claim with its numbers and its picture."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from bard_core.evaluation.compare import standard_error
+from bard_core.findings.spec import SELF_SPECULATION, Claim
+from bard_core.report.pictures import series_png
+
+Body = Mapping[str, Any]
+HEAD = """# Findings
+
+What was tried, and what came of it: several seeds, error bars, equal steps or equal training FLOPs. Written by `make findings`
+from `benchmarks/results/findings/`; the claims are in `configs/findings/`.
+
+```sh
+make findings
+```
+
+A verdict is by the paired difference over seeds: a candidate and its baseline share the seed, and with it the source model. The
+interval is the wider of two at 95 %, Student's over seeds and the normal one over images. *confirmed*: all of it is above the
+margin; *not*: all of it is below; else *inconclusive*. Accuracy is of whole answers, on validation images that share none with
+training or evaluation, unless said; TPF is real tokens a forward, every forward after prefill counted; speed-up is over the
+source's own decoding, in turn in one process. FLOPs are those of the conversion, the source's training left out. The lab is
+small: a model of under a million parameters on generated images.
+"""
+
+
+def write_page(place: Path, folder: Path, claims: Sequence[Claim] = ()) -> Path:
+    """Write ``folder/findings.md`` and ``folder/findings/*.png`` of all results at ``place``, in the order of their numbers.
+
+    Those of ``claims`` that have no results are named as not run.
+    """
+    known = [json.loads(path.read_text(encoding="utf-8")) for path in place.glob("*.json")]
+    results = sorted(known, key=lambda body: (body["number"], body["claim"]))
+    pictures = folder / "findings"
+    pictures.mkdir(parents=True, exist_ok=True)
+    parts = [HEAD, *_verdicts(results, [claim for claim in claims if claim.name not in {body["claim"] for body in results}])]
+    for body in results:
+        drawn = _series(body)
+        if drawn:
+            (pictures / f"{body['claim']}.png").write_bytes(series_png(drawn, "tokens a forward", "accuracy, %"))
+        parts += _claim(body, bool(drawn))
+    target = folder / "findings.md"
+    target.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
+    return target
+
+
+def _verdicts(results: Sequence[Body], not_run: Sequence[Claim]) -> Iterator[str]:
+    yield "| | claim | verdict | number |\n| ---: | --- | --- | --- |"
+    rows = {(body["number"], body["claim"]): _verdict(body) for body in results}
+    rows |= {(claim.number, claim.name): f"| {claim.number} | {claim.question} | not run | – |" for claim in not_run}
+    yield from (rows[place] for place in sorted(rows))
+    yield ""
+
+
+def _verdict(body: Body) -> str:
+    """A claim's row in the table of verdicts."""
+    told = [one for one in body["comparisons"] if one["decides"] and one["verdict"] != "not run"]
+    best = max(told, key=lambda one: one["mean"]) if told and body["rule"] == "any" else told[0] if told else None
+    number = f"{_difference(best)}: {best['question']}" if best else "–"
+    anchor = f"[{body['question']}](#{_anchor(body)})"
+    return f"| {body['number']} | {anchor} | **{body['verdict']}**{_some_missing(body)} | {number} |"
+
+
+def _anchor(body: Body) -> str:
+    return f"{body['number']}-{body['claim']}".lower().replace(" ", "-")
+
+
+def _some_missing(body: Body) -> str:
+    lacking = sum(bool(variant["missing"]) for variant in body["variants"].values())
+    return f" (of {len(body['variants'])} variants {lacking} not run whole)" if lacking else ""
+
+
+def _difference(one: Body) -> str:
+    unit, scale = (" points", 100) if one["metric"] == "accuracy" else ("", 1)
+    if one["low"] is None:
+        return f"{scale * one['mean']:+.1f}{unit} (one seed)"
+    return f"{scale * one['mean']:+.1f}{unit} [{scale * one['low']:+.1f}, {scale * one['high']:+.1f}]"
+
+
+def _claim(body: Body, has_picture: bool) -> Iterator[str]:
+    yield f"## {body['number']} {body['claim']}\n"
+    yield f"{body['question']} **{body['verdict']}**{_some_missing(body)}.\n"
+    if body["notes"]:
+        yield f"{body['notes'].strip()}\n"
+    yield from _comparisons(body)
+    if has_picture:
+        yield f"![accuracy over tokens a forward](findings/{body['claim']}.png)\n"
+    yield from _table(body)
+    if lost := {name: variant["missing"] for name, variant in body["variants"].items() if variant["missing"]}:
+        yield "Not run: " + "; ".join(f"{name}: {', '.join(pieces)}" for name, pieces in lost.items()) + ".\n"
+    machine = body["machine"]
+    of_it = f"{machine['cpu']}, {machine['cores']} cores" + (f", {machine['gpu']}" if machine["gpu"] else "")
+    digests = ", ".join(f"{name} `{variant['config_digest'][:12]}`" for name, variant in body["variants"].items())
+    seeds = ", ".join(map(str, body["seeds"]))
+    judged = f"{body['images'] or 'no'} {body['held_out']} images"
+    yield f"`configs/{body['configuration']}.yaml`, seeds {seeds}, {judged}, commit `{body['commit'][:12]}`, {of_it},"
+    yield f"torch {machine['torch']}. Configurations: {digests}.\n"
+
+
+def _comparisons(body: Body) -> Iterator[str]:
+    if not body["comparisons"]:
+        return
+    yield "| question | candidate | baseline | difference | equal | FLOPs | verdict |"
+    yield "| --- | --- | --- | --- | --- | ---: | --- |"
+    for one in body["comparisons"]:
+        cells = [one["question"], _side(one["candidate"]), _side(one["baseline"])]
+        if one["verdict"] == "not run":
+            yield f"| {' | '.join(cells)} | – | {one['equal']} | – | not run |"
+            continue
+        mine, theirs = one["spent"]
+        ratio = f"{mine['flops'] / theirs['flops']:.2f}x" if theirs["flops"] and mine["flops"] else "–"
+        verdict = f"{one['verdict']}: {one['apart']}" if one["apart"] else one["verdict"]
+        margin = "" if not one["margin"] else f" (margin {one['margin']:+g})"
+        yield f"| {' | '.join(cells)} | {_difference(one)}{margin} | {one['equal']} | {ratio} | {verdict} |"
+    yield ""
+
+
+def _side(side: Body) -> str:
+    point = "self-speculation" if side["threshold"] == SELF_SPECULATION else f"{side['threshold']:g}"
+    return f"{side['variant']}, {side['model']}" + ("" if side["model"] == "source" else f" at {point}")
+
+
+def _means(variant: Body) -> dict[tuple[str, str], dict[str, list[float]]]:
+    """(model, point) -> metric -> a value a seed."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for seed in variant["seeds"].values():
+        for model, points in seed["judged"].items():
+            for point, numbers in points.items():
+                for metric, value in numbers.items():
+                    found.setdefault((model, point), {}).setdefault(metric, []).append(value)
+    return found
+
+
+def _table(body: Body) -> Iterator[str]:
+    """A row a variant, model and point, source models once."""
+    yield "| variant | model | at | accuracy | TPF | speed-up | steps | PFLOP |"
+    yield "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    told = False
+    for name, variant in body["variants"].items():
+        for (model, point), numbers in _means(variant).items():
+            if model == "source" and told:
+                continue
+            told = told or model == "source"
+            spent = [seed["trained"][model] for seed in variant["seeds"].values() if model in seed["trained"]]
+            steps, flops = (fmean(run[f"total_{kind}"] for run in spent) if spent else 0.0 for kind in ("steps", "flops"))
+            accuracy, error = (100 * value for value in (fmean(numbers["accuracy"]), standard_error(numbers["accuracy"])))
+            cost = f"{steps:.0f} | {flops / 1e15:.2f}" if steps else "– | –"
+            yield (
+                f"| {'all' if model == 'source' else name} | {model} | {point} | {accuracy:.1f} ± {error:.1f} % "
+                f"| {fmean(numbers['tokens_per_forward']):.2f} | {fmean(numbers['speedup']):.2f}x | {cost} |"
+            )
+    yield ""
+
+
+def _series(body: Body) -> dict[str, list[tuple[float, float, float]]]:
+    """Of every variant, the points of its last model: (TPF, accuracy in per cent, its error)."""
+    drawn = {}
+    for name, variant in body["variants"].items():
+        means = _means(variant)
+        models = [model for model, _ in means if model != "source"]
+        points = [
+            (fmean(numbers["tokens_per_forward"]), 100 * fmean(numbers["accuracy"]), 100 * standard_error(numbers["accuracy"]))
+            for (model, _), numbers in means.items()
+            if models and model == models[-1]
+        ]
+        if points:
+            drawn[f"{name}, {models[-1]}"] = points
+    return drawn

@@ -1,0 +1,114 @@
+"""All pieces, several at a time in processes of their own, under one bar. What fails takes only what needs it along."""
+
+import logging
+import os
+import signal
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from typing import Any
+
+from bard_core.config.sections import StorageConfig
+from bard_core.findings.pieces import Work
+from bard_core.findings.work import found, run
+from bard_core.progress import Bar
+from bard_core.store import storage
+
+log = logging.getLogger(__name__)
+
+
+def run_all(pieces: Mapping[str, Any], processes: int, at: StorageConfig = StorageConfig()) -> dict[str, str]:
+    """Do every piece that was not done, each after those it needs; returns why, by name and key, of those that could not be done.
+
+    Stopped and started again, it goes on: finished pieces are found, a training from its last checkpoint.
+
+    Args:
+        pieces: by key, those that others need among them.
+        processes: at once, the cores shared between them; 1: in this process.
+    """
+    waiting = {key: piece for key, piece in pieces.items() if found(piece, at) is None}
+    total = sum(piece.cost for piece in pieces.values())
+    with Bar(total=total, initial=total - _cost(waiting), desc="findings", unit="step") as bar:
+        if processes == 1:
+            return _one_by_one(pieces, waiting, at, bar)
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["bard_core.findings.work"])
+        threads = max(1, len(os.sched_getaffinity(0)) // processes)
+        with ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(threads,)) as pool:
+            try:
+                return _spread(pieces, waiting, at, bar, pool)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def _cost(pieces: Mapping[str, Work]) -> int:
+    return sum(piece.cost for piece in pieces.values())
+
+
+def _one_by_one(pieces: Mapping[str, Any], waiting: dict[str, Any], at: StorageConfig, bar: Any) -> dict[str, str]:
+    failed: dict[str, str] = {}
+    lost: set[str] = set()
+    for key, piece in waiting.items():
+        bar.set_postfix_str(piece.name)
+        if lost & {*piece.needs}:
+            lost.add(key)
+            continue
+        try:
+            run(piece, dict(pieces), at)
+        except Exception as error:  # noqa: BLE001 - one piece must not lose the others
+            failed[_called(piece)] = _said(error)
+            lost.add(key)
+        bar.update(piece.cost)
+    return failed
+
+
+def _spread(pieces: Mapping[str, Any], waiting: dict[str, Any], at: StorageConfig, bar: Any, pool: Executor) -> dict[str, str]:
+    """Hand out what is ready, until nothing is left that could be."""
+    failed: dict[str, str] = {}
+    lost: set[str] = set()
+    running: dict[Future[Any], str] = {}
+    while waiting or running:
+        for key, piece in [*waiting.items()]:
+            if lost & {*piece.needs}:
+                lost.add(key)
+                del waiting[key]
+                bar.update(piece.cost)
+            elif not any(need in waiting or need in running.values() for need in piece.needs):
+                needed = {need: pieces[need] for need in piece.needs}
+                running[pool.submit(run, piece, needed, at)] = key
+                del waiting[key]
+        if not running:
+            break
+        bar.set_postfix_str(", ".join(pieces[key].name for key in [*running.values()][:4]))
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            key = running.pop(future)
+            bar.update(pieces[key].cost)
+            if (error := future.exception()) is not None:
+                failed[_called(pieces[key])] = _said(error)
+                log.error("%s: %s", _called(pieces[key]), _said(error))
+                lost.add(key)
+    return failed
+
+
+def _called(piece: Work) -> str:
+    """Several variants have pieces of one name."""
+    return f"{piece.name} ({piece.key[:8]})"
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _start(threads: int) -> None:
+    """A process's share of the cores. What it says goes to a file: the bar is another's."""
+    import torch
+
+    from bard_core import known_warnings
+
+    with (storage.home() / "findings.log").open("a") as words:
+        for stream in (1, 2):
+            os.dup2(words.fileno(), stream)
+    known_warnings.hush()
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us; training listens for itself

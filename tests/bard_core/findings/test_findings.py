@@ -1,0 +1,234 @@
+"""A claim from its file to the page: pieces shared and done once, judged as the pipeline judges, told with what lacks."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tqdm import tqdm
+
+from bard_core.config.bases import CONFIGS
+from bard_core.config.sections import StorageConfig
+from bard_core.findings import judge as judging
+from bard_core.findings import pool, work
+from bard_core.findings.page import write_page
+from bard_core.findings.pieces import distinct, recipe, recipes
+from bard_core.findings.results import write_results
+from bard_core.findings.spec import Claim, ClaimError, read_claim, read_claims
+from bard_core.store import storage
+
+AT = StorageConfig()
+SHORT = {"steps": 2, "batch_size": 2, "checkpoint_every": 2, "log_every": 1}
+BLOCKS = {"base": "lab-blocks", **SHORT}
+
+
+def tiny_claim(**changes: Any) -> Claim:
+    """Two variants that share source and data, on the smallest lab there is."""
+    body: dict[str, Any] = {
+        "name": "tiny",
+        "number": 1,
+        "question": "Does four beat eight?",
+        "settings": {
+            "data.lab.train_images": 16,
+            "data.lab.eval_images": 4,
+            "source.lab_model": {
+                "hidden_size": 32,
+                "layers": 1,
+                "heads": 2,
+                "kv_heads": 1,
+                "head_dim": 16,
+                "intermediate_size": 32,
+            },
+            **{f"source.train.{name}": value for name, value in SHORT.items()},
+            **{f"swd.train.{name}": value for name, value in SHORT.items()},
+            "evaluation.speed_samples": 1,
+            "evaluation.decoding.max_new_tokens": 16,
+            "swd.students": [],
+        },
+        "variants": {
+            "four": {"pbm.stages": [{"block_size": 4, "train": BLOCKS}]},
+            "both": {
+                "pbm.stages": [{"block_sizes": [4, 8], "draw": "growing", "train": BLOCKS}],
+                "swd.students": ["pbm-b8"],
+            },
+        },
+        "seeds": [0, 1],
+        "thresholds": [0.9],
+        "comparisons": [
+            {
+                "question": "four against elastic",
+                "candidate": {"variant": "four", "model": "pbm-b4"},
+                "baseline": {"variant": "both", "model": "pbm-b4"},
+            },
+            {
+                "question": "distilled against not",
+                "candidate": {"variant": "both", "model": "swd-b8"},
+                "baseline": {"variant": "both", "model": "pbm-b8"},
+                "decides": False,
+            },
+        ],
+    }
+    return Claim.model_validate({**body, **changes})
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A home in which one seed of the tiny claim was run whole."""
+    folder = tmp_path_factory.mktemp("findings")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BARD_HOME", str(folder))
+        failed = pool.run_all(distinct(recipes([tiny_claim()], seeds=[0])), processes=1)
+        assert failed == {}
+        yield folder
+
+
+@pytest.fixture
+def there(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BARD_HOME", str(home))
+    return home
+
+
+def test_what_variants_share_is_one_piece_and_seeds_share_the_data_alone() -> None:
+    claim = tiny_claim()
+    four, both, other = recipe(claim, "four", 0), recipe(claim, "both", 0), recipe(claim, "four", 1)
+    assert four.trained["source"] == both.trained["source"] != other.trained["source"]
+    assert four.judged["source"] == both.judged["source"]
+    assert both.trained["pbm-b4"] == both.trained["pbm-b8"] and both.judged["pbm-b4"] != both.judged["pbm-b8"]
+    kinds = [type(piece).__name__ for piece in distinct([four, both, other]).values()]
+    assert kinds.count("Prepared") == 2, "what is trained on, and the same with validation images held out"
+    assert (kinds.count("SourceTraining"), kinds.count("BlockTraining"), kinds.count("Distillation")) == (2, 3, 1)
+    renamed = claim.model_copy(update={"name": "renamed", "number": 7})
+    assert distinct([recipe(renamed, "four", 0)]).keys() == distinct([four]).keys()
+
+
+def test_a_second_run_computes_nothing(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "_make", lambda *_: pytest.fail("a piece was done again"))
+    assert pool.run_all(distinct(recipes([tiny_claim()], seeds=[0])), processes=1) == {}
+
+
+def test_a_model_that_is_gone_is_made_again(there: Path) -> None:
+    one = recipe(tiny_claim(), "four", 0)
+    pieces = distinct([one])
+    training = pieces[one.trained["pbm-b4"]]
+    done = work.found(training, AT)
+    assert done is not None
+    (Path(done["models"]["pbm-b4"]["uri"]) / "config.json").unlink()
+    assert work.found(training, AT) is None
+    again = work.run(training, pieces)
+    assert again["models"] == done["models"], "the same bytes: its checkpoint was there"
+
+
+def test_a_failed_piece_takes_only_what_needs_it_along(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = work._make
+
+    def make(piece: Any, *rest: Any) -> Any:
+        if piece.name.startswith("pbm-b4, "):
+            raise RuntimeError("no luck")
+        return real(piece, *rest)
+
+    monkeypatch.setattr(work, "_make", make)
+    one = recipe(tiny_claim(), "four", 1)
+    failed = pool.run_all(distinct([one]), processes=1)
+    pieces = distinct([one])
+    assert failed == {f"pbm-b4, seed 1 ({one.trained['pbm-b4'][:8]})": "RuntimeError: no luck"}
+    assert work.found(pieces[one.judged["source"]], AT) is not None
+    assert work.found(pieces[one.judged["pbm-b4"]], AT) is None
+
+
+def test_results_and_page_tell_numbers_and_what_was_not_run(there: Path, tmp_path: Path) -> None:
+    (body,) = write_results([tiny_claim()], tmp_path / "results")
+    assert body == json.loads((tmp_path / "results" / "tiny.json").read_text())
+    first, second = body["comparisons"]
+    assert body["verdict"] == first["verdict"] == "inconclusive", "one seed shows nothing"
+    assert set(first["differences"]) == {"0"} and first["low"] is None
+    assert second["verdict"] == "not comparable" and second["apart"] == "4 steps against 2"
+    assert body["images"] == 4 and body["held_out"] == "validation"
+    spent = body["variants"]["both"]["seeds"]["0"]["trained"]
+    assert spent["source"]["total_steps"] == 0 and spent["swd-b8"]["total_steps"] == 4
+    assert spent["swd-b8"]["flops"] > spent["pbm-b8"]["flops"], "the teacher's forwards count"
+    assert "judge pbm-b4, seed 1" in body["variants"]["four"]["missing"]
+    page = write_page(tmp_path / "results", tmp_path).read_text()
+    assert "| 1 | [Does four beat eight?](#1-tiny) | **inconclusive** (of 2 variants 2 not run whole)" in page
+    assert "not comparable: 4 steps against 2" in page and "Not run: four: " in page
+    assert (tmp_path / "findings" / "tiny.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_what_is_ready_is_handed_out_and_nothing_before_what_it_needs(monkeypatch: pytest.MonkeyPatch, bard_home: Path) -> None:
+    pieces, order = distinct(recipes([tiny_claim()])), list[str]()
+    lost = next(key for key, piece in pieces.items() if piece.name == "source, seed 1")
+
+    def run(piece: Any, needed: dict[str, Any], at: StorageConfig) -> None:
+        assert {*piece.needs} == {*needed} and {*piece.needs} <= {*order}
+        if piece.key == lost:
+            raise RuntimeError("no luck")
+        order.append(piece.key)
+
+    monkeypatch.setattr(pool, "run", run)
+    bar = tqdm(disable=True)
+    with ThreadPoolExecutor(2) as threads:
+        failed = pool._spread(pieces, dict(pieces), AT, bar, threads)
+    assert failed == {f"source, seed 1 ({lost[:8]})": "RuntimeError: no luck"}
+    assert {key for key in pieces if key not in order} == {lost, *(k for k, p in pieces.items() if "seed 1" in p.name)}
+    assert len(order) == len({*order})
+
+
+@pytest.mark.faults
+def test_processes_share_the_work(bard_home: Path) -> None:
+    """Real processes, on the quickest pieces there are; the suite has not the time to start them."""
+    pieces = distinct([recipe(tiny_claim(), "four", 0)])
+    datasets = {key: piece for key, piece in pieces.items() if type(piece).__name__ == "Prepared"}
+    assert pool.run_all(datasets, processes=2) == {}
+    assert all(work.found(piece, AT) for piece in datasets.values())
+    assert (storage.home() / "findings.log").is_file()
+
+
+def test_every_claim_of_ours_can_be_run() -> None:
+    claims = read_claims()
+    assert {"progressive", "elastic"} <= {claim.name for claim in claims}
+    assert all(len(claim.seeds) >= 3 and claim.held_out == "validation" for claim in claims if claim.comparisons)
+    long = [piece.name for piece in distinct(recipes(claims)).values() if piece.cost > 3000]
+    assert long == [], "a piece is a quarter of an hour at most"
+
+
+def asked(**side: Any) -> list[dict[str, Any]]:
+    return [{"question": "?", "candidate": {"model": "pbm-b4", **side}, "baseline": {"variant": "four", "model": "pbm-b4"}}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"comparisons": asked(variant="five")}, "variant 'five' is none of"),
+        ({"comparisons": asked(variant="four", threshold=0.5)}, "threshold 0.5 is none of"),
+        ({"models": ["swd-b8"]}, "pbm-b4 is not among models"),
+        ({"variant": {}}, "did you mean 'variants'"),
+    ],
+)
+def test_a_claim_that_cannot_be_answered_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        tiny_claim(**changes)
+
+
+def test_a_file_s_faults_name_it(tmp_path: Path) -> None:
+    body = tiny_claim().model_dump(mode="json", exclude={"name"})
+    body["variants"]["four"]["pbm.noize.min_t"] = 0.2
+    path = tmp_path / "broken.yaml"
+    path.write_text(json.dumps(body))
+    with pytest.raises(ClaimError, match=r"variant four: .*did you mean 'noise'"):
+        read_claim(path)
+    body["variants"]["four"] = {"pbm.stages": [{"block_size": 16, "train": BLOCKS}]}
+    path.write_text(json.dumps(body))
+    with pytest.raises(ClaimError, match="variant four trains pbm-b16, not pbm-b4"):
+        read_claim(path)
+    with pytest.raises(ClaimError, match="no claim 'nothing'"):
+        read_claims(["nothing"])
+    assert (CONFIGS / "findings").is_dir()
+
+
+def test_points_are_named_by_threshold() -> None:
+    assert [judging.point_of(name) for name in (0.9, 0.98, None, "self_speculative")] == [
+        "0.9",
+        "0.98",
+        "self_speculative",
+        "self_speculative",
+    ]
