@@ -58,13 +58,14 @@ class Asked:
         started = time.perf_counter()
         if canvas is None:
             return generate(self.chat.model, inputs, **self.options), time.perf_counter() - started
-        output = None
+        output, seconds = None, 0.0
         with show.live(canvas) if watch else nullcontext(lambda: None) as update:
             for event in canvas.follow(stream(self.chat.model, inputs, **self.options)):
+                if isinstance(event, DoneEvent):
+                    output, seconds = event.output, time.perf_counter() - started
                 update()
-                output = event.output if isinstance(event, DoneEvent) else None
         assert output is not None
-        return output, time.perf_counter() - started
+        return output, seconds
 
     def warm_up(self) -> None:
         """What is done once a process is not to count for either side of a comparison."""

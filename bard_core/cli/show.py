@@ -1,5 +1,6 @@
 """Frames of a decode in the terminal, live."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,21 +11,35 @@ if TYPE_CHECKING:
     from bard_core.serving.frames import Canvas, Frame
 
 MASK = "░"
+FRAME_S = 0.15  # a frame stands for
+LONGEST_S = 5.0  # that is watched on after the answer's end
 
 
 @contextmanager
 def live(canvas: "Canvas") -> Iterator[Any]:
-    """While the body runs, its ``update()`` shows the newest frame in the terminal."""
+    """While the body runs, its ``update()`` shows the newest frame in the terminal.
+
+    A frame stands for ``FRAME_S``, so that eyes can follow, and the decoder never waits for it: while it decodes, the newest
+    frame follows; those after the last one shown are shown once the answer is there.
+    """
     from rich.console import Console
     from rich.live import Live
 
-    with Live(console=Console(stderr=True), auto_refresh=False) as screen:
+    with Live(console=(console := Console(stderr=True)), auto_refresh=False) as screen:
+        shown, last = 0, 0.0
 
         def update() -> None:
-            if canvas.frames:
+            nonlocal shown, last
+            if len(canvas.frames) > shown and time.perf_counter() - last >= FRAME_S:
                 screen.update(drawn(canvas.frames[-1]), refresh=True)
+                shown, last = len(canvas.frames), time.perf_counter()
 
         yield update
+        left = canvas.frames[shown:] if console.is_terminal else canvas.frames[-1:]
+        for frame in left:
+            if console.is_terminal:
+                time.sleep(min(FRAME_S, LONGEST_S / len(left)))
+            screen.update(drawn(frame), refresh=True)
 
 
 def drawn(frame: "Frame") -> "RenderableType":
