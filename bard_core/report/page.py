@@ -104,8 +104,8 @@ def _watch(watched: dict[str, Any]) -> str:
         f"<p>{html.escape(watched['question'])}</p><div class='watch'>"
         f"<div class='card'><b>{html.escape(watched['model'])}</b>{_stage(blocks, last)}</div>"
         f"<div class='card'><b>source, autoregressive</b>{_stage(tokens, last)}</div></div>"
-        f"<p class='note'>Both at the same number of forwards; {pace}. Green was filled with a probability of 0.9 or more, amber "
-        "with 0.6 or more, red with less; underlined has just come; ░ is masked.</p>"
+        f"<p class='note'>A right answer that took most forwards. Both at the same number of forwards; {pace}. Green was filled "
+        "with a probability of 0.9 or more, amber with 0.6 or more, red with less; underlined has just come; ░ is masked.</p>"
     )
 
 
