@@ -23,9 +23,9 @@ make findings
 A verdict is by the paired difference over seeds: a candidate and its baseline share the seed, and with it the source model. The
 interval is the wider of two at 95 %, Student's over seeds and the normal one over images. *confirmed*: all of it is above the
 margin; *not*: all of it is below; else *inconclusive*. Accuracy is of whole answers, on validation images that share none with
-training or evaluation, unless said; TPF is real tokens a forward, every forward after prefill counted; speed-up is over the source's
-own decoding, in turn in one process. FLOPs are those of the conversion, the source's training left out. The lab is small: a model
-of under a million parameters on generated images.
+training or evaluation, unless said; TPF is real tokens a forward, every forward after prefill counted; speed-up is over the
+source's own decoding, in turn in one process. FLOPs are those of the conversion, the source's training left out. The lab is
+small: a model of under a million parameters on generated images.
 """
 
 

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from typing import Any
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def run_all(pieces: Mapping[str, Any], processes: int, at: StorageConfig = StorageConfig()) -> dict[str, str]:
-    """Do every piece that was not done, each after those it needs; returns why, by name, of those that could not be done.
+    """Do every piece that was not done, each after those it needs; returns why, by name and key, of those that could not be done.
 
     Stopped and started again, it goes on: finished pieces are found, a training from its last checkpoint.
 
@@ -52,20 +52,19 @@ def _one_by_one(pieces: Mapping[str, Any], waiting: dict[str, Any], at: StorageC
     lost: set[str] = set()
     for key, piece in waiting.items():
         bar.set_postfix_str(piece.name)
+        if lost & {*piece.needs}:
+            lost.add(key)
+            continue
         try:
-            if not lost & {*piece.needs}:
-                run(piece, dict(pieces), at)
+            run(piece, dict(pieces), at)
         except Exception as error:  # noqa: BLE001 - one piece must not lose the others
-            failed[piece.name] = _said(error)
-        if piece.name in failed or lost & {*piece.needs}:
+            failed[_called(piece)] = _said(error)
             lost.add(key)
         bar.update(piece.cost)
     return failed
 
 
-def _spread(
-    pieces: Mapping[str, Any], waiting: dict[str, Any], at: StorageConfig, bar: Any, pool: ProcessPoolExecutor
-) -> dict[str, str]:
+def _spread(pieces: Mapping[str, Any], waiting: dict[str, Any], at: StorageConfig, bar: Any, pool: Executor) -> dict[str, str]:
     """Hand out what is ready, until nothing is left that could be."""
     failed: dict[str, str] = {}
     lost: set[str] = set()
@@ -82,15 +81,20 @@ def _spread(
                 del waiting[key]
         if not running:
             break
-        bar.set_postfix_str(", ".join(pieces[key].name for key in [*running.values()][: pool._max_workers]))
+        bar.set_postfix_str(", ".join(pieces[key].name for key in [*running.values()][:4]))
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             key = running.pop(future)
             bar.update(pieces[key].cost)
             if (error := future.exception()) is not None:
-                failed[pieces[key].name] = _said(error)
-                log.error("%s: %s", pieces[key].name, failed[pieces[key].name])
+                failed[_called(pieces[key])] = _said(error)
+                log.error("%s: %s", _called(pieces[key]), _said(error))
                 lost.add(key)
     return failed
+
+
+def _called(piece: Work) -> str:
+    """Several variants have pieces of one name."""
+    return f"{piece.name} ({piece.key[:8]})"
 
 
 def _said(error: BaseException) -> str:

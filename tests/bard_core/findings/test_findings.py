@@ -130,8 +130,8 @@ def test_a_failed_piece_takes_only_what_needs_it_along(there: Path, monkeypatch:
     monkeypatch.setattr(work, "_make", make)
     one = recipe(tiny_claim(), "four", 1)
     failed = pool.run_all(distinct([one]), processes=1)
-    assert failed == {"pbm-b4, seed 1": "RuntimeError: no luck"}
     pieces = distinct([one])
+    assert failed == {f"pbm-b4, seed 1 ({one.trained['pbm-b4'][:8]})": "RuntimeError: no luck"}
     assert work.found(pieces[one.judged["source"]], AT) is not None
     assert work.found(pieces[one.judged["pbm-b4"]], AT) is None
 
@@ -168,7 +168,7 @@ def test_what_is_ready_is_handed_out_and_nothing_before_what_it_needs(monkeypatc
     bar = tqdm(disable=True)
     with ThreadPoolExecutor(2) as threads:
         failed = pool._spread(pieces, dict(pieces), AT, bar, threads)
-    assert failed == {"source, seed 1": "RuntimeError: no luck"}
+    assert failed == {f"source, seed 1 ({lost[:8]})": "RuntimeError: no luck"}
     assert {key for key in pieces if key not in order} == {lost, *(k for k, p in pieces.items() if "seed 1" in p.name)}
     assert len(order) == len({*order})
 
