@@ -7,7 +7,7 @@ from bard_core.training.checkpoints.delivery import deliver
 from tasks.settings import Checkpoint, Model, stage_task
 
 
-@stage_task("train", "consolidate", code="consolidate")
+@stage_task("prepare", "consolidate", code="consolidate")
 def consolidate(
     checkpoint: Checkpoint,
     clean_attention: str,

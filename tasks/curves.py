@@ -10,7 +10,7 @@ from bard_core.tracking import stage_run
 from tasks.settings import Report, stage_task
 
 
-@stage_task("evaluate", "report", code="report", enable_deck=True)
+@stage_task("report", "report", code="report", enable_deck=True)
 def curves(
     name: str,
     labels: list[str],

@@ -20,10 +20,11 @@ from bard_core.config.sections import (
 from bard_core.store import storage
 from tasks.settings import stage_task
 
+FINISHED = ("prepare", "models", "benchmarks", "evaluate")  # folders of artifacts
 AGAIN = "Start the same run again: it takes what is finished from storage and goes on with what failed."
 
 
-@stage_task("evaluate", "control", retries=0)
+@stage_task("report", "control", retries=0)
 def report_failure(
     name: str,
     data: DataConfig,
@@ -43,7 +44,7 @@ def report_failure(
     """
     root = storage.root_uri(storage_config)
     said = err.message.strip() if err is not None else "Flyte gave no message; see the console"
-    there = [f"- {folder}/{item}" for folder in ("models", "evaluate") for item in _finished(root, folder)]
+    there = [f"- {folder}/{item}" for folder in FINISHED for item in _finished(root, folder)]
     lines = [f"# {name}: failed", "```", said, "```", AGAIN, "## What is finished", *(there or ["nothing yet"])]
     page = "\n\n".join(lines) + "\n"
     storage.write_bytes(storage.join(root, "artifacts", "failures", f"{name}.md"), page.encode())

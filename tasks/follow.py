@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from bard_core.progress import Bar
 from bard_core.store import storage
 from bard_core.tracking import StageRun
 from bard_core.training.curve import CURVE, Record, read_curve
@@ -27,7 +26,7 @@ class Follower:
     def __init__(self, run_uri: str, name: str, steps: int, run: StageRun) -> None:
         self._uri, self._run, self._seen = storage.join(run_uri, CURVE), run, 0.0
         self._run_uri, self._noticed = run_uri, 0.0
-        self._bar = tqdm(total=steps, desc=f"{name:<10}", unit="step", mininterval=1.0)
+        self._bar = Bar(total=steps, desc=f"{name:<10}", unit="step")
         self._found = -1.0
 
     def look(self) -> int:

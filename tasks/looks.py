@@ -6,7 +6,7 @@ from bard_core.store import places
 from tasks.settings import Looks, stage_task
 
 
-@stage_task("evaluate", "evaluate", code="evaluate")
+@stage_task("report", "prepare", code="evaluate")
 def see_benchmarks(suite: str, storage_config: StorageConfig) -> Looks:
     """Look at every image that the suite asks about."""
     return see_suite(suite, places.looks_uri(storage_config, suite, looks_key(suite)))

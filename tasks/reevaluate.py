@@ -15,7 +15,7 @@ from bard_core.tracking import stage_run
 from tasks.settings import stage_task
 
 
-@stage_task("evaluate", "control", retries=0)
+@stage_task("report", "control", retries=0)
 def plan(
     evaluation: EvaluationConfig, gate: GateConfig, version: int, storage_config: StorageConfig, tracking: TrackingConfig
 ) -> list[Pending]:
@@ -26,7 +26,7 @@ def plan(
     return pending
 
 
-@stage_task("evaluate", "control")
+@stage_task("report", "control")
 def conclude(
     pending: list[Pending],
     results: list[EvalResult],

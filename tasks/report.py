@@ -26,7 +26,7 @@ from bard_core.tracking import log_comparison, provenance, settle, stage_run
 from tasks.settings import Dataset, Report, stage_task
 
 
-@stage_task("evaluate", "report", code="report", enable_deck=True)
+@stage_task("report", "report", code="report", enable_deck=True)
 def report(
     name: str,
     results: list[EvalResult],

@@ -9,13 +9,13 @@ from bard_core.tracking import log_model, stage_run
 from tasks.settings import Dataset, Model, stage_task
 
 
-@stage_task("train", "control")
+@stage_task("prepare", "control")
 def find_model(reference: str, tracking: TrackingConfig) -> FoundModel:
     """What the model is now. Not cached: new weights at an old path, or another champion, are what it is to notice."""
     return inputs.found_model(reference, tracking)
 
 
-@stage_task("train", "resolve", code="resolve")
+@stage_task("prepare", "resolve", code="resolve")
 def resolve_model(
     found: FoundModel,
     role: str,

@@ -69,7 +69,7 @@ def _abandon(tracking: TrackingConfig, run_id: str) -> None:
     mlflow_tracking.abandon_pipeline(tracking, run_id, "KILLED" if stopping.asked() else "FAILED")
 
 
-@stage_task("evaluate", "control", retries=0)
+@stage_task("report", "control", retries=0)
 def close_run(
     report: Report,
     results: list[EvalResult],

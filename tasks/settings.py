@@ -16,6 +16,7 @@ from bard_core.store.refs import CheckpointRef, DatasetRef, EvalResult, LooksRef
 from bard_core.tracking import TrackingError
 from tasks import cache, stopping
 from tasks.resources import ENVIRONMENT, pod
+from tasks.within import declared
 
 known_warnings.hush()
 cache.use()
@@ -69,7 +70,7 @@ def stage_dynamic(stage: str) -> Callable[[Callable[..., Any]], Any]:
 
 
 def _shared(stage: str, size: PodStage) -> dict[str, Any]:
-    return {"container_image": image(stage), "environment": ENVIRONMENT, **pod(size)}
+    return {"container_image": image(stage), "environment": ENVIRONMENT, **declared(pod(size))}
 
 
 def runs_here() -> bool:

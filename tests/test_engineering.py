@@ -23,6 +23,9 @@ IMAGES: dict[str, str] = yaml.safe_load((ROOT / "containers" / "images.lock").re
 DIGEST = "ghcr.io/example/bard@sha256:" + "0" * 64
 
 
+PIN = r"[A-Za-z0-9._-]+==[^\s;@]+( --hash=sha256:[0-9a-f]{64}| ; [a-z_]+ (==|<) \"[\w.]+\")?(  # \w+ takes \S+)?"
+
+
 def load_script(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert spec is not None and spec.loader is not None
@@ -35,7 +38,7 @@ def pins(path: str) -> dict[str, Version]:
     """Canonical name -> exact version; every line must be a pin, with or without a hash."""
     lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
     wanted = [line for line in lines if line and not line.startswith("#")]
-    loose = [line for line in wanted if not re.fullmatch(r"[A-Za-z0-9._-]+==[^\s;@]+( --hash=sha256:[0-9a-f]{64})?", line)]
+    loose = [line for line in wanted if not re.fullmatch(PIN, line)]
     assert loose == [], f"{path}: not exact pins"
     return {canonicalize_name(name): Version(version) for name, version in (line.split(" ")[0].split("==") for line in wanted)}
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the ground up: a room imports only from floors below its own. models stand under data, whose positions they compute.
 FLOORS = (
-    {"diffusion", "known_warnings"},
+    {"diffusion", "known_warnings", "progress"},
     {"config"},
     {"store", "lab"},
     {"models", "tracking"},
@@ -38,7 +38,19 @@ HOMES: dict[str, set[str]] = {
     "lmms_eval": {"bard_core/evaluation/lmms_plugin.py", "bard_core/evaluation/lmms_score.py"},
 }
 # Needed by a stage, not by the library: bard_core must import on a machine without them.
-OPTIONAL = {"boto3", "botocore", "datasets", "av", "huggingface_hub", "matplotlib", "mlflow", "pyarrow", "s3fs", "torchvision"}
+OPTIONAL = {
+    "boto3",
+    "botocore",
+    "datasets",
+    "av",
+    "huggingface_hub",
+    "matplotlib",
+    "mlflow",
+    "peft",
+    "pyarrow",
+    "s3fs",
+    "torchvision",
+}
 
 
 class Import(NamedTuple):

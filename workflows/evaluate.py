@@ -13,9 +13,10 @@ from bard_core.store.claims import Claim
 from tasks.evaluate import answer_share, benchmarks_of, finish_evaluation, judge_benchmark, shares_of
 from tasks.resources import pod
 from tasks.settings import Dataset, Evaluation, Model, stage_dynamic
+from tasks.within import within
 
 
-@stage_dynamic("evaluate")
+@stage_dynamic("report")
 def evaluate(
     model: Model,
     source: Model,
@@ -33,14 +34,14 @@ def evaluate(
     answered: list[Any] = []
     if compute.judge_tasks > 1:
         answer = map_task(partial(answer_share, model=model, dataset=dataset, **place), min_success_ratio=1e-9)
-        answered = answer(share=shares_of(evaluation, compute.judge_tasks)).with_overrides(**in_pods)
+        answered = within(in_pods, answer)(share=shares_of(evaluation, compute.judge_tasks))
     judged = map_task(partial(judge_benchmark, answered=answered, model=model, dataset=dataset, **place), min_success_ratio=1e-9)
-    return finish_evaluation(
-        benchmarks=judged(benchmark=benchmarks_of(evaluation)).with_overrides(**in_pods),
+    return within(in_pods, finish_evaluation)(
+        benchmarks=within(in_pods, judged)(benchmark=benchmarks_of(evaluation)),
         model=model,
         source=source,
         dataset=dataset,
         tracking=tracking,
         parent_run=parent_run,
         **place,
-    ).with_overrides(**in_pods)
+    )

@@ -16,6 +16,7 @@ from tasks.resolve import find_model, resolve_model
 from tasks.resources import pod
 from tasks.settings import Dataset, Report, stage_dynamic
 from tasks.source import train_source
+from tasks.within import within
 from workflows.prepare import prepare
 
 
@@ -34,14 +35,14 @@ def train_each(
     place = {"storage_config": storage_config, **run}
     on_ray = training(compute)
     if source.train is not None:
-        trained = train_source(source=source, dataset=dataset, compute=compute, **run).with_overrides(**on_ray)
-        base = consolidate(checkpoint=trained, clean_attention="causal", **place).with_overrides(**pod("consolidate", compute))
+        trained = within(on_ray, train_source)(source=source, dataset=dataset, compute=compute, **run)
+        base = within(pod("consolidate", compute), consolidate)(checkpoint=trained, clean_attention="causal", **place)
     else:
         found = find_model(reference=source.model, tracking=tracking)
         named = {"found": found, "role": "source", "dataset": dataset, **place}
-        base = resolve_model(**named).with_overrides(**pod("resolve", compute))
+        base = within(pod("resolve", compute), resolve_model)(**named)
     checkpoints = [
-        merge_blocks(
+        within(on_ray, merge_blocks)(
             method=study.method.model_copy(update={"noise": noise}),
             block_sizes=[study.block_size],
             draw="uniform",
@@ -50,7 +51,7 @@ def train_each(
             parent=base,
             compute=compute,
             **run,
-        ).with_overrides(**on_ray)
+        )
         for noise in study.noises
     ]
     return curves(name=name, labels=[noise.name for noise in study.noises], checkpoints=checkpoints, **place)

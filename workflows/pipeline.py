@@ -31,6 +31,7 @@ from tasks.runs import close_run, open_run
 from tasks.settings import Dataset, Evaluation, Model, stage_dynamic
 from tasks.source import train_source
 from tasks.swd import swd as distil
+from tasks.within import within
 from workflows.evaluate import evaluate
 from workflows.prepare import prepare
 
@@ -61,19 +62,19 @@ def convert(
         if reference not in models:
             found = find_model(reference=reference, tracking=tracking)
             inside = pod("resolve", compute)
-            models[reference] = resolve_model(found=found, role=role, dataset=dataset, **place).with_overrides(**inside)
+            models[reference] = within(inside, resolve_model)(found=found, role=role, dataset=dataset, **place)
         return models[reference]
 
     if source.train is not None:
-        trained = train_source(source=source, dataset=dataset, compute=compute, **run).with_overrides(**on_ray)
-        base = consolidate(checkpoint=trained, clean_attention="causal", **place).with_overrides(**small)
+        trained = within(on_ray, train_source)(source=source, dataset=dataset, compute=compute, **run)
+        base = within(small, consolidate)(checkpoint=trained, clean_attention="causal", **place)
     else:
         base = named(source.model, "source")
     results = [evaluate(model=base, source=base, **judge)]
     models["source"] = latest = base
     for stage in pbm.stages:
         own = prepare(data=stage.data, compute=compute, **place) if stage.data else dataset
-        checkpoint = merge_blocks(
+        checkpoint = within(on_ray, merge_blocks)(
             method=pbm.method,
             block_sizes=list(stage.sizes),
             draw=stage.draw,
@@ -82,16 +83,16 @@ def convert(
             parent=named(stage.parent, "parent") if stage.parent else latest,
             compute=compute,
             **run,
-        ).with_overrides(**on_ray)
+        )
         for size in stage.sizes:
-            latest = consolidate(
+            latest = within(small, consolidate)(
                 checkpoint=checkpoint, clean_attention=pbm.clean_attention, block_size=size, **place
-            ).with_overrides(**small)
+            )
             models[pbm_stage(size)] = latest
             results.append(evaluate(model=latest, source=base, **judge))
     distilled_on = prepare(data=swd.data, compute=compute, **place) if swd.data and swd.students else dataset
     for student in swd.students:
-        checkpoint = distil(
+        checkpoint = within(on_ray, distil)(
             config=swd.method,
             clean_attention=pbm.clean_attention,
             dataset=distilled_on,
@@ -99,8 +100,8 @@ def convert(
             teacher=named(swd.teacher, "teacher"),
             compute=compute,
             **run,
-        ).with_overrides(**on_ray)
-        distilled = consolidate(checkpoint=checkpoint, clean_attention=pbm.clean_attention, **place).with_overrides(**small)
+        )
+        distilled = within(small, consolidate)(checkpoint=checkpoint, clean_attention=pbm.clean_attention, **place)
         results.append(evaluate(model=distilled, source=base, **judge))
     return results
 

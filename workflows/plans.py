@@ -5,8 +5,8 @@
     reevaluate     judge what lacks a score, by hand
     nightly        the same, every night
 
-Read when the project is packaged: ``BARD_ROOT_URI`` is where artifacts go (s3:// or gs://), ``BARD_NOTIFY`` the addresses,
-separated by commas, that hear of a failed night.
+Read when the project is packaged: ``BARD_ROOT_URI`` is where artifacts go (s3:// or gs://), with raw data below its ``raw``;
+``BARD_NOTIFY`` the addresses, separated by commas, that hear of a failed night.
 """
 
 import os
@@ -17,6 +17,7 @@ import yaml
 from flytekit import CronSchedule, Email, LaunchPlan
 from flytekit.core.workflow import WorkflowBase
 from flytekit.models.core.execution import WorkflowExecutionPhase
+from pydantic import BaseModel
 
 from workflows.pipeline import bard_pipeline
 from workflows.reevaluate import reevaluate
@@ -26,14 +27,20 @@ FAILED = [WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT, Workf
 
 
 def inputs_of(workflow: WorkflowBase, file: str) -> dict[str, Any]:
-    """The sections of a file of configs/, checked, with the site's storage root and its shared checkpoints."""
+    """The sections of a file of configs/, checked, with the site's storage root, its shared checkpoints and its raw data."""
     sections = yaml.safe_load((CONFIGS / file).read_text(encoding="utf-8"))
     types = workflow.python_interface.inputs
     if root := os.environ.get("BARD_ROOT_URI"):
         sections["storage_config"] = {"root_uri": root}
         if "compute" in sections:
-            sections["compute"] = {"checkpoints": {"root_uri": f"{root}/checkpoints"}, **sections["compute"]}
-    return {name: types[name].model_validate(value) if isinstance(value, dict) else value for name, value in sections.items()}
+            sections["compute"].setdefault("checkpoints", {})["root_uri"] = f"{root}/checkpoints"
+    found = {name: types[name].model_validate(value) if isinstance(value, dict) else value for name, value in sections.items()}
+    return {name: _at(root, value) if root and isinstance(value, BaseModel) else value for name, value in found.items()}
+
+
+def _at(root: str, section: BaseModel) -> BaseModel:
+    """The section with ``root`` in place of the bucket that configs/ leave to be named."""
+    return type(section).model_validate_json(section.model_dump_json(exclude_unset=True).replace("s3://BUCKET", root))
 
 
 def _told() -> list[Any]:

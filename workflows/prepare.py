@@ -10,6 +10,7 @@ from tasks.looks import see_benchmarks
 from tasks.prepare import prepare_dataset, prepare_units, raw_inputs
 from tasks.resources import pod
 from tasks.settings import Dataset, stage_dynamic
+from tasks.within import within
 
 
 @stage_dynamic("prepare")
@@ -18,16 +19,13 @@ def prepare(
 ) -> Dataset:
     """The dataset that ``data`` describes."""
     size = pod("prepare", compute)
-    looks = [
-        see_benchmarks(suite=suite, storage_config=storage_config).with_overrides(**pod("evaluate", compute))
-        for suite in data.suites
-    ]
+    looks = [within(size, see_benchmarks)(suite=suite, storage_config=storage_config) for suite in data.suites]
     raw = raw_inputs(data=data)
     units: list[UnitsRef] = []
     if compute.prepare_tasks > 1:
         count = compute.prepare_tasks
         spread = map_task(partial(prepare_units, of=count, data=data, raw=raw, storage_config=storage_config))
-        units = spread(group=list(range(count))).with_overrides(**size)
-    return prepare_dataset(
+        units = within(size, spread)(group=list(range(count)))
+    return within(size, prepare_dataset)(
         data=data, raw=raw, looks=looks, units=units, storage_config=storage_config, tracking=tracking, parent_run=parent_run
-    ).with_overrides(**size)
+    )

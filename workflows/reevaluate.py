@@ -15,7 +15,7 @@ from tasks.settings import stage_dynamic
 from workflows.evaluate import evaluate
 
 
-@stage_dynamic("evaluate")
+@stage_dynamic("report")
 def judge_pending(
     pending: list[Pending],
     evaluation: EvaluationConfig,

@@ -83,6 +83,9 @@ def plan(
     train_samples: Annotated[
         int | None, typer.Option(help="samples of the dataset, where a stage's length is in num_epochs", show_default=False)
     ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="a prepared dataset, whose lengths and balance count", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """What will run, and for how long; what it costs on GPUs: memory, tokens, hours, sizes. Needs no GPU.
@@ -93,12 +96,13 @@ def plan(
     settings = read(context, config)
     from bard_core import plan as planning
     from bard_core.forecast import forecast
+    from bard_core.store.artifacts import ArtifactError
 
     try:
         ahead = forecast(settings)
-        assumptions = planning.Assumptions(gpu, mfu, tokens_per_sample, image_tokens_per_sample, train_samples)
+        assumptions = planning.Assumptions(gpu, mfu, tokens_per_sample, image_tokens_per_sample, train_samples, dataset)
         found = planning.plan(settings, assumptions)
-    except ValueError as error:
+    except (ValueError, ArtifactError) as error:
         print(f"bard plan: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
     body = {**asdict(found), "fits": found.fits, "standing": asdict(ahead)}
@@ -151,6 +155,8 @@ def plan_text(plan: "Plan") -> str:
     names = ([stage.parent for stage in plan.stages], [stage.teacher for stage in plan.stages])
     wide = [max(9, *(len(name) + 2 for name in column)) for column in names]
     tokens = f"{given.tokens_per_sample:,} tokens a sample" if given.tokens_per_sample else "a full row a sample, an upper bound"
+    if given.dataset:
+        tokens = f"samples as in {given.dataset}"
     fits = "fits" if plan.fits else "does NOT fit (more GPUs, activation_checkpointing or compute.parallel.shard_over would help)"
     lines = [
         f"{plan.name}: {plan.model} on {plan.gpus} x {given.gpu}",
@@ -171,6 +177,12 @@ def plan_text(plan: "Plan") -> str:
             f"{stage.gpu_hours:>11,.0f}{stage.gpu_hours / plan.gpus:>9,.1f}{_size(stage.checkpoint):>12}{_size(stage.model):>10}"
         )
     lines.append(f"  {'all':<{30 + sum(wide)}}{plan.gpu_hours:>11,.0f}{plan.gpu_hours / plan.gpus:>9,.1f}")
+    for stage in plan.stages:
+        if (loads := stage.balance) is not None:
+            lines.append(
+                f"{stage.name}: {loads.tokens_per_sample:,} tokens a sample, {loads.useful:.1%} of all computed no padding, "
+                f"ranks work {loads.in_step:.1%} of the time; largest micro-batch {loads.rows} x {loads.row_tokens:,}"
+            )
     lines.append("every model is evaluated as soon as it exists, and a report closes the run")
     return "\n".join(lines)
 

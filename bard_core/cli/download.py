@@ -87,16 +87,15 @@ def _models_of(settings: "PipelineConfig") -> dict[str, str | None]:
 
 def bring_sources(configs: "Sequence[DataConfig]", as_json: bool, models: dict[str, str | None] | None = None) -> None:
     """Bring the raw shards of configurations, and models, into the caches that the stages read."""
-    from tqdm import tqdm
-
     from bard_core.data.download import download as bring
     from bard_core.data.sources import Shard
+    from bard_core.progress import Bar
 
     body: dict[str, Any] = {"sources": [], "models": {}}
     named = {(source.uri, source.revision, source.include, source.exclude): source for data in configs for source in data.sources}
     for source in named.values():
         facts: dict[str, Any] = {"name": source.name, "uri": source.uri, "commit": None, "shards": 0, "bytes": 0}
-        with tqdm(desc=source.name, unit="B", unit_scale=True) as bar:
+        with Bar(desc=source.name, unit="B", unit_scale=True) as bar:
 
             def on_shard(shard: Shard, bar: Any = bar, facts: dict[str, Any] = facts) -> None:
                 facts |= {"commit": shard.revision, "shards": facts["shards"] + 1, "bytes": facts["bytes"] + shard.size}

@@ -156,9 +156,9 @@ def _process_group() -> Iterator[None]:
 
 @contextmanager
 def _bar(name: str, steps: int, shown: bool) -> Iterator[Any]:
-    from tqdm import tqdm
+    from bard_core.progress import Bar
 
-    with tqdm(total=steps, desc=name, unit="step", disable=not shown) as bar:
+    with Bar(total=steps, desc=name, unit="step", disable=not shown) as bar:
 
         def on_record(record: dict[str, float]) -> None:
             bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)

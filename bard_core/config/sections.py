@@ -14,8 +14,8 @@ from pydantic import AfterValidator, Field, model_validator
 from bard_core.config.bases import Based
 from bard_core.config.references import ModelPlace, ModelReference
 from bard_core.config.sources import RawSource
-from bard_core.config.strict import Later, StrictModel
-from bard_core.diffusion.names import CleanAttention, NoiseName, Reduction, SizeDraw
+from bard_core.config.strict import StrictModel, is_empty, is_evaluation, is_linear, is_none, is_one, is_uniform
+from bard_core.diffusion.names import CleanAttention, NoiseName, NoiseSchedule, Reduction, SizeDraw
 
 
 def _place(uri: str) -> str:
@@ -76,13 +76,16 @@ class LabWorldConfig(StrictModel):
     turns_per_image: int = Field(4, ge=1, le=16, description="Question-answer turns of a multi-turn sample")
     train_images: int = Field(3000, ge=1)
     eval_images: int = Field(256, ge=1, description="Held-out images, one question each")
-    tasks: Annotated[tuple[LabTask, ...], Later] = Field(
+    tasks: tuple[LabTask, ...] = Field(
         (),
+        exclude_if=is_empty,
         description="Harder questions, of which each image's last one goes around; turns_per_image is then the most, in held-out "
         "samples too. None: list some cells, then derive a sum, a maximum and a minimum",
     )
-    held_out: Annotated[Literal["evaluation", "validation"], Later] = Field(
-        "evaluation", description="validation: other held-out images, as many, to tune by; evaluation images are then left alone"
+    held_out: Literal["evaluation", "validation"] = Field(
+        "evaluation",
+        exclude_if=is_evaluation,
+        description="validation: other held-out images, as many, to tune by; evaluation images are then left alone",
     )
 
     @model_validator(mode="after")
@@ -165,6 +168,23 @@ class OptimizerConfig(StrictModel):
         return self
 
 
+class LoraConfig(StrictModel):
+    """Low-rank adapters train in place of the language model; embeddings and head stay too. Consolidation merges them."""
+
+    rank: int = Field(16, ge=1, le=1024)
+    alpha: float = Field(32.0, gt=0.0, description="Adapters count alpha / rank")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
+        description="Linear layers of the decoder that get one",
+    )
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
 class TrainConfig(Based):
     """One run of the training loop."""
 
@@ -180,6 +200,9 @@ class TrainConfig(Based):
     accumulation: int = Field(1, ge=1, description="Micro-batches a step")
     max_tokens_per_row: int = Field(8192, ge=64, description="Packed row length, noisy copies included")
     optimizer: OptimizerConfig = OptimizerConfig()
+    lora: LoraConfig | None = Field(
+        None, exclude_if=is_none, description="For one GPU; the vision side trains by its rates, at 0 it stays as it is"
+    )
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     activation_checkpointing: bool = False
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints")
@@ -199,6 +222,12 @@ class TrainConfig(Based):
         return self
 
     @model_validator(mode="after")
+    def _adapters_train(self) -> "TrainConfig":
+        if self.lora is not None and self.optimizer.freeze_language:
+            raise ValueError("lora trains the language model, which optimizer.freeze_language keeps as it is: leave one out")
+        return self
+
+    @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":
         if (self.steps > 0) == (self.num_epochs > 0):
             raise ValueError(f"give either steps or num_epochs, got steps {self.steps} and num_epochs {self.num_epochs:g}")
@@ -211,19 +240,50 @@ class TrainConfig(Based):
         return self.model_copy(update={"steps": math.ceil(self.num_epochs * epoch_samples / self.batch_size), "num_epochs": 0.0})
 
 
+class LaterNoise(StrictModel):
+    """The noise of a stage's last steps: the release's prior_dist_2 and switch_prior_thresh."""
+
+    name: NoiseName
+    after: float = Field(gt=0.0, lt=1.0, description="Share of the steps before it")
+
+
 class NoiseConfig(StrictModel):
     """How response blocks are corrupted (paper section 3; schedules in ``diffusion.noise``)."""
 
     name: NoiseName = "mask"
+    schedule: NoiseSchedule = Field(
+        "linear",
+        exclude_if=is_linear,
+        description="Masked share at noise level t: linear: t. cosine: 1 - cos(pi t / 2). Losses are weighed as it asks",
+    )
     min_t: float = Field(0.001, ge=0.0, le=1.0, description="Least noise level of a block: for mask, the share that is masked")
     max_t: float = Field(1.0, ge=0.0, le=1.0, description="Greatest noise level of a block")
-    t_power: Annotated[float, Later] = Field(
+    t_power: float = Field(
         1.0,
+        exclude_if=is_one,
         gt=0.0,
         le=10.0,
         description="t is min_t + (max_t - min_t) u^t_power with u uniform: below 1 more heavy noise, above 1 more light noise",
     )
     complementary: bool = Field(False, description="Train on a mask and its complement against one prefix")
+    then: LaterNoise | None = Field(None, exclude_if=is_none, description="Another noise for the last steps of a stage")
+
+    @model_validator(mode="after")
+    def _mask_alone(self) -> "NoiseConfig":
+        if self.schedule != "linear" and "mask" not in (self.name, self.then and self.then.name):
+            raise ValueError(f"noise.schedule {self.schedule} is of mask noise; {self.name} has its own")
+        if self.then is not None and self.complementary:
+            raise ValueError("noise.complementary is of mask noise throughout; leave out noise.then")
+        return self
+
+    def first_later_step(self, steps: int) -> int:
+        """The step from which on the later noise is used: ``steps`` where there is none."""
+        return steps if self.then is None else int(steps * self.then.after)
+
+    @property
+    def later(self) -> "NoiseConfig":
+        """The noise of the last steps."""
+        return self if self.then is None else self.model_copy(update={"name": self.then.name, "then": None})
 
     @model_validator(mode="after")
     def _ordered(self) -> "NoiseConfig":
@@ -263,6 +323,8 @@ class SourceConfig(StrictModel):
     def _lab_trains(self) -> "SourceConfig":
         if (self.model == "lab") != (self.train is not None):
             raise ValueError("source.train is required for model 'lab' and must be absent for a pretrained model")
+        if self.train is not None and self.train.lora is not None:
+            raise ValueError("source.train.lora: a model that is trained from scratch has nothing to adapt")
         return self
 
 
@@ -273,8 +335,9 @@ class PBMStage(StrictModel):
     block_sizes: tuple[Annotated[int, Field(ge=1, le=256)], ...] = Field(
         (), description="In place of block_size: drawn for each sample and epoch. The one run ends in a model of each size"
     )
-    draw: Annotated[SizeDraw, Later] = Field(
+    draw: SizeDraw = Field(
         "uniform",
+        exclude_if=is_uniform,
         description="Of block_sizes. growing: in the first of as many equal parts of the run as there are sizes the smallest "
         "alone, in each next part one size more",
     )
@@ -411,6 +474,8 @@ class SWDConfig(Based):
     def _something_to_learn(self) -> "SWDConfig":
         if self.ce_weight == self.kl_weight == 0:
             raise ValueError("swd.ce_weight and swd.kl_weight are both 0: there is nothing to distil")
+        if self.noise.then is not None and self.targets == "offline":
+            raise ValueError("swd.targets offline keeps answers under one noise: set it online, or leave out swd.noise.then")
         return self
 
     @property
@@ -503,10 +568,13 @@ class PlaceConfig(StrictModel):
 
 
 class ParallelConfig(StrictModel):
-    """How the workers of a stage divide its model. It changes speed and memory; results only by rounding."""
+    """How the workers of a stage divide and run its model. It changes speed and memory; results only by rounding."""
 
     shard_over: Literal["all", "node"] = Field(
         "all", description="Whom the model is sharded over: all workers, or those of a node, which then replicate one another"
+    )
+    compile_layers: bool = Field(
+        False, description="Decoder layers through torch.compile: faster steps on a GPU, minutes until the first one is done"
     )
 
 

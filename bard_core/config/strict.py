@@ -19,18 +19,6 @@ from pydantic_core import PydanticCustomError
 UNKNOWN_KEY = "unknown_key"  # the type of pydantic's error; its context holds what to say of each key
 
 
-class Later:
-    """Marks a field that came after artifacts had been made: at its default no digest counts it, so they keep their names."""
-
-
-def decisive(model: BaseModel) -> dict[str, Any]:
-    """The fields of a model that a digest counts, by name."""
-    fields = type(model).model_fields.items()
-    values = {name: getattr(model, name) for name, _ in fields}
-    unsaid = {name for name, field in fields if Later in field.metadata and values[name] == field.default}
-    return {name: value for name, value in values.items() if name not in unsaid}
-
-
 class StrictModel(BaseModel):
     """A frozen model that refuses unknown keys, and says which there are."""
 
@@ -53,6 +41,36 @@ class StrictModel(BaseModel):
         if isinstance(value, bool) and kind is not bool:
             raise ValueError("a number or a word is wanted here, not yes or no")
         return value
+
+
+def is_none(value: Any) -> bool:
+    """For ``Field(exclude_if=...)`` of a knob that came later: unused, it leaves a configuration's digest as it was."""
+    return value is None
+
+
+def is_linear(value: Any) -> bool:
+    """As ``is_none``, of a schedule."""
+    return bool(value == "linear")
+
+
+def is_uniform(value: Any) -> bool:
+    """As ``is_none``, of how block sizes are drawn."""
+    return bool(value == "uniform")
+
+
+def is_evaluation(value: Any) -> bool:
+    """As ``is_none``, of the images that are held out."""
+    return bool(value == "evaluation")
+
+
+def is_empty(value: Any) -> bool:
+    """As ``is_none``, of a list."""
+    return not value
+
+
+def is_one(value: Any) -> bool:
+    """As ``is_none``, of a power."""
+    return bool(value == 1.0)
 
 
 def unknown_key(key: object, known: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """A batch: rows of tokens ready for the model, and where and how much they are supervised.
 
-Shape suffixes: B rows, L row length, C position channels (3 for multimodal rope, else 1), P supervised positions.
+Shape suffixes: B rows, L row length, C position channels (3 for multimodal rope, else 1), P supervised positions,
+T image tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bard_core.diffusion.layout import TokenTable
+from bard_core.diffusion.names import NoiseName
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Batch:
     """Rows ready for the model. ``teacher_table`` is the same tokens under the teacher's block size (distillation only).
 
     ``places``: where in the walk over the data its samples stand. ``patches``: its images, decoded (see ``data.pictures``).
+    ``image_at_T``: where its image tokens stand, flat in [B x L], ascending.
+    ``noise``: that of a stage's last steps; None: the one it began with.
     """
 
     input_ids_BL: Tensor
@@ -49,6 +53,8 @@ class Batch:
     sample_ids: list[str]
     places: Sequence[int] = ()
     patches: Tensor | None = None
+    image_at_T: Tensor | None = None
+    noise: NoiseName | None = None
     teacher_table_BL: TokenTable | None = None
     teacher_knows_P: Tensor | None = None
 

@@ -49,6 +49,7 @@ class BatchSpec:
     grow_steps: int = 0
     seed: int = 0
     max_tokens_per_row: int = 8192
+    image_token_id: int | None = None
 
     @property
     def copies(self) -> int:
@@ -123,6 +124,7 @@ def collate(
         clean=_join([piece.clean for piece in pieces], offsets),
         images=[image for i in order for image in examples[i][0].images],
         grid_thw=[grid for i in order for grid in examples[i][0].grid_thw],
+        image_at_T=None if spec.image_token_id is None else (ids.flatten() == spec.image_token_id).nonzero().squeeze(-1),
         sample_ids=[example.id for example, _ in examples],
         teacher_table_BL=teacher,
         teacher_knows_P=torch.cat([piece.teacher_knows for piece in pieces]) if teacher else None,
@@ -210,8 +212,9 @@ def _noisy_streams(
         replacements_W=spec.replacements_W,
         generator=generator_for(spec.seed, example.id, epoch),
         t_power=noise.t_power,
+        schedule=noise.schedule,
     )
-    return [first, complement(first, target_R, spec.mask_token_id)] if noise.complementary else [first]
+    return [first, complement(first, target_R, spec.mask_token_id, noise.schedule)] if noise.complementary else [first]
 
 
 def _weights(spec: BatchSpec, tail: Tensor, length: int) -> Tensor:

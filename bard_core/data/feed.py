@@ -61,7 +61,8 @@ class Walk:
 class MicroBatches(Dataset[Batch]):
     """Item i is the i-th micro-batch of one rank's run, ``parts`` a step of ``batch_size`` samples over all ranks.
 
-    ``image_processor``: decode images here; None: whoever needs them will.
+    ``image_processor``: decode images here; None: whoever needs them will. ``steps``: of the run, whose last ones may have
+    another noise.
     """
 
     walk: Walk
@@ -71,20 +72,26 @@ class MicroBatches(Dataset[Batch]):
     rank: int
     world: int
     image_processor: Any = None
+    steps: int = 0
 
     def __getitem__(self, number: int) -> Batch:
         step, part = divmod(number, self.parts)
+        noise = self.spec.noise
+        later = noise.later if step >= noise.first_later_step(self.steps or step + 1) else None
+        spec = self.spec.at(step)
+        if later is not None:
+            spec = replace(spec, noise=later)
         first = step * self.batch_size
         picks = self.walk.order.picks(first, first + self.batch_size)
         rows = self._shares(step, [sample for sample, _ in picks])[part][self.rank]
         chosen = [at for row in rows for at in row]
         examples = [(self.walk.read(picks[at][0]), picks[at][1]) for at in chosen]
         numbers = iter(range(len(chosen)))
-        batch = collate(examples, self.spec.at(step), rows=[[next(numbers) for _ in row] for row in rows])
+        batch = collate(examples, spec, rows=[[next(numbers) for _ in row] for row in rows])
         decoded = None
         if self.image_processor is not None and batch.images:
             decoded = decode(self.image_processor, batch.images, batch.grid_thw)
-        return replace(batch, places=[first + at for at in chosen], patches=decoded)
+        return replace(batch, places=[first + at for at in chosen], patches=decoded, noise=None if later is None else later.name)
 
     def _shares(self, step: int, samples: list[int]) -> list[list[Rows]]:
         lengths = self._lengths[samples].tolist()

@@ -37,14 +37,14 @@ def copy(place: str, output: str, revision: str | None = None, include: Sequence
     Raises:
         SourceError: the place cannot be read, or nothing there is wanted. What is copied by then stays.
     """
-    from tqdm import tqdm
+    from bard_core.progress import Bar
 
     files = [file for file in list_files(place, revision) if wanted(f"{file.path}/", include, exclude)]  # a file leads to itself
     if not files:
         raise SourceError(f"nothing to copy below {place}{' that --include and --exclude choose' if include or exclude else ''}")
     put = _to_folder if storage.is_local(output) else _to_s3
     fetched, total = 0, sum(file.size for file in files)
-    with tqdm(total=total, desc="download", unit="B", unit_scale=True) as bar:
+    with Bar(total=total, desc="download", unit="B", unit_scale=True) as bar:
         for number, file in enumerate(files, 1):
             fetched += put(file, storage.join(output, file.path))
             bar.set_postfix_str(f"{number} of {len(files)} files", refresh=False)

@@ -152,12 +152,12 @@ def make_units(jobs: Sequence[Job], processes: int | None = None) -> list[UnitRe
     Raises:
         PrepareError: the processes were killed again and again. SourceError: see ``shard.make_unit``.
     """
-    from tqdm import tqdm
+    from bard_core.progress import Bar
 
     total = sum(job.shard.size for job in jobs)
     processes = processes or min(len(os.sched_getaffinity(0)), 1 + total // BYTES_PER_PROCESS)
     made: dict[int, UnitRef] = {}
-    with tqdm(total=total, desc="prepare", unit="B", unit_scale=True) as bar:
+    with Bar(total=total, desc="prepare", unit="B", unit_scale=True) as bar:
         for number, unit in _all(jobs, min(processes, len(jobs))):
             made[number] = unit
             bar.set_postfix_str(f"{len(made)} of {len(jobs)} shards", refresh=False)

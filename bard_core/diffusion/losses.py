@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bard_core.diffusion.names import NoiseName
+from bard_core.diffusion.names import NoiseName, NoiseSchedule
+from bard_core.diffusion.schedules import loss_weight
 
 MIN_T = 1e-3  # 1/t is clamped here: the released code lets it reach 2.6e5
 MAX_FLOW_TIME = 0.9  # 1/(1-t) of the generalized KL, as the released code clamps it
@@ -23,14 +24,26 @@ def cross_entropy_tokens(logits_PV: Tensor, targets_P: Tensor) -> Tensor:
     return F.cross_entropy(logits_PV.float(), targets_P, reduction="none")
 
 
-def denoising_tokens(noise: NoiseName, logits_PV: Tensor, targets_P: Tensor, noisy_P: Tensor, t_P: Tensor) -> Tensor:
-    """Token losses [P] of a noise: cross entropy over t for mask (paper eq. 4), generalized KL for uniform, cross entropy for
-    edit and mix. ``t_P``: the noise level of each token's block; 1/t is clamped.
+def denoising_tokens(
+    noise: NoiseName,
+    logits_PV: Tensor,
+    targets_P: Tensor,
+    noisy_P: Tensor,
+    t_P: Tensor,
+    schedule: NoiseSchedule = "linear",
+) -> Tensor:
+    """Token losses [P] of a noise: for mask cross entropy weighed as the schedule says, which is 1/t for the linear one (paper
+    eq. 4; ``diffusion.schedules``); generalized KL for uniform; cross entropy for edit and mix.
+
+    ``t_P``: the noise level of each token's block; it is clamped.
     """
     if noise == "uniform":
         return generalized_kl_tokens(logits_PV, targets_P, noisy_P, 1 - t_P)
     ce_P = cross_entropy_tokens(logits_PV, targets_P)
-    return ce_P / t_P.clamp(min=MIN_T) if noise == "mask" else ce_P
+    if noise != "mask":
+        return ce_P
+    level_P = t_P.clamp(min=MIN_T)
+    return ce_P / level_P if schedule == "linear" else ce_P * loss_weight(level_P, schedule)
 
 
 def generalized_kl_tokens(logits_PV: Tensor, targets_P: Tensor, x_t_P: Tensor, t_P: Tensor) -> Tensor:

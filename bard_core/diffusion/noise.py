@@ -3,7 +3,7 @@
 t is stratified over the blocks of a sample: with n blocks, a random permutation of the n equal slices of [min_t, max_t], one
 draw in each, so that bounds hold after stratification and every sample sees light and heavy noise.
 
-    mask      a token becomes the mask token with probability t
+    mask      a token becomes the mask token with probability t, or as the schedule says
     uniform   a token becomes a random other token with probability t
     edit      a share of 5-20 % of the tokens (growing with t) is deleted : inserted : substituted = 1 : 1 : 3, inside its block
     mix       mask with 1 - cos(pi t / 2), uniform with sin(pi t / 2) + cos(pi t / 2) - 1, clean with 1 - sin(pi t / 2)
@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bard_core.diffusion.names import NoiseName
+from bard_core.diffusion.names import NoiseName, NoiseSchedule
+from bard_core.diffusion.schedules import complement_t, masked_share
 
 EDIT_SHARE = (0.05, 0.20)
 
@@ -62,8 +63,9 @@ def stratified_t(num_blocks: int, min_t: float, max_t: float, generator: torch.G
     """
     slots = torch.randperm(num_blocks, generator=generator, device=generator.device)
     within = torch.rand(num_blocks, generator=generator, device=generator.device)
-    drawn = (slots + within) / max(num_blocks, 1) if power == 1.0 else ((slots + within) / max(num_blocks, 1)) ** power
-    return (min_t + (max_t - min_t) * drawn).clamp(min_t, max_t)
+    if power != 1.0:
+        return (min_t + (max_t - min_t) * ((slots + within) / max(num_blocks, 1)) ** power).clamp(min_t, max_t)
+    return (min_t + (max_t - min_t) * (slots + within) / max(num_blocks, 1)).clamp(min_t, max_t)
 
 
 def mix_probabilities(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,6 +85,7 @@ def corrupt(
     replacements_W: Tensor,
     generator: torch.Generator,
     t_power: float = 1.0,
+    schedule: NoiseSchedule = "linear",
 ) -> Corruption:
     """Corrupt the noisy stream of one sample.
 
@@ -105,7 +108,7 @@ def corrupt(
     draw_R = torch.rand(target_R.shape, generator=generator, device=generator.device)
     everywhere = torch.ones_like(target_R, dtype=torch.bool)
     if name == "mask":
-        masked = draw_R < t_R
+        masked = draw_R < masked_share(t_R, schedule)
         return Corruption(torch.where(masked, mask_token_id, target_R), t_R, masked)
     if name == "uniform":
         noisy = torch.where(draw_R < t_R, _random_other(target_R, replacements_W, generator), target_R)
@@ -119,10 +122,12 @@ def corrupt(
     raise ValueError(f"noise must be one of mask, uniform, edit, mix; got {name!r}")
 
 
-def complement(corruption: Corruption, target_R: Tensor, mask_token_id: int) -> Corruption:
-    """The complementary mask: what was masked is shown and what was shown is masked, at noise level 1 - t."""
+def complement(corruption: Corruption, target_R: Tensor, mask_token_id: int, schedule: NoiseSchedule = "linear") -> Corruption:
+    """The complementary mask: what was masked is shown and what was shown is masked, at the noise level of the other share."""
     masked = ~corruption.loss_mask_R
-    return Corruption(torch.where(masked, mask_token_id, target_R), (1 - corruption.t_R).clamp(min=1e-3), masked)
+    return Corruption(
+        torch.where(masked, mask_token_id, target_R), complement_t(corruption.t_R, schedule).clamp(min=1e-3), masked
+    )
 
 
 def _random_other(target_R: Tensor, replacements_W: Tensor, generator: torch.Generator) -> Tensor:

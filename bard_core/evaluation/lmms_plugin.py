@@ -16,7 +16,6 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from lmms_eval.protocol import ChatMessages
-from tqdm import tqdm
 
 from bard_core.data.conversation import with_system_turn
 from bard_core.decoding import GenerationOutput, generate, generate_autoregressive
@@ -26,6 +25,7 @@ from bard_core.evaluation.gen_kwargs import Asked
 from bard_core.evaluation.suites import Benchmark
 from bard_core.evaluation.video import DEFAULT_FRAMES, with_frames
 from bard_core.models import bard_settings, load
+from bard_core.progress import Bar
 
 MODEL_ID = "bard"
 Chat = list[dict[str, Any]]
@@ -154,7 +154,7 @@ class BardChat(lmms):  # type: ignore[misc]
         mine = requests if self.shard is None else requests[self.shard[0] :: self.shard[1]]
         wanted = [self._asked(request) for request in mine]
         self.answers = {}
-        bar = tqdm(total=len(mine), desc="answering", unit="sample", file=self.progress, leave=False)
+        bar = Bar(total=len(mine), desc="answering", unit="sample", file=self.progress, leave=False)
         for asked, pairs in groupby(zip(wanted, mine, strict=True), key=lambda pair: pair[0]):
             alike = [request for _, request in pairs]
             for start in range(0, len(alike), self.prompts_a_batch):

@@ -13,9 +13,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from bard_core.decoding import GenerationOutput, GenerationStats
+from bard_core.progress import Bar
 
 Decode = Callable[[Any], GenerationOutput]
 
@@ -104,7 +104,7 @@ def take_turns(prompts: Sequence[Any], decoders: Mapping[str, Decode], repeats: 
     if not prompts:
         raise ValueError("speed needs at least one prompt; the suite gave none")
     warm: set[tuple[str, int, int]] = set()
-    for prompt in tqdm([*reversed(prompts)], desc="warming up", unit="prompt", leave=False):
+    for prompt in Bar([*reversed(prompts)], desc="warming up", unit="prompt", leave=False):
         rows, length = prompt["input_ids"].shape
         for name, decode in decoders.items():
             size = (name, rows, (length - 1).bit_length())
@@ -112,7 +112,7 @@ def take_turns(prompts: Sequence[Any], decoders: Mapping[str, Decode], repeats: 
                 warm.add(size)
     runs: dict[str, list[GenerationStats]] = {name: [] for name in decoders}
     peaks: dict[str, list[int]] = {name: [] for name in decoders}
-    for prompt in tqdm([*prompts] * repeats, desc="timing", unit="prompt", leave=False):
+    for prompt in Bar([*prompts] * repeats, desc="timing", unit="prompt", leave=False):
         for name, decode in decoders.items():
             _forget_peak()
             runs[name].append(decode(prompt).stats)

@@ -11,6 +11,7 @@ from typing import Any
 from bard_core.config.sections import StorageConfig
 from bard_core.findings.pieces import Work
 from bard_core.findings.work import found, run
+from bard_core.progress import Bar
 from bard_core.store import storage
 
 log = logging.getLogger(__name__)
@@ -25,11 +26,9 @@ def run_all(pieces: Mapping[str, Any], processes: int, at: StorageConfig = Stora
         pieces: by key, those that others need among them.
         processes: at once, the cores shared between them; 1: in this process.
     """
-    from tqdm import tqdm
-
     waiting = {key: piece for key, piece in pieces.items() if found(piece, at) is None}
     total = sum(piece.cost for piece in pieces.values())
-    with tqdm(total=total, initial=total - _cost(waiting), desc="findings", unit="step") as bar:
+    with Bar(total=total, initial=total - _cost(waiting), desc="findings", unit="step") as bar:
         if processes == 1:
             return _one_by_one(pieces, waiting, at, bar)
         context = get_context("forkserver")

@@ -18,6 +18,7 @@ from bard_core.diffusion.layout import TokenTable, attention_mask
 from bard_core.diffusion.names import CleanAttention
 from bard_core.diffusion.tiles import block_mask
 from bard_core.models.block_attention import block_attention
+from bard_core.models.unwaited import grid_inputs, last_hidden_states, takes_places
 from bard_core.models.vlm import backbone, vision_tower
 
 ATTENTION_NAME = "bard"
@@ -43,7 +44,7 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class Patches:
-    """Images before the tower: patches [n, patch] and grids [images, 3]."""
+    """Images before the tower: patches [n, patch] and, on the host, grids [images, 3]."""
 
     values: Tensor
     grid_thw: Tensor
@@ -111,16 +112,16 @@ def encode_images(model: Any, pixel_values: Tensor, grid_thw: Tensor | None = No
     """Run the vision tower over several images.
 
     Args:
-        pixel_values, grid_thw: patches [n, patch] and grids [images, 3]; for towers that know no grids, the processor's
-            pixel values alone.
+        pixel_values, grid_thw: patches [n, patch] and, on the host, grids [images, 3]; for towers that know no grids, the
+            processor's pixel values alone.
 
     Raises:
         ValueError: the model has no vision tower.
     """
     if vision_tower(model) is None:
         raise ValueError(f"{type(model).__name__} has no vision tower, but the samples have images")
-    inputs = (pixel_values,) if grid_thw is None else (pixel_values, grid_thw)
-    out = backbone(model).get_image_features(*inputs, return_dict=True)
+    grids = {} if grid_thw is None else grid_inputs(model, grid_thw, pixel_values.device)
+    out = backbone(model).get_image_features(pixel_values, return_dict=True, **grids)
     deepstack = tuple(getattr(out, "deepstack_features", None) or ())
     as_tensors = (isinstance(out.pooler_output, Tensor), any(isinstance(level, Tensor) for level in deepstack))
     lengths = tuple(int(piece.flatten(0, -2).shape[0]) for piece in out.pooler_output)
@@ -138,18 +139,23 @@ def hidden_states(
     position_ids_CBL: Tensor,
     mask: Tensor | BlockMask,
     images: ImageFeatures | Patches | None = None,
+    image_at_T: Tensor | None = None,
 ) -> Tensor:
     """Hidden states [B, L, D] of a training layout: stock body, explicit mask, features put in by the stock code.
 
     Args:
         position_ids_CBL: C is 3 for multimodal rope, else 1. mask: boolean [B, 1, L, L], or its sparse form.
+        image_at_T: places of the image tokens, flat in [B x L], ascending. Where they are known, the device need not be asked.
     """
     if isinstance(images, Patches):
         images = encode_images(model, images.values, images.grid_thw)
     positions = position_ids_CBL if position_ids_CBL.shape[0] > 1 else position_ids_CBL[0]
     use_our_attention(model)
-    with _given_features(backbone(model), images) as inputs:
-        out = backbone(model)(input_ids=input_ids_BL, attention_mask=mask, position_ids=positions, use_cache=False, **inputs)
+    if images is not None and image_at_T is not None and takes_places(model):
+        inputs = (images.merged_TD, images.deepstack, image_at_T)
+        return last_hidden_states(model, input_ids_BL, positions, mask, *inputs)
+    with _given_features(backbone(model), images) as pixels:
+        out = backbone(model)(input_ids=input_ids_BL, attention_mask=mask, position_ids=positions, use_cache=False, **pixels)
     return out.last_hidden_state
 
 

@@ -123,7 +123,7 @@ def load(
     kind = config.dtype if dtype == "auto" else dtype
     target = torch.device(device or "cpu")
     if target.type != "cpu" and Path(path_or_id).is_dir():
-        model = _outlined(config, kind or torch.float32)
+        model = _outlined(config, kind or torch.float32, Path(path_or_id))
         if stored_by_name(model, Path(path_or_id)):  # no copy on the host
             fill(model, Path(path_or_id), target)
             return _recorded(model, block_size, mask_token_id)
@@ -140,7 +140,7 @@ def outline(folder: Path) -> Any | None:
     Raises:
         ValueError: as ``load`` does.
     """
-    model = _outlined(_attended_fully(folder), torch.float32)
+    model = _outlined(_attended_fully(folder), torch.float32, folder)
     return _recorded(model, None, None) if stored_by_name(model, folder) else None
 
 
@@ -154,9 +154,13 @@ def _attended_fully(path_or_id: str | Path) -> Any:
     return config
 
 
-def _outlined(config: Any, dtype: torch.dtype) -> Any:
+def _outlined(config: Any, dtype: torch.dtype, folder: Path) -> Any:
+    from transformers import GenerationConfig
+
     with torch.device("meta"):
         model = auto_class(config.model_type).from_config(config, dtype=dtype, attn_implementation="sdpa")
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     embed_by_product(model)
     return model
 

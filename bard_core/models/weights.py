@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+
+BASE = ".base_layer."  # stands in the name of a weight beside which there are adapters (``models.adapters``)
 
 
 def stored_by_name(model: Any, folder: Path) -> bool:
@@ -20,6 +20,8 @@ def stored_by_name(model: Any, folder: Path) -> bool:
     It is so in all that Bard writes of Qwen3-VL. Families that transformers renames while it loads them may be stored otherwise,
     and a tied head that was stored may differ from its embedding; only transformers' own loading knows what to do then.
     """
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
     stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     shapes = {name: getattr(entry, "size", None) for name, entry in stored.items()}
     tied = set(getattr(model, "all_tied_weights_keys", {}))
@@ -33,12 +35,18 @@ def fill(model: Any, folder: Path, device: torch.device, within: nn.Module | Non
     Args:
         model: sharded or not, of the folder's architecture; see ``stored_by_name``.
         within: the module that holds the model and is sharded; None: the model itself.
+
+    Adapters are not in the folder: they have room, and are to be initialised.
     """
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+
     (within or model).to_empty(device=device)
     model.tie_weights()
     _compute_buffers(model)
     tied = set(getattr(model, "all_tied_weights_keys", {}))
-    state: dict[str, Tensor] = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    stored = {name: tensor for name, tensor in model.state_dict().items() if name not in tied and ".lora_" not in name}
+    state: dict[str, Tensor] = {name.replace(BASE, "."): tensor for name, tensor in stored.items()}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # what ``no_dist`` asks for
         dcp_load(state, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)

@@ -6,23 +6,26 @@ The architecture is built on the meta device (shapes, no memory), and one decode
 backward pass keeps; so no GPU and no weights are needed. What cannot be known before the data is seen is an argument.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from bard_core.config.file import PipelineConfig
 from bard_core.config.references import REGISTERED, block_size_of, hub_id, is_stage, pbm_stage
-from bard_core.config.sections import TrainConfig
+from bard_core.config.sections import NoiseConfig, TrainConfig
+from bard_core.data.batches import noisy_copies
+from bard_core.data.index import Index
 from bard_core.data.inputs import found_model
 from bard_core.lab.model import build_lab_model
 from bard_core.lab.processor import build_lab_processor
+from bard_core.models.adapters import adapt
 from bard_core.models.qwen3_vl import architecture
 from bard_core.models.released import read_config
 from bard_core.models.vlm import empty_model
-from bard_core.plan.peak import Parameters, count, memory, numel
+from bard_core.plan.balance import Balance, balance
+from bard_core.plan.peak import Parameters, count, memory, numel, numel_trained
 from bard_core.store import artifacts
-from bard_core.training.optimizer import rates
 from bard_core.training.throughput import PEAK_FLOPS, forward_flops, shape_of
 
 GPU_MEMORY = {"a100": 80 * 2**30, "h100": 80 * 2**30, "h200": 141 * 2**30}  # bytes, from the vendor's data sheets
@@ -31,7 +34,8 @@ GPU_MEMORY = {"a100": 80 * 2**30, "h100": 80 * 2**30, "h200": 141 * 2**30}  # by
 @dataclass(frozen=True)
 class Assumptions:
     """What the configuration does not say. ``tokens_per_sample`` counts clean and noisy tokens; None: a full row.
-    ``train_samples``: of the dataset, for stages whose length is in epochs.
+    ``train_samples``: of the dataset, for stages whose length is in epochs. ``dataset``: a prepared one, which says both, and
+    how evenly its samples load the ranks.
 
     Raises:
         ValueError: a value is out of range, naming it.
@@ -42,6 +46,7 @@ class Assumptions:
     tokens_per_sample: int | None = None
     image_tokens_per_sample: int = 1024
     train_samples: int | None = None
+    dataset: str | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 < self.mfu <= 1.0:
@@ -56,7 +61,10 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class Stage:
-    """One training stage. Memory is the peak in bytes of one GPU, by what holds it; sizes are in bytes."""
+    """One training stage. Memory is the peak in bytes of one GPU, by what holds it; sizes are in bytes.
+
+    ``gpu_hours`` count the waits of ``balance``, which is known where a dataset is.
+    """
 
     name: str
     parent: str
@@ -68,6 +76,7 @@ class Stage:
     memory: dict[str, int]
     checkpoint: int
     model: int
+    balance: Balance | None
 
 
 @dataclass(frozen=True)
@@ -146,20 +155,32 @@ def plan(config: PipelineConfig, assumptions: Assumptions) -> Plan:
     """The cost of every training stage of a configuration, on ``compute``'s workers, one GPU each.
 
     Raises:
-        ValueError: a stage's length is in epochs, and ``train_samples`` is not assumed.
+        ValueError: a stage's length is in epochs, and neither a dataset nor ``train_samples`` is assumed.
+        ArtifactError: there is no whole dataset where one is assumed.
     """
     source = meta_model(config)
+    index = None if assumptions.dataset is None else Index.open(artifacts.fetch(assumptions.dataset))
+    if index is not None:
+        samples = int(index.repeat[index.train].sum())
+        assumptions = replace(assumptions, train_samples=samples)
     gpus = config.compute.most_workers
     peak = PEAK_FLOPS[assumptions.gpu]
 
-    def stage(name: str, train: TrainConfig, parent: str, model: Any, teacher: str = "") -> Stage:
+    def stage(
+        name: str, train: TrainConfig, parent: str, model: Any, size: int | None, noise: NoiseConfig, teacher: str = ""
+    ) -> Stage:
         if train.num_epochs and assumptions.train_samples is None:
             raise ValueError(f"{name} trains for {train.num_epochs:g} epochs: say of how many samples with --train-samples")
         train = train.in_steps(assumptions.train_samples or 0)
-        tokens = assumptions.tokens_per_sample or train.max_tokens_per_row
+        tokens, images = assumptions.tokens_per_sample or train.max_tokens_per_row, assumptions.image_tokens_per_sample
+        loads = None if index is None else balance(index, train, size, noisy_copies(size, noise), gpus)
+        if loads is not None:
+            tokens, images = loads.tokens_per_sample, loads.image_tokens_per_sample
         asked = meta_model(config, teacher) if teacher else None
-        flops = total_flops(model, train, tokens, assumptions.image_tokens_per_sample, asked)
-        trained = sum(p.numel() for group, lr in rates(model, train.optimizer).values() if lr > 0 for p in group)
+        flops = total_flops(model, train, tokens, images, asked) / (loads.in_step * loads.useful if loads else 1)
+        whole = numel(model)
+        if train.lora is not None:
+            adapt(model, train.lora)
         return Stage(
             name=name,
             parent=parent,
@@ -168,20 +189,30 @@ def plan(config: PipelineConfig, assumptions: Assumptions) -> Plan:
             batch_size=train.batch_size,
             tokens_per_step=train.batch_size * tokens,
             gpu_hours=train.steps * flops / (peak * assumptions.mfu) / 3600,
-            memory=memory(model, train, config.compute, tokens, numel(asked) if asked is not None else 0),
-            checkpoint=4 * numel(model) + 8 * trained,
-            model=(2 if train.precision == "bfloat16" else 4) * numel(model),
+            memory=memory(
+                model,
+                train,
+                config.compute,
+                tokens,
+                numel(asked) if asked is not None else 0,
+                None if loads is None else (loads.rows, loads.row_tokens),
+            ),
+            checkpoint=4 * numel(model) + 8 * numel_trained(model, train),
+            model=(2 if train.precision == "bfloat16" else 4) * whole,
+            balance=loads,
         )
 
     stages, parent = [], "source"
     if config.source.train is not None:
-        stages.append(stage("source", config.source.train, "nothing", source))
+        stages.append(stage("source", config.source.train, "nothing", source, None, config.pbm.noise))
     for one in config.pbm.stages:
         largest = pbm_stage(one.block_size)
-        stages.append(stage(pbm_stage(*one.sizes), one.train, one.parent or parent, meta_model(config, largest)))
+        model = meta_model(config, largest)
+        stages.append(stage(pbm_stage(*one.sizes), one.train, one.parent or parent, model, one.block_size, config.pbm.noise))
         parent = largest
     for student in config.swd.students:
         name = f"swd-b{block_size_of(student) or '?'}"
-        stages.append(stage(name, config.swd.train, student, meta_model(config, student), config.swd.teacher))
+        model, size = meta_model(config, student), block_size_of(student)
+        stages.append(stage(name, config.swd.train, student, model, size, config.swd.noise, config.swd.teacher))
     total = numel(source)
     return Plan(config.name, config.source.model, gpus, assumptions, count(source), tuple(stages), 12 * total // gpus)

@@ -12,6 +12,7 @@ from torch import Tensor
 from bard_core.config.sections import ComputeConfig, TrainConfig
 from bard_core.models.vlm import decoder_layers, vision_tower
 from bard_core.training.head import chunk_rows
+from bard_core.training.optimizer import rates
 from bard_core.training.parallel import OWN_UNIT_PARAMETERS
 
 KEPT_BYTES_PER_LOGIT = 10  # bf16 logits, their fp32 copy, and its gradient
@@ -44,6 +45,11 @@ def count(model: Any) -> Parameters:
         embeddings=numel(model.get_input_embeddings()) * (1 if model.config.tie_word_embeddings else 2),
         root=total - text if layer >= OWN_UNIT_PARAMETERS else total,
     )
+
+
+def numel_trained(model: Any, train: TrainConfig) -> int:
+    """Parameters that have a gradient and AdamW's state."""
+    return sum(p.numel() for group, lr in rates(model, train.optimizer).values() if lr > 0 for p in group)
 
 
 def numel(module: Any) -> int:
@@ -107,12 +113,19 @@ def layer_activations(model: Any, tokens: int) -> int:
     return kept[0]
 
 
-def memory(model: Any, train: TrainConfig, compute: ComputeConfig, tokens_per_sample: int, teacher: int = 0) -> dict[str, int]:
+def memory(
+    model: Any,
+    train: TrainConfig,
+    compute: ComputeConfig,
+    tokens_per_sample: int,
+    teacher: int = 0,
+    largest: tuple[int, int] | None = None,
+) -> dict[str, int]:
     """Peak bytes of one GPU by what holds them.
 
     Sharded over all workers, gradients of micro-batches add up whole on each, in fp32, and are reduced at the step's last one
     (``training.parallel``); sharded inside nodes, they wait as shards. ``teacher``: parameters of a frozen teacher, which every
-    GPU holds whole.
+    GPU holds whole. ``largest``: rows of the largest micro-batch and their length; None: those of mean samples.
     """
     gpus = compute.most_workers
     inside_nodes = compute.parallel.shard_over == "node"
@@ -123,15 +136,17 @@ def memory(model: Any, train: TrainConfig, compute: ComputeConfig, tokens_per_sa
     samples = math.ceil(train.batch_size / gpus / train.accumulation)
     rows = math.ceil(samples * tokens_per_sample / train.max_tokens_per_row)
     row = min(train.max_tokens_per_row, samples * tokens_per_sample)
+    rows, row = largest or (rows, row)
     boundary = rows * row * text.hidden_size * width
     layer = rows * layer_activations(model, row) * width // 2
     layers = len(decoder_layers(model))
-    shards = {"master weights": 4, "gradients": 4, "AdamW": 8}
+    trained = numel_trained(model, train)
+    shards = {"master weights": 4 * parameters.total, "gradients": 4 * trained, "AdamW": 8 * trained}
     whole = gpus > 1 and train.accumulation > 1 and not inside_nodes
     units = parameters.root + (parameters.layer if parameters.layer >= OWN_UNIT_PARAMETERS else 0)
     return {
-        **{name: size * parameters.total // sharers for name, size in shards.items()},
-        "whole gradients": 4 * parameters.total if whole else width * units if gpus > 1 else 0,
+        **{name: size // sharers for name, size in shards.items()},
+        "whole gradients": 4 * trained if whole else width * units if gpus > 1 else 0,
         "reduce buffers": 4 * units if gpus > 1 else 0,
         "gathered weights": width * (parameters.root + 2 * parameters.layer) if gpus > 1 else 0,
         "activations": layers * boundary + layer if train.activation_checkpointing else layers * layer,

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from bard_core.config.strict import decisive
 from bard_core.store import storage, workshop
 from bard_core.store.refs import Frozen, Ref
 
@@ -24,6 +23,7 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 DOWNLOADS = 2  # of an artifact that arrives damaged, before it is damaged there
 AGAIN = "run the same command again, which makes it anew (on a Flyte cluster with --overwrite-cache)"
+Part = str | tuple[str, ...]  # how the paths of an artifact's files begin, that are all one wants of it
 Kind = Literal["dataset", "unit", "looks", "teacher", "model", "checkpoint", "benchmark", "evaluation", "report"]
 
 
@@ -78,7 +78,7 @@ def digest(value: Any) -> str:
 
 def _canonical(value: Any, where: str) -> Any:
     if isinstance(value, BaseModel):
-        return {name: _canonical(item, f"{where}.{name}") for name, item in decisive(value).items()}
+        return {name: _canonical(getattr(value, name), f"{where}.{name}") for name in value.model_dump()}
     if isinstance(value, Mapping):
         if bad := [key for key in value if not isinstance(key, str)]:
             raise TypeError(f"{where}: key {bad[0]!r} is not a string; use string keys")
@@ -169,7 +169,7 @@ def _publish_remote(staging: Path, uri: str, manifest: Manifest) -> None:
     write_manifest(uri, manifest)
 
 
-def _already_there(uri: str, wanted: str, part: str = "") -> bool:
+def _already_there(uri: str, wanted: str, part: Part = "") -> bool:
     try:
         return read_manifest(uri).digest == wanted and verify(uri, part=part).digest == wanted
     except ArtifactError:
@@ -186,10 +186,10 @@ def read_manifest(uri: str) -> Manifest:
         raise DamagedError(f"{uri}/{MANIFEST} is not a manifest ({error.error_count()} faults); {AGAIN}") from error
 
 
-def verify(uri: str, hashes: bool | Callable[[FileEntry], bool] = True, part: str = "") -> Manifest:
+def verify(uri: str, hashes: bool | Callable[[FileEntry], bool] = True, part: Part = "") -> Manifest:
     """Check an artifact, local or remote, against its manifest: its files are those listed, whole and (``hashes``) unchanged.
 
-    ``hashes`` may choose the files to hash, so that several processes share the work. ``part``: only files whose path begins so.
+    ``hashes`` may choose the files to hash, so that several processes share the work. ``part``: only files that begin so.
 
     Raises:
         ArtifactError: naming the first file that is missing, unlisted, cut or changed.
@@ -236,7 +236,7 @@ def set_aside(uri: str, why: ArtifactError) -> None:
     log.error("%s; it was set aside as %s", str(why).removesuffix(f"; {AGAIN}"), target)
 
 
-def fetch(ref: Ref | str, expected_sha256: str | None = None, part: str = "") -> Path:
+def fetch(ref: Ref | str, expected_sha256: str | None = None, part: Part = "") -> Path:
     """A verified local folder of an artifact: its own when local, else a download kept in the home folder's cache.
 
     ``part``: only the files whose path begins so (``processor/``) are brought and verified. A damaged cached copy is downloaded
@@ -258,7 +258,7 @@ def fetch(ref: Ref | str, expected_sha256: str | None = None, part: str = "") ->
     return _fetch(uri, expected, part)  # it is whole where it lies: bytes flipped on the way
 
 
-def _fetch(uri: str, expected: str | None, part: str) -> Path:
+def _fetch(uri: str, expected: str | None, part: Part) -> Path:
     if storage.is_local(uri):
         _holding(uri, expected, part)
         verify(uri, part=part)
@@ -271,18 +271,17 @@ def _fetch(uri: str, expected: str | None, part: str) -> Path:
     return _bring(uri, expected, part)
 
 
-def _holding(uri: str, expected: str | None, part: str) -> str:
-    manifest = read_manifest(uri)
-    found = _expect(uri, expected, manifest.digest)
+def _holding(uri: str, expected: str | None, part: Part) -> str:
+    found = _expect(uri, expected, (manifest := read_manifest(uri)).digest)
     if not any(entry.path.startswith(part) for entry in manifest.files):
         raise ArtifactError(f"{uri} has no {part}: it holds {', '.join(sorted({e.path.split('/')[0] for e in manifest.files}))}")
     return found
 
 
-def _bring(uri: str, expected: str | None, part: str) -> Path:
+def _bring(uri: str, expected: str | None, part: Part) -> Path:
     found = _holding(uri, expected, part)
     cache = storage.home() / "cache"
-    kept = cache / (f"{found}-{hashlib.sha256(part.encode()).hexdigest()[:8]}" if part else found)
+    kept = cache / (f"{found}-{digest(part)[:8]}" if part else found)
     if _already_there(str(kept), found, part):
         return kept
     scratch = cache / f".{found}.{uuid.uuid4().hex}"

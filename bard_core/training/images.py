@@ -34,7 +34,7 @@ class ImageEncoder:
             return None
         grids = torch.tensor(grid_thw)
         if patches is not None and not self.frozen:
-            return Patches(scale(self.image_processor, patches.to(self.device)), grids.to(self.device))
+            return Patches(scale(self.image_processor, patches.to(self.device, non_blocking=True)), grids)
         keys = [hashlib.blake2b(image, digest_size=16).digest() for image in images]
         fresh = {key: i for i, key in enumerate(keys) if key not in self._kept}
         found = {key: self._kept[key] for key in keys if key in self._kept}
@@ -54,15 +54,15 @@ class ImageEncoder:
             lengths = tuple(part[0].shape[0] for part in parts)
             return ImageFeatures(merged, tuple(deepstack), lengths, self._as_tensors).to(self.device)
         together = torch.cat([part[0] for part in parts]).to(self.device)
-        return Patches(scale(self.image_processor, together), grids.to(self.device))
+        return Patches(scale(self.image_processor, together), grids)
 
     def _compute(self, patches: Tensor, grids: Tensor) -> list[tuple[Tensor, ...]]:
         """What is kept of each image: (merged, *deepstack) features if frozen, else (patches,)."""
         if not self.frozen:
             return [(piece,) for piece in patches.split(grids.prod(-1).tolist())]
         with torch.no_grad():
-            values = scale(self.image_processor, patches.to(self.device))
-            features = encode_images(self.model, values, grids.to(self.device))
+            values = scale(self.image_processor, patches.to(self.device, non_blocking=True))
+            features = encode_images(self.model, values, grids)
         self._as_tensors = features.as_tensors
         levels = [level.split(features.lengths) for level in (features.merged_TD, *features.deepstack)]
         return [tuple(level[i] for level in levels) for i in range(len(grids))]

@@ -131,7 +131,8 @@ def train(
             raise ClaimLostError(f"{run.uri}: another driver has taken over this run at step {step}; leaving it to that one")
         if step % config.checkpoint_every == 0 or step == config.steps or wish is not Wish.NONE:
             looked = {"val_loss": record["val_loss"]} if record.get("step") == step and "val_loss" in record else {}
-            writer.save(step, {"loss": record.get("loss"), **looked, "window": _losses(window, step)})
+            scale = {} if config.lora is None else {"lora_scale": config.lora.scale}  # what consolidation merges by
+            writer.save(step, {"loss": record.get("loss"), **looked, **scale, "window": _losses(window, step)})
     ahead.close()
     writer.close()
     if step < config.steps:

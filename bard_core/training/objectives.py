@@ -23,7 +23,7 @@ from bard_core.diffusion.losses import (
     teacher_entropy_tokens,
     topk_distillation_tokens,
 )
-from bard_core.diffusion.names import CleanAttention, NoiseName
+from bard_core.diffusion.names import CleanAttention, NoiseName, NoiseSchedule
 from bard_core.models.attention import ImageFeatures, Patches, hidden_states, training_attention
 from bard_core.models.vlm import vision_parameters
 from bard_core.training.head import chunk_rows, head_loss
@@ -64,7 +64,7 @@ class Objective(nn.Module):
 
     def body(self, batch: Batch, images: Images) -> Tensor:
         mask = training_attention(batch.table_BL, self.clean_attention)
-        hidden_BLD = hidden_states(self.model, batch.input_ids_BL, batch.position_ids_CBL, mask, images)
+        hidden_BLD = hidden_states(self.model, batch.input_ids_BL, batch.position_ids_CBL, mask, images, batch.image_at_T)
         # Ranks reduce their gradients in step, so a batch of text alone gives the vision side one too: zero.
         idle = [p for p in vision_parameters(self.model) if p.requires_grad] if images is None else []
         return hidden_BLD + 0.0 * sum(p.sum() for p in idle) if idle else hidden_BLD
@@ -141,13 +141,21 @@ class Autoregressive(Objective):
 class ProgressiveBlockMerging(Objective):
     """Denoise the noisy stream's blocks (paper eq. 4); with ``ar_weight``, beside next-token prediction on a causal clean one."""
 
-    def __init__(self, model: Any, clean_attention: CleanAttention, noise: NoiseName, ar_weight: float) -> None:
+    def __init__(
+        self,
+        model: Any,
+        clean_attention: CleanAttention,
+        noise: NoiseName,
+        ar_weight: float,
+        schedule: NoiseSchedule = "linear",
+    ) -> None:
         super().__init__(model, clean_attention, _beside_ar({"ce": 1.0}, ar_weight))
         self.noise: NoiseName = noise
+        self.schedule: NoiseSchedule = schedule
 
     def forward(self, batch: Batch, images: Images) -> Loss:
         def denoise(logits: Tensor, target: Tensor, noisy: Tensor, t: Tensor) -> Parts:
-            return {"ce": denoising_tokens(self.noise, logits, target, noisy, t)}
+            return {"ce": denoising_tokens(batch.noise or self.noise, logits, target, noisy, t, self.schedule)}
 
         return self.losses(batch, images, denoise)
 
@@ -180,7 +188,8 @@ class StageWiseDistillation(Objective):
             if config.ce_weighting == "none":
                 ce = cross_entropy_tokens(logits, target)
             else:
-                ce = denoising_tokens(config.noise.name, logits, target, noisy, t)
+                name = batch.noise or config.noise.name
+                ce = denoising_tokens(name, logits, target, noisy, t, config.noise.schedule)
             kl = topk_distillation_tokens(logits, indices, teacher, config.direction, config.temperature)
             return {"ce": ce, "kl": kl * known, "teacher_entropy": teacher_entropy_tokens(teacher, config.temperature) * known}
 

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from bard_core.config.sections import OptimizerConfig
+from bard_core.models.adapters import is_adapter
 from bard_core.models.vlm import merger_parameters, vision_tower
 
 
 def rates(model: Any, config: OptimizerConfig) -> dict[str, tuple[list[nn.Parameter], float]]:
     """Parameters and peak learning rate of each part; parameters of a part with rate 0 lose their gradient.
 
-    A head tied to the token embeddings belongs to them, any other to the language model.
+    A head tied to the token embeddings belongs to them, any other to the language model. With adapters they train in its place.
     """
     merger_lr = config.lr if config.merger_lr is None else config.merger_lr
     tower = vision_tower(model)
@@ -23,13 +24,20 @@ def rates(model: Any, config: OptimizerConfig) -> dict[str, tuple[list[nn.Parame
     embeddings = list(model.get_input_embeddings().parameters())
     seen = merger_ids | {id(p) for p in [*vision, *embeddings]}
     language = [p for p in model.parameters() if id(p) not in seen]
-    language_lr = 0.0 if config.freeze_language else config.lr
+    adapters = [p for name, p in model.named_parameters() if is_adapter(name)]
+    language_lr = 0.0 if config.freeze_language or adapters else config.lr
     return {
-        "language": (language, language_lr),
+        "adapters": (adapters, config.lr),
+        "language": (_without(language, adapters), language_lr),
         "embeddings": (embeddings, 0.0 if config.freeze_embeddings else language_lr),
         "merger": (merger, merger_lr),
         "vision": (vision, config.vision_lr),
     }
+
+
+def _without(parameters: list[nn.Parameter], others: list[nn.Parameter]) -> list[nn.Parameter]:
+    left_out = {id(parameter) for parameter in others}
+    return [parameter for parameter in parameters if id(parameter) not in left_out]
 
 
 def undecayed(model: Any) -> set[int]:

@@ -99,3 +99,9 @@ def mixed_precision(precision: str, device: torch.device) -> AbstractContextMana
 def use_activation_checkpointing(model: Any) -> None:
     """Recompute each decoder layer in the backward pass."""
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def compile_layers(model: Any, backend: str = "inductor") -> None:
+    """Compile each decoder layer by itself, before the model is sharded. One compilation serves all, and rows of any length."""
+    for layer in decoder_layers(model):
+        layer.compile(backend=backend, dynamic=True)

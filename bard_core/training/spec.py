@@ -1,9 +1,9 @@
 """A stage's identity: all that decides its result. Its digest names the run, so the same spec resumes it and no other does."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from bard_core.config.sections import (
     CheckpointConfig,
@@ -15,7 +15,7 @@ from bard_core.config.sections import (
     TrainConfig,
     ar_share,
 )
-from bard_core.config.strict import Later, StrictModel, decisive
+from bard_core.config.strict import StrictModel, is_uniform
 from bard_core.config.versions import VERSIONS
 from bard_core.diffusion.names import CleanAttention, Reduction, SizeDraw
 from bard_core.store import artifacts, storage
@@ -35,7 +35,7 @@ class StageSpec(StrictModel):
     lab_model: LabModelConfig | None = None
     block_size: int = 1
     block_sizes: tuple[int, ...] = ()
-    draw: Annotated[SizeDraw, Later] = "uniform"
+    draw: SizeDraw = Field("uniform", exclude_if=is_uniform)
     clean_attention: CleanAttention = "block"
     noise: NoiseConfig = NoiseConfig()
     ar_weight: float = 0.0
@@ -62,7 +62,7 @@ class StageSpec(StrictModel):
         refs = {name: ref.key if (ref := getattr(self, name)) else "none" for name in ("dataset", "parent", "teacher")}
         return {
             "code": f"{self.stage} {VERSIONS[self.stage]}",
-            "config": artifacts.digest({name: value for name, value in decisive(self).items() if name not in refs}),
+            "config": artifacts.digest(self.model_dump(exclude={"dataset", "parent", "teacher"})),
             **refs,
         }
 

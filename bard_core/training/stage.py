@@ -24,7 +24,7 @@ from bard_core.data.units import CACHE_BYTES
 from bard_core.diffusion.names import MASK_TOKEN, CleanAttention
 from bard_core.diffusion.noise import replacement_tokens
 from bard_core.lab.model import build_lab_model
-from bard_core.models import BardSettings, bard_settings, load, record_settings
+from bard_core.models import BardSettings, adapters, bard_settings, load, record_settings
 from bard_core.models.vlm import embedding_rows, outline, reserved_ids, same_patches, same_vision
 from bard_core.models.weights import fill
 from bard_core.store import artifacts, provenance, storage, workshop
@@ -37,7 +37,7 @@ from bard_core.training.interrupts import Interrupts
 from bard_core.training.loop import train
 from bard_core.training.objectives import Autoregressive, Objective, ProgressiveBlockMerging, StageWiseDistillation
 from bard_core.training.optimizer import freeze
-from bard_core.training.parallel import shard, use_activation_checkpointing
+from bard_core.training.parallel import compile_layers, shard, use_activation_checkpointing
 from bard_core.training.ranks import once_a_node, rank_and_world
 from bard_core.training.spec import StageSpec
 from bard_core.training.teacher import OnlineTeacher, Teacher, precompute
@@ -118,9 +118,13 @@ def run_stage(
     if fitted.told and rank_and_world()[0] == 0:
         log.warning("%s: %s", spec.name, fitted.told)
     walk = Walk(fitted, spec.train.seed, Positions(model.config))
+    if spec.train.lora is not None:
+        adapters.adapt(model, spec.train.lora)
     frozen = freeze(model, spec.train.optimizer)
     if spec.train.activation_checkpointing:
         use_activation_checkpointing(model)
+    if parallel.compile_layers:
+        compile_layers(model)
     encoder = ImageEncoder(model, processor.image_processor, frozen, device)
     batch_spec = BatchSpec(
         block_size=block_size,
@@ -137,6 +141,7 @@ def run_stage(
         grow_steps=spec.train.steps if spec.draw == "growing" else 0,
         seed=spec.train.seed,
         max_tokens_per_row=spec.train.max_tokens_per_row,
+        image_token_id=processor.image_token_id,
     )
 
     rank, world = rank_and_world()
@@ -147,12 +152,13 @@ def run_stage(
         looked_at = (_held_out(spec, walk, fitted), batch_spec, spec.train.validate_samples, at_once)
         validate = Validation(*looked_at, eyes, spec.train.precision, device)
     decoding = processor.image_processor if data_workers else None
-    data = MicroBatches(walk, batch_spec, spec.train.batch_size, spec.train.accumulation, rank, world, decoding)
+    data = MicroBatches(walk, batch_spec, spec.train.batch_size, spec.train.accumulation, rank, world, decoding, spec.train.steps)
 
     objective = _objective(spec, model)
     shard(objective, model, spec.train.precision, device, frozen, parallel)
     if outlined is not None:
         fill(model, folder, device, within=objective)
+    adapters.initialise(model, spec.train.seed)
     if isinstance(objective, StageWiseDistillation):
         objective.teacher = _teacher(spec, model, walk, batch_spec, encoder, device)
     curve = Curve(storage.join(run.uri, CURVE), rank == 0)
@@ -187,7 +193,7 @@ def _objective(spec: StageSpec, model: Any) -> Objective:
     if spec.stage == "source":
         return Autoregressive(model)
     if spec.stage == "pbm":
-        return ProgressiveBlockMerging(model, spec.clean_attention, spec.noise.name, spec.ar_weight)
+        return ProgressiveBlockMerging(model, spec.clean_attention, spec.noise.name, spec.ar_weight, spec.noise.schedule)
     if spec.teacher is None or spec.swd is None:
         raise ValueError("stage swd needs a teacher and its configuration")
     return StageWiseDistillation(model, spec.clean_attention, None, spec.swd, spec.ar_weight)

@@ -72,7 +72,7 @@ class OnlineTeacher:
         ids_BL = batch.input_ids_BL
         if self.masks is not None:
             ids_BL = torch.where(ids_BL == self.masks[0], self.masks[1], ids_BL)
-        hidden_BLD = hidden_states(self.model, ids_BL, batch.position_ids_CBL, mask, images)
+        hidden_BLD = hidden_states(self.model, ids_BL, batch.position_ids_CBL, mask, images, batch.image_at_T)
         head = self.model.get_output_embeddings()
         rows = chunk_rows(head.weight.shape[0], hidden_BLD.device)
         places_P = token_before(batch) if self.autoregressive else batch.noisy.index_P

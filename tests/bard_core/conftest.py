@@ -1,6 +1,7 @@
 """Shared by the library's tests: a home of their own, and an S3 API on loopback."""
 
 import http.server
+import importlib.util
 import json
 import threading
 import uuid
@@ -29,6 +30,20 @@ def bard_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BARD_HOME", str(home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return home
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    """A headless browser (docs/browser.py)."""
+    spec = importlib.util.spec_from_file_location("browser", Path(__file__).parents[2] / "docs" / "browser.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if module.CHROMIUM is None:
+        pytest.skip("no browser here: apt-get install chromium")
+    page = module.Browser(tmp_path / "profile")
+    yield page
+    page.close()
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,17 @@ import torch
 from bard_core import plan
 from bard_core.cli import main
 from bard_core.config.faults import read_config
-from bard_core.config.sections import ParallelConfig
+from bard_core.config.sections import LoraConfig, NoiseConfig, ParallelConfig, TrainConfig
+from bard_core.data.batches import BatchSpec
+from bard_core.data.examples import Positions
+from bard_core.data.feed import MicroBatches, Walk
+from bard_core.data.index import Index
+from bard_core.data.reader import Reader
+from bard_core.diffusion.layout import PADDING
+from bard_core.models import load
 from bard_core.models.qwen3_vl import architecture
 from bard_core.plan import Assumptions, peak
+from bard_core.plan.balance import balance
 
 from .models.families import FAMILIES, build
 
@@ -139,6 +147,38 @@ def test_more_gpus_fewer_bytes_and_more_work_more_hours():
     assert peak.memory(model, plain, config.compute, 4096)["activations"] > 5 * eight["activations"]
     assert plan.total_flops(model, train, 4096, 1024) > plan.total_flops(model, plain, 4096, 1024)
     assert plan.total_flops(model, train, 4096, 1024, teacher=model) > plan.total_flops(model, train, 4096, 1024)
+
+
+def test_adapters_alone_have_gradients_and_state():
+    config = read_config(CONFIGS / "bard_4b.yaml")
+    first = config.pbm.model_copy(update={"stages": config.pbm.stages[:1]})
+    config = config.model_copy(update={"pbm": first, "swd": config.swd.model_copy(update={"students": ()})})
+    still = config.pbm.stages[0].train.optimizer.model_copy(update={"vision_lr": 0.0, "merger_lr": 0.0})
+    train = config.pbm.stages[0].train.model_copy(update={"lora": LoraConfig(rank=8), "optimizer": still})
+    stage = config.pbm.stages[0].model_copy(update={"train": train})
+    adapted = config.model_copy(update={"pbm": config.pbm.model_copy(update={"stages": (stage,)})})
+    one, whole = (plan.plan(each, Assumptions()).stages[0] for each in (adapted, config))
+    adapters = 36 * 8 * (2 * (2560 + 4096) + 2 * (2560 + 1024) + 3 * (2560 + 9728))  # q o, k v, the mlp
+    assert one.memory["AdamW"] == 8 * adapters // config.compute.most_workers < whole.memory["AdamW"] / 100
+    assert one.checkpoint == 4 * PUBLIC["4b"] + 12 * adapters and one.model == whole.model
+
+
+def test_a_datasets_balance_is_that_of_its_batches(lab_dataset, make_model, tmp_path, capsys):
+    """Rows, padding and waits of real micro-batches on two ranks."""
+    train = TrainConfig(steps=9, batch_size=24, accumulation=2, max_tokens_per_row=512)
+    found = balance(Index.open(Path(lab_dataset.uri)), train, 4, 1, workers=2, steps=3)
+    model = load(make_model(tmp_path / "model", 4).uri)
+    walk = Walk(Reader(lab_dataset, "train"), train.seed, Positions(model.config))
+    spec = BatchSpec(4, NoiseConfig(), 5, 6, 0, torch.arange(10, 200), max_tokens_per_row=512)
+    ranks = [MicroBatches(walk, spec, 24, 2, rank, 2) for rank in range(2)]
+    pairs = [[each[number] for each in ranks] for number in range(6)]
+    cells = [[batch.input_ids_BL.numel() for batch in pair] for pair in pairs]
+    real = sum(int((batch.table_BL.role != PADDING).sum()) for pair in pairs for batch in pair)
+    assert found.useful < 1 and found.useful == pytest.approx(real / sum(map(sum, cells)))
+    assert found.in_step == pytest.approx(sum(map(sum, cells)) / sum(2 * max(pair) for pair in cells))
+    assert found.tokens_per_sample == round(real / 72) and found.rows * found.row_tokens == max(map(max, cells))
+    assert main.main(["plan", str(CONFIGS / "lab.yaml"), "--dataset", lab_dataset.uri]) == 0
+    assert "ranks work" in (told := capsys.readouterr().out) and f"samples as in {lab_dataset.uri}" in told
 
 
 def test_gradients_wait_whole_where_they_cross_nodes_once():

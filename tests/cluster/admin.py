@@ -18,13 +18,17 @@ from flyteidl.service import admin_pb2_grpc, dataproxy_pb2, dataproxy_pb2_grpc
 
 @dataclass
 class Registered:
-    """What a client sent: templates and launch plans by name, executions in order, keys of uploads."""
+    """What a client sent: templates and launch plans by name, executions in order, keys of uploads.
+
+    ``active``: names of launch plans whose schedules run.
+    """
 
     tasks: dict[str, Any] = field(default_factory=dict)
     workflows: dict[str, Any] = field(default_factory=dict)
     plans: dict[str, Any] = field(default_factory=dict)
     executions: list[Any] = field(default_factory=list)
     uploads: list[str] = field(default_factory=list)
+    active: list[str] = field(default_factory=list)
 
 
 class Admin(admin_pb2_grpc.AdminServiceServicer):
@@ -53,6 +57,11 @@ class Admin(admin_pb2_grpc.AdminServiceServicer):
         if found is None:
             context.abort(grpc.StatusCode.NOT_FOUND, request.id.name)
         return launch_plan_pb2.LaunchPlan(id=found.id, spec=found.spec)
+
+    def UpdateLaunchPlan(self, request: Any, context: Any) -> Any:
+        if request.state == launch_plan_pb2.ACTIVE:
+            self.registered.active.append(request.id.name)
+        return launch_plan_pb2.LaunchPlanUpdateResponse()
 
     def GetWorkflow(self, request: Any, context: Any) -> Any:
         found = self.registered.workflows.get(request.id.name)

@@ -71,6 +71,7 @@ class mlflow_server:
                 return self.address
             except OSError:
                 time.sleep(0.2)
+        self.__exit__()
         raise RuntimeError("the MLflow server did not start within two minutes")
 
     def __exit__(self, *_: object) -> None:

@@ -35,35 +35,60 @@ def artifacts_below(root: str) -> dict[str, str]:
     return found
 
 
+def page(root: str) -> str:
+    """What a failed pipeline has left."""
+    return storage.read_bytes(f"{root}/artifacts/failures/tiny.md").decode()
+
+
 @pytest.mark.cluster
-def test_the_first_pods_prepare_the_dataset_that_a_laptop_prepares(
+def test_a_failed_pipeline_names_its_error_keeps_what_it_has_and_goes_on(
     cluster: Runner, tmp_path: Path, tiny_config: Callable[..., Any]
 ) -> None:
+    """The bounded form: refused at first, then killed behind its dataset, which is a laptop's, then begun again."""
     from bard_core.config.sections import DataConfig
     from bard_core.data.prepare import prepare
 
-    config = tiny_config(**at(f"s3://{cluster.bucket}/first"))
+    root = f"s3://{cluster.bucket}/first"
+    config = tiny_config(**at(root))
     config["swd"]["teacher"] = "pbm-b16"  # no stage trains it: the pipeline's first task refuses
     with pytest.raises(PodFailed, match=r"swd\.teacher"):
         cluster.run(PIPELINE, inputs_of(PIPELINE, config), "refused")
     assert [pod.task for pod in cluster.pods] == ["tasks.runs.open_run", "tasks.failure.report_failure"]
-    page = storage.read_bytes(f"s3://{cluster.bucket}/first/artifacts/failures/tiny.md").decode()
-    assert "swd.teacher" in page and "nothing yet" in page
+    assert "swd.teacher" in page(root) and "nothing yet" in page(root)
+
     config["swd"]["teacher"] = "pbm-b4"
-    stop_after = {**cluster.tasks}
-    cluster.tasks.pop("workflows.pipeline.convert")
-    with pytest.raises(KeyError, match="convert"):
-        cluster.run(PIPELINE, inputs_of(PIPELINE, config), "first")
-    cluster.tasks = stop_after
+    cluster.doomed.add("workflows.pipeline.convert")
+    with pytest.raises(PodFailed, match="killed by SIGKILL"):
+        cluster.run(PIPELINE, inputs_of(PIPELINE, config), "killed")
+    assert "workflows.pipeline.convert" in page(root) and "SIGKILL" in page(root) and "- prepare/dataset-" in page(root)
     local = prepare(DataConfig.model_validate(config["data"]), str(tmp_path / "dataset"))
-    assert local.manifest_sha256 in artifacts_below(f"s3://{cluster.bucket}/first").values()
+    assert local.manifest_sha256 in artifacts_below(root).values()
+
+    before, convert = len(cluster.pods), cluster.tasks.pop("workflows.pipeline.convert")
+    with pytest.raises(KeyError, match="convert"):
+        cluster.run(PIPELINE, inputs_of(PIPELINE, config), "again")
+    cluster.tasks["workflows.pipeline.convert"] = convert
+    again = [pod.task for pod in cluster.pods[before:]]
+    assert again and "tasks.prepare.prepare_dataset" not in again, "what is finished is taken from storage"
 
 
 @pytest.mark.cluster
 def test_a_pipeline_of_pods_makes_the_artifacts_of_a_local_run(
     cluster: Runner, tmp_path: Path, tiny_config: Callable[..., Any]
 ) -> None:
-    cluster.run(PIPELINE, inputs_of(PIPELINE, tiny_config(**at(f"s3://{cluster.bucket}/whole"))), "whole")
+    """The whole; its distillation is killed once, and only that is trained by the run that goes on."""
+    root = f"s3://{cluster.bucket}/whole"
+    inputs = inputs_of(PIPELINE, tiny_config(**at(root)))
+    cluster.doomed.add("tasks.swd.swd")
+    with pytest.raises(PodFailed, match="killed by SIGKILL"):
+        cluster.run(PIPELINE, inputs, "whole")
+    assert "tasks.swd.swd" in page(root) and page(root).count("- models/") == 3 and page(root).count("- evaluate/") == 3
+    before = len(cluster.pods)
+    cluster.run(PIPELINE, inputs, "whole-again")
+    trained = [
+        pod.task for pod in cluster.pods[before:] if pod.task in ("tasks.source.train_source", "tasks.pbm.pbm", "tasks.swd.swd")
+    ]
+    assert trained == ["tasks.swd.swd"]
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(tiny_config()), encoding="utf-8")
     home = tmp_path / "home"
@@ -72,5 +97,5 @@ def test_a_pipeline_of_pods_makes_the_artifacts_of_a_local_run(
     program = str(Path(sys.executable).parent / "pyflyte")
     command = [program, "run", str(ROOT / "workflows" / "pipeline.py"), "bard_pipeline", "--inputs-file", str(path)]
     subprocess.run(command, env=environment, cwd=tmp_path, check=True, timeout=1500)
-    remote, local = artifacts_below(f"s3://{cluster.bucket}/whole"), artifacts_below(str(home))
+    remote, local = artifacts_below(root), artifacts_below(str(home))
     assert remote == local and len(local) > 4

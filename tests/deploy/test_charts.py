@@ -17,7 +17,8 @@ import yaml
 
 from .test_manifests import DEPLOY, fill_module
 
-INSTALLED = re.findall(r"^helm upgrade --install ((?:.*\\\n)*.*)$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
+COMMANDS = re.findall(r"^helm upgrade --install ((?:.*\\\n)*.*)$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
+INSTALLED = [command for command in COMMANDS if "dist/deploy" in command]  # with values of ours
 DIGEST = "1" + "e" * 63
 BY_DIGEST = re.compile(r"[a-z0-9./-]+@sha256:[0-9a-f]{64}")
 
@@ -35,7 +36,9 @@ def site(tmp_path: Path) -> Path:
 
 def rendered(command: str, cloud: str, folder: Path) -> list[dict[str, Any]]:
     """The objects of a ``helm upgrade --install`` of the page."""
-    words = shlex.split(command.replace("\\\n", " ").replace("dist/deploy", str(folder)).replace("flyte-eks", f"flyte-{cloud}"))
+    words = shlex.split(
+        command.replace("\\\n", " ").replace("dist/deploy", str(folder)).replace("flyte-eks", f"flyte-{cloud}"), comments=True
+    )
     if charts := os.environ.get("CHARTS"):
         words[1] = str(Path(charts) / words[1])
         for flag in ("--repo", "--version"):
@@ -91,6 +94,7 @@ def test_flyte_reads_our_settings(cloud: str, tmp_path: Path) -> None:
         merge(settings, yaml.safe_load(text))
     ray = settings["plugins"]["ray"]
     assert ray["serviceType"] == "ClusterIP" and ray["shutdownAfterJobFinishes"] and ray["ttlSecondsAfterFinished"] == 60
+    assert settings["flyte"]["admin"]["seedProjects"] == ["bard"]
     assert "ray" in settings["tasks"]["task-plugins"]["enabled-plugins"]
     assert "password" not in settings["database"]["postgres"] and "verify-full" in settings["database"]["postgres"]["options"]
     assert settings["propeller"]["rawoutput-prefix"] == {"eks": "s3://bucket/data", "gke": "gs://bucket/data"}[cloud]

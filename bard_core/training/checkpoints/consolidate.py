@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bard_core.models.adapters import adapters_of, is_adapter, merged
 from bard_core.models.released import stock_config
 from bard_core.models.turns import recorded_markers
 from bard_core.models.vlm import empty_model
+from bard_core.models.weights import BASE
 from bard_core.store import artifacts, storage
 from bard_core.store.artifacts import Manifest
 from bard_core.training.checkpoints import dcp
@@ -41,8 +43,8 @@ def consolidate(
     """Write ``output_dir`` (new) from a committed checkpoint and the folder it was trained from.
 
     Args:
-        checkpoint_dir: a folder, or an s3:// uri that is brought here first; its model tensors stand under the key ``model`` with
-            the names of the stock ``state_dict()``.
+        checkpoint_dir: a folder, or an s3:// uri that is brought here first, without its optimizer's files; its model tensors
+            stand under the key ``model`` with the names of the stock ``state_dict()``.
         source_model_dir: gives config, generation defaults, tokenizer and processor.
         max_shard_bytes: largest output shard (a larger single tensor stands alone), and about the peak memory.
         dtype: of the floating-point tensors; None: as trained.
@@ -55,9 +57,9 @@ def consolidate(
         FileExistsError: ``output_dir`` is there already.
     """
     if not storage.is_local(str(checkpoint_dir)):
-        checkpoint_dir = artifacts.fetch(str(checkpoint_dir))
+        checkpoint_dir = artifacts.fetch(str(checkpoint_dir), part=dcp.MODEL_PART)
     checkpoint_dir = storage.local_path(str(checkpoint_dir))
-    manifest = artifacts.verify(str(checkpoint_dir))
+    manifest = artifacts.verify(str(checkpoint_dir), part=dcp.MODEL_PART)
     if manifest.kind != "checkpoint":
         raise ConsolidationError(
             f"{checkpoint_dir} is a {manifest.kind}, not a training checkpoint; pass a step-* folder of a run"
@@ -81,6 +83,7 @@ def _write(
         if path.suffix in COMPANIONS and path.name != artifacts.MANIFEST and not path.name.endswith(".index.json"):
             shutil.copyfile(path, output / path.name)
     stored = _stored_tensors(checkpoint)
+    adapted = _adapted(checkpoint, manifest)
     wanted = {name: _output_dtype(meta.properties.dtype, dtype) for name, meta in stored.items()}
     config = _write_config(output, source.name, wanted, None if bard is None else {**recorded_markers(output), **bard})
     for name, kept in _ties(output, {name: tuple(meta.size) for name, meta in stored.items()}, checkpoint).items():
@@ -93,7 +96,8 @@ def _write(
     weight_map: dict[str, str] = {}
     for number, names in enumerate(groups, start=1):
         file = "model.safetensors" if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        save_file(_read(checkpoint, {name: (stored[name].size, wanted[name]) for name in names}), output / file, {"format": "pt"})
+        tensors = _read(checkpoint, {name: (stored[name].size, wanted[name]) for name in names}, adapted)
+        save_file(tensors, output / file, {"format": "pt"})
         weight_map.update(dict.fromkeys(names, file))
     if len(groups) > 1:
         total = sum(stored[name].size.numel() * kind.itemsize for name, kind in wanted.items())
@@ -107,11 +111,12 @@ def _output_dtype(stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtyp
 
 
 def _stored_tensors(checkpoint: Path) -> dict[str, Any]:
-    """Name -> DCP metadata (``.size``, ``.properties.dtype``) of the model's tensors, sorted."""
+    """Stock name -> DCP metadata (``.size``, ``.properties.dtype``) of the model's tensors, sorted; adapters left out."""
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     found = dcp.SafeReader(str(checkpoint)).read_metadata().state_dict_metadata
-    tensors = {name.removeprefix("model."): meta for name, meta in sorted(found.items()) if name.startswith("model.")}
+    own = {name.removeprefix("model."): meta for name, meta in found.items() if name.startswith("model.")}
+    tensors = dict(sorted((name.replace(BASE, "."), meta) for name, meta in own.items() if not is_adapter(name)))
     if not tensors:
         raise ConsolidationError(f"{checkpoint} holds no tensor under 'model': save one with training.checkpoints.writer")
     if bad := [name for name, meta in tensors.items() if not isinstance(meta, TensorStorageMetadata)]:
@@ -173,7 +178,7 @@ def _equal(checkpoint: Path, stored: dict[str, Any], one: str, other: str) -> bo
     """Whether two tensors are equal; those of a tied pair are so as they lie on disk, and need not be loaded."""
     if dcp.stored_alike(checkpoint, f"model.{one}", f"model.{other}"):
         return True
-    pair = _read(checkpoint, {name: (stored[name].size, stored[name].properties.dtype) for name in (one, other)})
+    pair = _read(checkpoint, {name: (stored[name].size, stored[name].properties.dtype) for name in (one, other)}, {})
     return torch.equal(pair[one], pair[other])
 
 
@@ -201,10 +206,30 @@ def _groups(sizes: list[tuple[str, int]], limit: int) -> Iterator[list[str]]:
     yield names
 
 
-def _read(checkpoint: Path, wanted: dict[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Tensor]:
-    """Load just these tensors, converted one by one."""
-    found = dcp.tensors(checkpoint, {f"model.{name}": kind for name, (_, kind) in wanted.items()})
-    return {name: found[f"model.{name}"] for name in wanted}
+def _adapted(checkpoint: Path, manifest: Manifest) -> dict[str, tuple[str, float]]:
+    """Of weights with adapters: stock name -> the name that it is stored under, and what its adapter counts."""
+    found = dcp.SafeReader(str(checkpoint)).read_metadata().state_dict_metadata
+    scale = float(manifest.metadata.get("lora_scale", 0.0))
+    return {
+        name.removeprefix("model.").replace(BASE, "."): (name, scale)
+        for name in found
+        if name.startswith("model.") and BASE in name
+    }
+
+
+def _read(
+    checkpoint: Path, wanted: dict[str, tuple[torch.Size, torch.dtype]], adapted: dict[str, tuple[str, float]]
+) -> dict[str, Tensor]:
+    """Load just these tensors, converted one by one, those with an adapter merged."""
+    plain = {f"model.{name}": kind for name, (_, kind) in wanted.items() if name not in adapted}
+    found = {name.removeprefix("model."): tensor for name, tensor in dcp.tensors(checkpoint, plain).items()}
+    for name in wanted.keys() & adapted.keys():
+        stored, scale = adapted[name]
+        names = (stored, *(adapters_of(stored) if stored.endswith(".weight") else ()))
+        parts = [dcp.tensors(checkpoint, {one: torch.float32})[one] for one in names]
+        weight = merged(parts[0], parts[1], parts[2], scale) if len(parts) > 1 else parts[0]
+        found[name] = weight.to(wanted[name][1])
+    return {name: found[name] for name in wanted}
 
 
 def _model_card(config: dict[str, Any], manifest: Manifest) -> str:

@@ -8,6 +8,7 @@ so are the non-tensor entries of the shards; stock DCP would run whatever they a
 
 import io
 import pickle
+import queue
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,12 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import DEFAULT_SUFFIX, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.planner import ReadItem, SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 
 BUFFER_BYTES = 2**24
+OPTIMIZER = "optimizer"  # the key of a checkpoint's state, and what the names of its files begin with
+MODEL_PART = (".metadata", "__")  # what the names of all other files begin with
 ALLOWED = {
     "torch": {"Size", "device"},
     "torch.serialization": {"_get_layout"},
@@ -68,7 +71,19 @@ class SafeReader(FileSystemReader):
 
 
 class PlainWriter(FileSystemWriter):
-    """DCP's writer of a local folder. Its ``.metadata`` names neither the folder nor the save: the same state, the same bytes."""
+    """DCP's writer of a local folder. Its ``.metadata`` names neither the folder nor the save: the same state, the same bytes.
+
+    Optimizer state, two thirds of a checkpoint, has files of its own, so that who wants the model need not fetch it.
+    """
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Any:
+        files: queue.Queue[Any] = queue.Queue()
+        for kind in ("", OPTIMIZER):
+            items = [item for item in plan.items if item.index.fqn.startswith(f"{OPTIMIZER}.") == bool(kind)]
+            if items:
+                name = f"{kind}{plan.storage_data.prefix}0{DEFAULT_SUFFIX}"
+                files.put((self.fs.concat_path(self.path, name), name, items))
+        return self._write_data(planner, files)
 
     def storage_meta(self) -> None:
         return None
@@ -151,5 +166,6 @@ def load(state: dict[str, Any], folder: Path, no_dist: bool) -> None:
 
 
 def written_by(name: str) -> int:
-    """The rank that wrote a file of DCP's: ``__3_0.distcp`` is rank 3's; rank 0 writes the metadata."""
-    return int(name.split("_")[2]) if name.startswith("__") else 0
+    """The rank that wrote a file of ours: ``__3_0.distcp`` and ``optimizer__3_0.distcp`` are rank 3's; rank 0 writes the rest."""
+    _, marked, rank = name.partition("__")
+    return int(rank.split("_")[0]) if marked else 0

@@ -5,6 +5,7 @@ import torch
 from bard_core.store import artifacts, provenance, storage, workshop
 from bard_core.store.artifacts import Manifest
 from bard_core.store.refs import CheckpointRef
+from bard_core.training.checkpoints import dcp
 from bard_core.training.checkpoints.consolidate import consolidate
 from bard_core.training.curve import lasting
 
@@ -20,7 +21,7 @@ def deliver(checkpoint: CheckpointRef, clean_attention: str, uri: str) -> Manife
     with workshop.scratch("model") as scratch:
         staging = scratch / "model"
         consolidate(
-            artifacts.fetch(checkpoint),
+            artifacts.fetch(checkpoint, part=dcp.MODEL_PART),
             staging,
             artifacts.fetch(checkpoint.base_uri),
             dtype=torch.bfloat16 if checkpoint.precision == "bfloat16" else None,

@@ -10,6 +10,7 @@ from bard_core.config import sections
 from bard_core.config.file import check_stages
 from bard_core.evaluation.suites import suite_of
 from bard_core.promotion.request import Request
+from bard_core.store.artifacts import digest
 
 ROOT = Path(__file__).resolve().parents[3]
 SECTIONS = {
@@ -98,6 +99,9 @@ def test_a_reevaluation_is_complete_and_its_suite_exists(path):
         ("pbm", {"noise": {"min_t": 0.9, "max_t": 0.1}}, "below max_t"),
         ("pbm", {"noise": {"name": "mix", "complementary": True}}, "needs name: mask"),
         ("pbm", {"noise": {"name": "salt"}}, "'mask', 'uniform', 'edit' or 'mix'"),
+        ("pbm", {"noise": {"name": "mix", "schedule": "cosine"}}, "cosine is of mask noise; mix has its own"),
+        ("pbm", {"noise": {"complementary": True, "then": {"name": "uniform", "after": 0.5}}}, "leave out noise.then"),
+        ("swd", {"noise": {"then": {"name": "mix", "after": 0.5}}, "targets": "offline"}, "set it online"),
         ("pbm", {"ar_weight": 0.5}, "causal"),
         ("data", {"lab": None}, "sources"),
         ("data", {"processor": "some/model", "min_pixels": 5000, "max_pixels": 4000}, "min_pixels 5000 is above"),
@@ -149,6 +153,13 @@ def test_a_decoding_that_no_model_can_do_is_refused(decoding, words):
         check_stages(pbm, swd, sections.DecodingConfig(**decoding))
     causal = sections.PBMConfig.model_validate({**values["pbm"], "clean_attention": "causal"})
     check_stages(causal, swd, sections.DecodingConfig(strategy="self_speculative", denoising_steps=4))
+
+
+def test_knobs_that_came_later_leave_keys_as_they_were():
+    before = {"name": "mask", "min_t": 0.001, "max_t": 1.0, "complementary": False}
+    assert sections.NoiseConfig().model_dump() == before and digest(sections.NoiseConfig()) == digest(before)
+    assert "lora" not in sections.TrainConfig(steps=1).model_dump()
+    assert digest(sections.NoiseConfig(schedule="cosine")) == digest({**before, "schedule": "cosine"}) != digest(before)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "data").glob("*.yaml")), ids=lambda path: path.stem)

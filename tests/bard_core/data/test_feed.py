@@ -84,6 +84,16 @@ def test_ranks_and_micro_batches_share_a_step_and_nothing_is_left_out(batches):
         assert (names, noise) == whole["first"]
 
 
+def test_the_last_steps_may_have_another_noise(batches):
+    noise = NoiseConfig(then={"name": "uniform", "after": 0.5})
+    phased = replace(batches, spec=replace(batches.spec, noise=noise), steps=5)
+    same(phased[3], batches[3])  # of step 1
+    for number in (4, 9):  # of steps 2 and 4
+        later = phased[number]
+        assert later.noise == "uniform"
+        same(replace(later, noise=None), replace(batches, spec=replace(batches.spec, noise=NoiseConfig(name="uniform")))[number])
+
+
 def test_what_is_known_of_a_sample_is_the_models_and_the_processors(batches, processor, model):
     walk = pickle.loads(pickle.dumps(batches)).walk
     for place in range(12):

@@ -43,7 +43,11 @@ def same(model, other):
 @pytest.mark.parametrize("tied", [False, True])
 def test_an_outline_is_filled_with_what_load_would_load(tied, tmp_path):
     folder = tied_copy(tmp_path / "model", head=False) if tied else SOURCE
+    if tied:
+        (folder / "generation_config.json").write_text('{"eos_token_id": [7, 9], "repetition_penalty": 1.5}')
     plain, model = load(folder), outline(folder)
+    assert model.generation_config.eos_token_id == plain.generation_config.eos_token_id
+    assert model.generation_config.repetition_penalty == (1.5 if tied else plain.generation_config.repetition_penalty)
     assert all(tensor.is_meta for tensor in model.state_dict().values()) and model.config.bard == plain.config.bard
     fill(model, folder, CPU)
     same(model, plain)

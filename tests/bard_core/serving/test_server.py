@@ -3,10 +3,12 @@
 import base64
 import io
 import json
+import re
 import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import openai
 import pytest
@@ -26,9 +28,8 @@ def chat(tmp_path_factory, make_model):
     return Chat.open(make_model(tmp_path_factory.mktemp("serve") / "pbm-b4", 4, seed=5).uri)
 
 
-@pytest.fixture(scope="module")
-def server(chat):
-    limits = Limits(max_rows=4, max_waiting=8, max_new_tokens=2000, max_images=2, max_prompt_tokens=200, max_pixels=128 * 128)
+@contextmanager
+def serving(chat, limits):
     config = uvicorn.Config(create_app(chat, "tiny", limits, KEY), host="127.0.0.1", port=0, log_level="error")
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, daemon=True)
@@ -38,7 +39,16 @@ def server(chat):
     yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
     running.should_exit = True
     thread.join(timeout=60)
-    assert not thread.is_alive() and not [t for t in threading.enumerate() if t.name == "decoding"]
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def server(chat):
+    others = {thread for thread in threading.enumerate() if thread.name == "decoding"}
+    limits = Limits(max_rows=4, max_waiting=8, max_new_tokens=2000, max_images=2, max_prompt_tokens=200, max_pixels=128 * 128)
+    with serving(chat, limits) as address:
+        yield address
+    assert {thread for thread in threading.enumerate() if thread.name == "decoding"} == others
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +140,26 @@ def test_steps_can_be_watched(server):
     assert "".join(cell["text"] for cell in frames[-1]["cells"]) == said
 
 
+@pytest.mark.slow
+def test_the_page_shows_the_denoising(browser, chat):
+    """In a real browser: masks first, then words in the colour of their confidence, at last the engine's number of tokens."""
+    picture, stats = url_of(200), engine(chat, "Read A.", 200, max_new_tokens=24)[1]
+    with serving(chat, Limits(max_new_tokens=24)) as address:
+        browser.open(address)
+        browser.until("the page", lambda: browser.run("!!document.getElementById('ask')"))
+        browser.run(
+            "var seen = [], drawn = draw; draw = frame => { drawn(frame); seen.push(at('text').textContent) };"
+            f"picture = {picture!r}; at('prompt').value = 'Read A.'; at('key').value = {KEY!r}; at('ask').click()"
+        )
+        browser.until("the answer", lambda: browser.run("!at('ask').disabled && at('pace').innerText"), 120)
+        seen, pace = browser.run("seen"), browser.run("at('pace').innerText")
+        colours = browser.run("[...new Set([...at('text').children].map(cell => cell.className.split(' ')[0]))]")
+    left = [text.count("░") for text in seen]
+    assert left[0] > left[-1] == 0 and len(seen) > 6
+    assert set(colours) <= {"sure", "less", "least"} and colours
+    assert re.fullmatch(rf"{stats.real_tokens} tokens in {stats.forwards} steps, [\d.]+ s", pace)
+
+
 def post(server, body, key=KEY):
     headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
     request = urllib.request.Request(f"{server}/v1/chat/completions", json.dumps(body).encode(), headers)
@@ -155,8 +185,6 @@ def post(server, body, key=KEY):
     ],
 )
 def test_what_cannot_be_answered_is_refused_with_a_reason(server, change, status, words):
-    import re
-
     with pytest.raises(urllib.error.HTTPError) as refused:
         post(server, {"model": "tiny", "messages": asked("Read A."), "max_tokens": 4, **change})
     body = json.loads(refused.value.read())["error"]

@@ -64,23 +64,15 @@ def test_growing_sizes_join_one_by_one_in_equal_parts_of_a_run():
     assert growing.at(0).drawn("one", 3) == 4 and SPEC.at(0) is SPEC
 
 
-def test_a_growing_run_is_another_run_and_starts_with_the_smallest_blocks(tiny_dataset, source_model, bard_home):
-    method = PBMConfig(stages=(), noise=NoiseConfig(min_t=0.1)).method
-    asked = (method, (4, 16), tiny_train(steps=4, checkpoint_every=4), tiny_dataset, source_model)
-    uniform, growing = pbm_spec(*asked), pbm_spec(*asked, "growing")
-    assert growing.name == "pbm-b4-16-growing" and growing.digest != uniform.digest
-    _, taken = train(growing)
-    assert len(taken) == 4
-
-
 def read_settings(folder):
     return json.loads((folder / "config.json").read_text())["bard"]["block_size"]
 
 
 def test_resuming_draws_the_same_sizes_again_and_the_run_ends_in_a_model_of_each(tiny_dataset, source_model, bard_home):
     method = PBMConfig(stages=(), noise=NoiseConfig(min_t=0.1)).method
-    spec = pbm_spec(method, (4, 8), tiny_train(steps=4, checkpoint_every=2), tiny_dataset, source_model)
-    assert spec.name == "pbm-b4-8" and spec.block_size == 8
+    asked = (method, (4, 8), tiny_train(steps=4, checkpoint_every=2), tiny_dataset, source_model)
+    spec, uniform = pbm_spec(*asked, "growing"), pbm_spec(*asked)
+    assert (spec.name, uniform.name, spec.block_size) == ("pbm-b4-8-growing", "pbm-b4-8", 8) and spec.digest != uniform.digest
     run, taken = train(spec)
     whole = state_of(run.checkpoint(4))
     shutil.rmtree(run.checkpoint(4))

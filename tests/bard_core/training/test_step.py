@@ -1,5 +1,7 @@
 """One step, however it is divided; what stops it; and what it reports."""
 
+import functools
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from bard_core.data.examples import Example, attach_positions
 from bard_core.training.loop import TrainingDiverged, _read, _Window, train_step
 from bard_core.training.objectives import Autoregressive, ProgressiveBlockMerging
 from bard_core.training.optimizer import build_optimizer
-from bard_core.training.parallel import use_activation_checkpointing
+from bard_core.training.parallel import compile_layers, use_activation_checkpointing
 from bard_core.training.throughput import Shape, shape_of, step_flops
 
 CPU, MASK, EOS = torch.device("cpu"), 510, 509
@@ -85,6 +87,14 @@ def test_activation_checkpointing_changes_nothing():
     options = {"clean_attention": "block", "ar_weight": 0.0}
     (plain, plain_grad, _), (less, less_grad, _) = step_of(**options), step_of(prepare=use_activation_checkpointing, **options)
     assert loss_of(plain) == loss_of(less) and torch.allclose(plain_grad, less_grad, atol=1e-6)
+
+
+def test_compiled_layers_change_only_the_last_bits():
+    options = {"clean_attention": "block", "ar_weight": 0.0}
+    prepare = functools.partial(compile_layers, backend="aot_eager")
+    (plain, plain_grad, _), (compiled, compiled_grad, made) = step_of(**options), step_of(prepare=prepare, **options)
+    assert made.model.model.layers[0]._compiled_call_impl is not None
+    assert loss_of(plain) == pytest.approx(loss_of(compiled), rel=1e-5) and torch.allclose(plain_grad, compiled_grad, atol=1e-5)
 
 
 def test_bf16_keeps_loss_and_gradients_in_fp32():

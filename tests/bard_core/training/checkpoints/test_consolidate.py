@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from bard_core.store import artifacts
 from bard_core.training.checkpoints import consolidate as module
 from bard_core.training.checkpoints.consolidate import ConsolidationError, consolidate
-from bard_core.training.checkpoints.dcp import stored_alike
+from bard_core.training.checkpoints.dcp import PlainWriter, stored_alike
 
 SOURCE = Path(os.environ.get("BARD_GOLDEN_DIR") or Path(__file__).parents[3] / "golden") / "model"
 
@@ -42,7 +42,8 @@ def tied_copy(folder: Path, head: bool) -> Path:
 
 def save(state: dict[str, Any], folder: Path, tmp_path: Path) -> Path:
     staging = tmp_path / "staging"
-    dcp.save({"model": state, "optimizer": {"state": {"model.exp_avg": torch.ones(3)}}}, checkpoint_id=str(staging), no_dist=True)
+    whole = {"model": state, "optimizer": {"state": {"model.exp_avg": torch.ones(10_000)}}}
+    dcp.save(whole, storage_writer=PlainWriter(str(staging)), no_dist=True)
     artifacts.commit_directory(staging, str(folder), kind="checkpoint", step=7, config_digest="c" * 64, parent_digest="p" * 64)
     return folder
 
@@ -194,10 +195,13 @@ def test_from_an_s3_api(trained: tuple[Any, Path], tmp_path: Path, s3_root: str,
     )
     assert artifacts.read_manifest(f"{s3_root}/step-000007") == manifest
     assert files(consolidate(f"{s3_root}/step-000007", tmp_path / "remote", SOURCE)) == files(local)
+    fetched = {path.name for path in (bard_home / "cache").rglob("*") if path.is_file()}
+    left = {entry.path: entry.size for entry in manifest.files if entry.path not in fetched}
+    assert list(left) == ["optimizer__0_0.distcp"] and left["optimizer__0_0.distcp"] > 4 * 10_000
 
 
 def test_a_flipped_bit_is_refused(trained: tuple[Any, Path], tmp_path: Path) -> None:
-    shard = next(trained[1].glob("*.distcp"))
+    shard = trained[1] / "__0_0.distcp"
     body = bytearray(shard.read_bytes())
     body[len(body) // 2] ^= 1
     shard.write_bytes(body)
@@ -222,9 +226,9 @@ def test_one_output_shard_in_memory_at_a_time(trained: tuple[Any, Path], tmp_pat
     asked: list[int] = []
     read = module._read
 
-    def counted(checkpoint: Path, wanted: Any) -> Any:
+    def counted(checkpoint: Path, wanted: Any, adapted: Any) -> Any:
         asked.append(sum(size.numel() * kind.itemsize for size, kind in wanted.values()))
-        return read(checkpoint, wanted)
+        return read(checkpoint, wanted, adapted)
 
     monkeypatch.setattr(module, "_read", counted)
     consolidate(trained[1], tmp_path / "out", SOURCE, max_shard_bytes=2**17)
