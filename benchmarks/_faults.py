@@ -22,6 +22,7 @@ def table(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "kinds": len({row["fault"] for row in rows}),
         "lost, silent, hung or mended by hand": sum(len(part["failed"]) for part in parts.values()),
         "failed": [test for part in parts.values() for test in part["failed"]],
+        "run again after a repair": [test for part in parts.values() for test in part["repaired"]],
         "never run": [name for name in PARTS if name not in parts],
         "minutes": {name: part["minutes"] for name, part in parts.items()},
         "faults": sorted(rows, key=lambda row: (PARTS.index(row["part"]), row["fault"], row["outcome"])),
@@ -30,7 +31,7 @@ def table(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def page(body: dict[str, Any]) -> str:
     """The table as a page of the docs."""
-    minutes = sum(body["minutes"].values())
+    minutes, again = sum(body["minutes"].values()), len(body["run again after a repair"])
     lines = [
         "# Faults",
         "",
@@ -40,6 +41,7 @@ def page(body: dict[str, Any]) -> str:
         "",
         f"Faults that were not survived: {body['lost, silent, hung or mended by hand']}. "
         f"The suite took {minutes:.0f} minutes on {body['machine']['cores']} cores"
+        + (f"; tests that failed, were mended and ran again: {again}" if again else "")
         + (f"; parts not run: {', '.join(body['never run'])}." if body["never run"] else "."),
         "",
         "| fault | times | what became of it |",

@@ -46,7 +46,7 @@ FOR_IMAGES = ("--platform", "manylinux_2_28_x86_64", "--python-version", "3.11",
 CUDA = ("cuda-", "nvidia-", "triton")
 BUILD = ("setuptools",)  # builds Bard itself in the images and in .venv
 PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
-PYTHONS = ("3.11", "3.12")
+PYTHONS, PATCH = ("3.11", "3.12"), 9  # some packages want a late patch release
 WHEELS = {  # what pip calls the files of a platform
     ("linux", "x86_64"): [*(f"manylinux_2_{minor}_x86_64" for minor in range(35, 16, -1)), "manylinux2014_x86_64"],
     ("linux", "aarch64"): [*(f"manylinux_2_{minor}_aarch64" for minor in range(35, 16, -1)), "manylinux2014_aarch64"],
@@ -83,7 +83,7 @@ def environment(target: Target) -> dict[str, str]:
     names = {"linux": "Linux", "darwin": "Darwin"}
     return {
         "sys_platform": system, "platform_system": names[system], "platform_machine": machine,
-        "python_version": python, "python_full_version": f"{python}.0",
+        "python_version": python, "python_full_version": f"{python}.{PATCH}",
     }  # fmt: skip
 
 
@@ -170,7 +170,7 @@ def check() -> int:
         pins = [f"{one.name}{one.specifier}" for one in locked if one.marker is None or one.marker.evaluate(environment(target))]
         platforms = [option for name in WHEELS[target[:2]] for option in ("--platform", name)]
         try:
-            hashes(pins, "--python-version", target[2], "--implementation", "cp", *platforms)
+            hashes(pins, "--python-version", f"{target[2]}.{PATCH}", "--implementation", "cp", *platforms)
             print(f"{' '.join(target)}: all {len(pins)} are there", flush=True)
         except subprocess.CalledProcessError:
             lacking += 1

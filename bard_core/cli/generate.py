@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bard_core.cli import models
+from bard_core.cli import asking, models
+from bard_core.cli.asking import question
 
 if TYPE_CHECKING:
     from bard_core.decoding import GenerationOutput
@@ -93,6 +94,7 @@ def generate(
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="what to ask")] = "Please describe this image",
     image: Annotated[list[Path] | None, typer.Option(help="a picture; may be given several times")] = None,
     video: Annotated[list[Path] | None, typer.Option(help="a video file; may be given several times")] = None,
+    sample: Annotated[int | None, typer.Option(help="a held-out sample of the demo, from 0", show_default=False)] = None,
     system: System = None,
     show: Annotated[bool, typer.Option("--show", help="watch the blocks fill in")] = False,
     html: Annotated[Path | None, typer.Option(help="keep the run as one page, autoregression beside it")] = None,
@@ -124,6 +126,10 @@ def generate(
 
     Example: bard generate swd-b32 --image grid.png -p "Read C A B D." --show
     """
+    if sample is not None:
+        if image or video:
+            raise typer.BadParameter("--sample brings its own pictures; leave --image and --video out")
+        prompt, image = asking.sample(sample)
     asked = Asked(
         chat=_open(model or model_id, block_size, device, dtype),
         messages=[*_system(system), question(prompt, image or [], video or [])],
@@ -244,23 +250,6 @@ def _open(name: str | None, block_size: int | None, device: str | None, dtype: s
 
 def _system(words: str | None) -> list[dict[str, Any]]:
     return [] if words is None else [{"role": "system", "content": [{"type": "text", "text": words}]}]
-
-
-def question(prompt: str, images: list[Path], videos: list[Path]) -> dict[str, Any]:
-    """A user turn: pictures and videos first, then the text.
-
-    Raises:
-        OSError: a file is not there, or is no picture.
-    """
-    from PIL import Image
-
-    media: list[dict[str, Any]] = [{"type": "image", "image": Image.open(path).convert("RGB")} for path in images]
-    for path in videos:
-        from bard_core.evaluation.video import DEFAULT_FRAMES, read_frames
-
-        frames, about = read_frames(str(path), DEFAULT_FRAMES)
-        media.append({"type": "video", "video": frames, "metadata": about})
-    return {"role": "user", "content": [*media, {"type": "text", "text": prompt}]}
 
 
 def _steps(chat: "Chat", steps: int | None) -> int | None:

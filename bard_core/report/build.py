@@ -104,12 +104,14 @@ class Context:
 
 
 def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, title: str, context: Context) -> ReportRef:
-    """Write and commit the report.
+    """Write and commit the report; one that stands is kept, since the answer it shows was timed and would be another.
 
     Raises:
         ArtifactError: an evaluation is torn.
         ComparisonError: there is not exactly one source model among the results, or they judged different samples.
     """
+    if (standing := artifacts.standing(output_uri)) is not None:
+        return _ref(output_uri, standing)
     table, sweep, against = rows(results), sweep_rows(results), against_source(results)
     curves = {result.model.name: _curve(result) for result in results}
     found = verdict(results, context.gate)
@@ -144,7 +146,11 @@ def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, t
         (out / "report.html").write_text(page(body, plots, shown.images), encoding="utf-8")
         manifest = artifacts.commit_directory(out, output_uri, kind="report")
     changes.remember(output_uri)
-    return ReportRef(uri=output_uri, manifest_sha256=manifest.digest, markdown=storage.join(output_uri, "report.md"))
+    return _ref(output_uri, manifest)
+
+
+def _ref(uri: str, manifest: artifacts.Manifest) -> ReportRef:
+    return ReportRef(uri=uri, manifest_sha256=manifest.digest, markdown=storage.join(uri, "report.md"))
 
 
 def _most_telling(results: Sequence[EvalResult], ship: str | None) -> EvalResult:
@@ -181,7 +187,7 @@ def build_curves(checkpoints: Mapping[str, CheckpointRef], output_uri: str, titl
         (out / "curves.png").write_bytes(curves_png(curves))
         (out / "report.md").write_text(curves_markdown(body), encoding="utf-8")
         manifest = artifacts.commit_directory(out, output_uri, kind="report")
-    return ReportRef(uri=output_uri, manifest_sha256=manifest.digest, markdown=storage.join(output_uri, "report.md"))
+    return _ref(output_uri, manifest)
 
 
 def _curve(result: EvalResult) -> list[dict[str, float]]:

@@ -20,15 +20,15 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_parts_are_brought_together_and_nothing_is_hidden(module: Any) -> None:
     kill = {"fault": "kill -9", "times": 3, "outcome": "as undisturbed"}
     parts = {
-        "tasks": {"minutes": 2.0, "failed": ["tests/tasks/test_x.py::test_y"], "faults": [kill]},
-        "library": {"minutes": 1.0, "failed": [], "faults": [{**kill, "fault": "a flipped bit"}]},
+        "tasks": {"minutes": 2.0, "failed": ["tests/tasks/test_x.py::test_y"], "repaired": [], "faults": [kill]},
+        "library": {"minutes": 1.0, "failed": [], "repaired": ["z"], "faults": [{**kill, "fault": "a flipped bit"}]},
     }
     body = module.table(parts)
     assert (body["injections"], body["kinds"], body["lost, silent, hung or mended by hand"]) == (6, 2, 1)
     assert body["failed"] == ["tests/tasks/test_x.py::test_y"] and body["never run"] == ["pipelines"]
     assert [row["fault"] for row in body["faults"]] == ["a flipped bit", "kill -9"]
     text = module.page({"machine": {"cores": 2}, **body})
-    assert "not survived: 1." in text and "parts not run: pipelines." in text
+    assert "not survived: 1." in text and "parts not run: pipelines." in text and "mended and ran again: 1;" in text
     assert "| kill -9 | 3 | as undisturbed |" in text and "took 3 minutes on 2 cores" in text
 
 
@@ -37,3 +37,17 @@ def test_the_page_of_the_docs_is_the_table(module: Any) -> None:
     assert (ROOT / "docs" / "faults.md").read_text(encoding="utf-8") == module.page(body), "run: make test-faults"
     assert body["injections"] >= 500 and body["kinds"] >= 30
     assert body["lost, silent, hung or mended by hand"] == 0
+    assert body["never run"] == []
+
+
+def test_what_ran_again_stands_beside_what_had_not_failed(tmp_path: Path) -> None:
+    from tests.conftest import Faults
+
+    first, again = Faults(), Faults()
+    first.survived("kill -9", "as undisturbed", 2)
+    first.failed.append("test_y")
+    first.write(tmp_path / "part.json", again=False)
+    again.survived("a flipped bit", "told")
+    again.write(tmp_path / "part.json", again=True)
+    body = json.loads((tmp_path / "part.json").read_text())
+    assert (body["failed"], body["repaired"], [row["times"] for row in body["faults"]]) == ([], ["test_y"], [1, 2])

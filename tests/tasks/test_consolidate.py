@@ -16,7 +16,7 @@ from tasks import consolidate as task
 def test_the_same_model_is_asked_for_twice_at_once(bard_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, curve = tmp_path / "step-000002", tmp_path / "curve.jsonl"
     folder.mkdir()
-    (folder / "shard").write_bytes(b"0")
+    (folder / "__0_0.distcp").write_bytes(b"0")
     curve.write_text('{"step": 2}\n')
     provenance.write_of_run(str(tmp_path), {"stage": "pbm-b4", "samples": 1, "sources": {}})
     manifest = artifacts.commit_directory(folder, str(folder), kind="checkpoint", step=2, config_digest="c" * 64)

@@ -18,8 +18,8 @@ from tasks import stopping
 from tasks.settings import stage_task
 
 def work(x: int) -> int:
-    print("at work", flush=True)
     try:
+        print("at work", flush=True)
         time.sleep({sleep})
     finally:
         time.sleep({tidying})

@@ -96,14 +96,19 @@ def test_a_second_run_runs_nothing(pipeline, first_output, tiny_config):
 
 
 @pytest.mark.slow
-def test_a_changed_rate_reruns_only_what_follows(pipeline, first_output, tiny_config):
+def test_another_rate_and_data_of_its_own_rerun_only_what_follows(pipeline, first_output, tiny_config):
+    """Stages that name no data share one; a student's own is in the new model's lineage alone."""
     before = pipeline.stages()
     config = tiny_config()
+    config["swd"]["data"] = {**config["data"], "lab": {**config["data"]["lab"], "train_images": 12}}
     config["swd"]["train"]["optimizer"] = {**config["swd"]["train"]["optimizer"], "lr": 1.0e-4}
     output = pipeline.run(config)
     assert "pbm-b8: kept\nswd-b8: runs, about " in output and "stage 4 of 4: swd-b8, about " in output
     changed = {name for name, count in pipeline.stages().items() if count != before[name]}
-    assert changed == {"swd-b8", "consolidate swd-b8", "evaluate swd-b8", "report", "gate swd-b8 v5"}
+    assert changed == {"prepare", "swd-b8", "consolidate swd-b8", "evaluate swd-b8", "report", "gate swd-b8 v5"}
+    lineages = [json.loads(path.read_text()) for path in pipeline.home.glob("artifacts/models/swd-b8-*/training_data.json")]
+    samples = {tuple(entry["samples"] for entry in lineage) for lineage in lineages}
+    assert samples == {(16, 16, 16, 16), (16, 16, 16, 12)}, "of source, pbm-b4, pbm-b8 and swd-b8"
 
 
 @pytest.mark.slow

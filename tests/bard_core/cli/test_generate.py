@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bard_core.cli.generate import question
+from bard_core.cli.asking import question
+from bard_core.data.heldout import held_out
 from bard_core.decoding import generate
 from bard_core.serving.chat import Chat
 
@@ -37,6 +38,22 @@ def test_the_answer_is_the_engines(bard, reference, picture):
     plain = bard("generate", "pbm-b4", *options)
     assert plain.strip() == told["text"].strip()
     assert re.search(rf"{told['real_tokens']} tokens in {told['forwards']} forwards", bard.err)
+
+
+def test_a_held_out_sample_can_be_asked(bard, bard_home, demo, lab_dataset, place_dataset, picture):
+    bard("generate", "pbm-b4", "--sample", 0, expect=2)
+    assert "holds no dataset yet" in bard.err
+    place_dataset(bard_home)
+    model = demo / "artifacts" / "models" / f"pbm-b4-{4:016x}"
+    told = json.loads(bard("generate", model, "--sample", 1, "--max-new-tokens", 8, "--json"))
+    file, asked, expected = re.match(r"(.*)\nasked: (.*)\nexpected: (.*)\n", bard.err).groups()
+    row = list(held_out(lab_dataset))[1]
+    assert Path(file).read_bytes() == row["images"][0] and json.loads(row["messages"])[0]["content"][-1]["text"] == asked
+    assert expected == row["answer"]
+    again = json.loads(bard("generate", model, "--image", file, "-p", asked, "--max-new-tokens", 8, "--json"))
+    assert again["text"] == told["text"]
+    bard("generate", model, "--sample", 1, "--image", picture, expect=2)
+    bard("generate", model, "--sample", 99, expect=2)
 
 
 def test_the_released_scripts_command_line_is_understood(bard, reference, picture, demo):

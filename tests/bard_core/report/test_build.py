@@ -112,6 +112,7 @@ def test_all_views_agree(results: list[EvalResult], dataset: DatasetRef, tmp_pat
     folder = artifacts.fetch(ref)
     assert artifacts.verify(ref.uri).kind == "report"
     assert Path(ref.markdown) == folder / "report.md"
+    assert build.build(results, dataset, ref.uri, "Bard <lab>", context()) == ref, "timed once"
 
     body = json.loads((folder / "report.json").read_text())
     for row, result in zip(body["rows"], results, strict=True):
