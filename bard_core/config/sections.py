@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 from bard_core.config.bases import Based
 from bard_core.config.references import ModelPlace, ModelReference
 from bard_core.config.sources import RawSource
-from bard_core.config.strict import StrictModel, is_empty, is_evaluation, is_linear, is_none, is_one, is_uniform
+from bard_core.config.strict import StrictModel, later
 from bard_core.diffusion.names import CleanAttention, NoiseName, NoiseSchedule, Reduction, SizeDraw
 
 
@@ -76,15 +76,13 @@ class LabWorldConfig(StrictModel):
     turns_per_image: int = Field(4, ge=1, le=16, description="Question-answer turns of a multi-turn sample")
     train_images: int = Field(3000, ge=1)
     eval_images: int = Field(256, ge=1, description="Held-out images, one question each")
-    tasks: tuple[LabTask, ...] = Field(
+    tasks: tuple[LabTask, ...] = later(
         (),
-        exclude_if=is_empty,
         description="Harder questions, of which each image's last one goes around; turns_per_image is then the most, in held-out "
         "samples too. None: list some cells, then derive a sum, a maximum and a minimum",
     )
-    held_out: Literal["evaluation", "validation"] = Field(
+    held_out: Literal["evaluation", "validation"] = later(
         "evaluation",
-        exclude_if=is_evaluation,
         description="validation: other held-out images, as many, to tune by; evaluation images are then left alone",
     )
 
@@ -200,9 +198,7 @@ class TrainConfig(Based):
     accumulation: int = Field(1, ge=1, description="Micro-batches a step")
     max_tokens_per_row: int = Field(8192, ge=64, description="Packed row length, noisy copies included")
     optimizer: OptimizerConfig = OptimizerConfig()
-    lora: LoraConfig | None = Field(
-        None, exclude_if=is_none, description="For one GPU; the vision side trains by its rates, at 0 it stays as it is"
-    )
+    lora: LoraConfig | None = later(None, description="For one GPU; the vision side trains by its rates, at 0 it stays as it is")
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     activation_checkpointing: bool = False
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints")
@@ -251,22 +247,20 @@ class NoiseConfig(StrictModel):
     """How response blocks are corrupted (paper section 3; schedules in ``diffusion.noise``)."""
 
     name: NoiseName = "mask"
-    schedule: NoiseSchedule = Field(
+    schedule: NoiseSchedule = later(
         "linear",
-        exclude_if=is_linear,
         description="Masked share at noise level t: linear: t. cosine: 1 - cos(pi t / 2). Losses are weighed as it asks",
     )
     min_t: float = Field(0.001, ge=0.0, le=1.0, description="Least noise level of a block: for mask, the share that is masked")
     max_t: float = Field(1.0, ge=0.0, le=1.0, description="Greatest noise level of a block")
-    t_power: float = Field(
+    t_power: float = later(
         1.0,
-        exclude_if=is_one,
         gt=0.0,
         le=10.0,
         description="t is min_t + (max_t - min_t) u^t_power with u uniform: below 1 more heavy noise, above 1 more light noise",
     )
     complementary: bool = Field(False, description="Train on a mask and its complement against one prefix")
-    then: LaterNoise | None = Field(None, exclude_if=is_none, description="Another noise for the last steps of a stage")
+    then: LaterNoise | None = later(None, description="Another noise for the last steps of a stage")
 
     @model_validator(mode="after")
     def _mask_alone(self) -> "NoiseConfig":
@@ -335,9 +329,8 @@ class PBMStage(StrictModel):
     block_sizes: tuple[Annotated[int, Field(ge=1, le=256)], ...] = Field(
         (), description="In place of block_size: drawn for each sample and epoch. The one run ends in a model of each size"
     )
-    draw: SizeDraw = Field(
+    draw: SizeDraw = later(
         "uniform",
-        exclude_if=is_uniform,
         description="Of block_sizes. growing: in the first of as many equal parts of the run as there are sizes the smallest "
         "alone, in each next part one size more",
     )

@@ -1,14 +1,17 @@
 """What every section is: a frozen model that refuses unknown keys, and says which there are."""
 
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     StringConstraints,
     ValidationInfo,
     field_validator,
@@ -43,34 +46,9 @@ class StrictModel(BaseModel):
         return value
 
 
-def is_none(value: Any) -> bool:
-    """For ``Field(exclude_if=...)`` of a knob that came later: unused, it leaves a configuration's digest as it was."""
-    return value is None
-
-
-def is_linear(value: Any) -> bool:
-    """As ``is_none``, of a schedule."""
-    return bool(value == "linear")
-
-
-def is_uniform(value: Any) -> bool:
-    """As ``is_none``, of how block sizes are drawn."""
-    return bool(value == "uniform")
-
-
-def is_evaluation(value: Any) -> bool:
-    """As ``is_none``, of the images that are held out."""
-    return bool(value == "evaluation")
-
-
-def is_empty(value: Any) -> bool:
-    """As ``is_none``, of a list."""
-    return not value
-
-
-def is_one(value: Any) -> bool:
-    """As ``is_none``, of a power."""
-    return bool(value == 1.0)
+def later(default: Any, **how: Any) -> Any:
+    """A pydantic ``Field`` that came later: at its default it is left out, so a configuration's digest stays what it was."""
+    return Field(default, exclude_if=partial(operator.eq, default), **how)
 
 
 def unknown_key(key: object, known: Sequence[str]) -> str:

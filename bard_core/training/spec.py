@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 
 from bard_core.config.sections import (
     CheckpointConfig,
@@ -15,7 +15,7 @@ from bard_core.config.sections import (
     TrainConfig,
     ar_share,
 )
-from bard_core.config.strict import StrictModel, is_uniform
+from bard_core.config.strict import StrictModel, later
 from bard_core.config.versions import VERSIONS
 from bard_core.diffusion.names import CleanAttention, Reduction, SizeDraw
 from bard_core.store import artifacts, storage
@@ -35,7 +35,7 @@ class StageSpec(StrictModel):
     lab_model: LabModelConfig | None = None
     block_size: int = 1
     block_sizes: tuple[int, ...] = ()
-    draw: SizeDraw = Field("uniform", exclude_if=is_uniform)
+    draw: SizeDraw = later("uniform")
     clean_attention: CleanAttention = "block"
     noise: NoiseConfig = NoiseConfig()
     ar_weight: float = 0.0

@@ -1,7 +1,6 @@
 """One rank that starts from folders, in a process of its own: ``starts_on`` runs this file on every rank by runpy."""
 
 import multiprocessing
-import runpy
 import tempfile
 import threading
 from pathlib import Path
@@ -60,21 +59,11 @@ def differing(model, plain):
 
 def starts_on(world, preload, *folders):
     """By folder: which tensors are not those of a plain load, as rank 0 sees it, and the peak of each rank."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(preload)
+    from .workers import on_ranks
+
+    multiprocessing.get_context("forkserver").set_forkserver_preload(preload)
     with tempfile.TemporaryDirectory() as scratch:
-        given = {"world": world, "scratch": scratch, "folders": [str(folder) for folder in folders]}
-        processes = [
-            context.Process(
-                target=runpy.run_path, args=(__file__,), kwargs={"init_globals": {**given, "rank": rank}, "run_name": "rank"}
-            )
-            for rank in range(world)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(120)
-            process.kill()
+        on_ranks(__file__, world, scratch=scratch, folders=[str(folder) for folder in folders])
         ranks = [torch.load(f"{scratch}/{rank}", weights_only=True) for rank in range(world)]
     return [(names, [found[number][1] for found in ranks]) for number, (names, _) in enumerate(ranks[0])]
 

@@ -1,7 +1,6 @@
 """One training step on one rank of a layout, in a process of its own: ``steps_on`` runs this file on every rank by runpy."""
 
 import functools
-import multiprocessing
 import os
 import runpy
 import tempfile
@@ -67,20 +66,10 @@ def counted():
 
 def steps_on(world, *options, local=None):
     """Rank 0's results of a step with each of these options, on ``world`` processes, ``local`` of which are a node."""
-    context = multiprocessing.get_context("forkserver")
+    from .workers import on_ranks
+
     with tempfile.TemporaryDirectory() as folder:
-        given = {"world": world, "local": local or world, "folder": folder, "options": options}
-        processes = [
-            context.Process(
-                target=runpy.run_path, args=(__file__,), kwargs={"init_globals": {**given, "rank": rank}, "run_name": "rank"}
-            )
-            for rank in range(world)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(120)
-            process.kill()
+        on_ranks(__file__, world, local=local or world, folder=folder, options=options)
         return torch.load(f"{folder}/results", weights_only=True)
 
 

@@ -57,6 +57,24 @@ def start(spec, world=1, folder=None, settings=None, base=None, parallel=None, l
     return processes, run, folder / f"notes-{attempt}"
 
 
+def on_ranks(script, world, **given):
+    """Run a file as every rank of ``world``, with these globals besides ``world`` and ``rank``, to its end."""
+    context = multiprocessing.get_context("forkserver")
+    processes = [
+        context.Process(
+            target=runpy.run_path,
+            args=(script,),
+            kwargs={"init_globals": {"world": world, "rank": rank, **given}, "run_name": "rank"},
+        )
+        for rank in range(world)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        process.kill()
+
+
 def finish(processes, timeout_s=120.0):
     """Wait for all ranks; their exit codes. A rank whose peers are gone is given a moment, then ended."""
     deadline = time.monotonic() + timeout_s
