@@ -20,7 +20,7 @@ HARD = LabWorldConfig(
 CELLS = [("K", 3), ("B", 1), ("M", 3), ("F", 0)]
 
 
-def answers(task: str, asked: int = 60) -> dict[str, str]:
+def answers(task: str, asked: int = 500) -> dict[str, str]:
     two = HARD.model_copy(update={"rows": 2, "columns": 2})
     return dict(tasks.ask(task, CELLS, two, random.Random(seed)) for seed in range(asked))  # type: ignore[arg-type]
 

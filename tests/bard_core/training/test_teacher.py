@@ -212,7 +212,7 @@ def test_an_autoregressive_teacher_says_what_the_clean_tokens_before_a_position_
     for number in range(4):
         example = walked[number][0]
         with torch.no_grad():
-            alone = model(input_ids=example.input_ids_N[None], position_ids=example.position_ids_CN[:, None]).logits[0]
+            alone = model(input_ids=example.input_ids_N[None]).logits[0]
         here = (batch.noisy.sample_P == number) & batch.teacher_knows_P
         inside = {place for start, end in example.turns for place in range(start, end)}
         assert here.any() and {*position_P[here].tolist()} <= inside
