@@ -85,7 +85,9 @@ def push(
 
 def serve(
     model: Annotated[str, typer.Argument(help=models.HELP, show_default=False)],
-    name: Annotated[str | None, typer.Option(help="how clients call it [default: the folder's name]", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Option(help="how clients call it [default: the demo's or the folder's]", show_default=False)
+    ] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0: for other machines too")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any that is free")] = 8000,
     api_key: Annotated[str | None, typer.Option(envvar="BARD_API_KEY", help="what clients must send", show_default=False)] = None,
@@ -106,16 +108,19 @@ def serve(
         from bard_core.serving.server import Limits, create_app
     except ImportError as error:
         raise RuntimeError(f"serving needs more packages: pip install 'bard[serve]' ({error})") from error
+    from transformers.utils.logging import disable_progress_bar
+
     from bard_core.serving.chat import Chat
 
+    disable_progress_bar()
     with _listener(host, port) as listener, suppress(KeyboardInterrupt):
         chat = Chat.open(folder, None, device, dtype)
         if chat.block_size == 1:
             raise typer.BadParameter(f"{folder} is autoregressive (block size 1); serve a model that pbm or swd has trained")
-        called = name or Path(folder).name
+        called = name or (model if models.DEMO_NAME.fullmatch(model) else Path(folder).name)
         limits = Limits(max_rows=max_rows, max_waiting=max_waiting, max_new_tokens=max_new_tokens)
         place = f"http://{host}:{listener.getsockname()[1]}"
-        print(f"{called} on {place}: a page to try it, /v1/chat/completions, /health, /metrics", flush=True)
+        print(f"{called} on {place} (a page to try it), with /v1/chat/completions, /health and /metrics", flush=True)
         server = uvicorn.Server(uvicorn.Config(create_app(chat, called, limits, api_key), log_level="warning"))
         server.run(sockets=[listener])
 

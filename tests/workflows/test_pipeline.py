@@ -54,7 +54,7 @@ class Pipeline:
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
-    return Pipeline(tmp_path_factory.mktemp("pipeline"))
+    return Pipeline(tmp_path_factory.mktemp("prüf"))  # in a path with an umlaut, as any may be
 
 
 @pytest.fixture(scope="module")

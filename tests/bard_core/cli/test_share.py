@@ -27,7 +27,7 @@ def test_a_served_model_answers_where_it_is_told(bard, demo, monkeypatch):
 
     def client():
         deadline = time.monotonic() + 60
-        while not (place := re.search(r"pbm-b4-\w+ on (http://127.0.0.1:[1-9]\d*): a page", "".join(told))):
+        while not (place := re.search(r"pbm-b4 on (http://127.0.0.1:[1-9]\d*) \(a page", "".join(told))):
             if time.monotonic() > deadline:
                 return
             time.sleep(0.05)
