@@ -1,5 +1,6 @@
 """Bad configuration files: every fault is told, at once, with its line and what is allowed, and quickly."""
 
+import json
 import re
 import subprocess
 import sys
@@ -199,6 +200,16 @@ def test_checked_files_say_the_same_when_written_out(tmp_path):
         written = read_config(tmp_path / source.name)
         assert written == read_config(source, [("swd.top_k", "8")])
         assert yaml.safe_load((tmp_path / source.name).read_text())["swd"]["top_k"] == 8
+
+
+def test_faults_are_listed_for_machines(tmp_path, capsys):
+    path = tmp_path / "bad.yaml"
+    path.write_text(LAB.replace("    rows: 2", "    rows: 9"))
+    assert main.main(["check", str(path), "--json"]) == 2
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["place"], told["key"]) == (f"{path}:7", "data.lab.rows") and told["problem"].startswith("is 9; allowed: less")
+    path.write_text(LAB)
+    assert main.main(["check", str(path), "--json"]) == 0 and json.loads(capsys.readouterr().out) == []
 
 
 def test_faults_are_told_without_torch(tmp_path):
