@@ -1,6 +1,7 @@
 """Docs and README tell the truth: the site builds strictly, every command and snippet runs, the reference is the schema's."""
 
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -153,11 +154,26 @@ def test_the_own_benchmark_of_the_page_can_be_asked(tmp_path):
     assert len(read_questions(Path(benchmark.questions))) == questions.count("\n")
 
 
+def script_of(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+def test_readme_s_headline_tables_are_those_of_the_reports_that_are_kept():
+    headline = script_of("headline")
+    reports = json.loads(headline.KEPT.read_text(encoding="utf-8"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"<!-- headline: (\S+) -->", text)) == set(reports)
+    assert headline.written(text, reports) == text, "run: python docs/headline.py"
+    reports["lab"]["rows"][-1]["speedup"] += 1.0
+    assert headline.written(text, reports) != text
+
+
 @pytest.mark.parametrize("name", ["layout.svg", "mask.svg"])
 def test_the_pictures_are_drawn_from_the_code_that_trains(name):
-    spec = importlib.util.spec_from_file_location("drawings", ROOT / "docs" / "drawings.py")
-    drawings = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(drawings)
+    drawings = script_of("drawings")
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == drawings.DRAWINGS[name](), "run: python docs/drawings.py"
 
 

@@ -50,7 +50,7 @@ def stage_faults(pbm: PBMConfig, swd: SWDConfig, decoding: DecodingConfig) -> It
         before = [pbm_stage(size) for earlier in pbm.stages[:number] for size in earlier.sizes]
         yield from _unknown_stage(f"pbm.stages.{number}.parent", stage.parent, ["source", *before])
     if swd.students:
-        yield from _unknown_stage("swd.teacher", swd.teacher, stages)
+        yield from _unknown_stage("swd.teacher", swd.teacher, ["source", *stages])
     for number, student in enumerate(swd.students):
         key = f"swd.students.{number}"
         yield from _unknown_stage(key, student, stages)

@@ -59,6 +59,9 @@ class TrackingConfig(StrictModel):
     registered_model: MlflowName = Field("bard", min_length=1, description="Registered model whose versions are the checkpoints")
 
 
+LabTask = Literal["read", "count", "yesno", "sort", "add", "chart", "list"]
+
+
 class LabWorldConfig(StrictModel):
     """The generated world: grids of labelled cells, questions that name cells, answers that list and then derive."""
 
@@ -73,6 +76,11 @@ class LabWorldConfig(StrictModel):
     turns_per_image: int = Field(4, ge=1, le=16, description="Question-answer turns of a multi-turn sample")
     train_images: int = Field(3000, ge=1)
     eval_images: int = Field(256, ge=1, description="Held-out images, one question each")
+    tasks: tuple[LabTask, ...] = later(
+        (),
+        description="Harder questions, of which each image's last one goes around; turns_per_image is then the most, in held-out "
+        "samples too. None: list some cells, then derive a sum, a maximum and a minimum",
+    )
     held_out: Literal["evaluation", "validation"] = later(
         "evaluation",
         description="validation: other held-out images, as many, to tune by; evaluation images are then left alone",
@@ -86,6 +94,8 @@ class LabWorldConfig(StrictModel):
             )
         if not self.min_cells <= self.max_cells <= self.rows * self.columns:
             raise ValueError("needs min_cells <= max_cells <= rows x columns")
+        if "chart" in self.tasks and self.rows < 2:
+            raise ValueError("the task chart needs rows >= 2: bars, and letters below them")
         return self
 
 
@@ -243,6 +253,12 @@ class NoiseConfig(StrictModel):
     )
     min_t: float = Field(0.001, ge=0.0, le=1.0, description="Least noise level of a block: for mask, the share that is masked")
     max_t: float = Field(1.0, ge=0.0, le=1.0, description="Greatest noise level of a block")
+    t_power: float = later(
+        1.0,
+        gt=0.0,
+        le=10.0,
+        description="t is min_t + (max_t - min_t) u^t_power with u uniform: below 1 more heavy noise, above 1 more light noise",
+    )
     complementary: bool = Field(False, description="Train on a mask and its complement against one prefix")
     then: LaterNoise | None = later(None, description="Another noise for the last steps of a stage")
 
@@ -422,8 +438,8 @@ class SWDConfig(Based):
     )
     teacher: ModelReference = Field(
         "pbm-b4",
-        description="A stage of this pipeline, or a model's place: folder, s3://, hub id (owner/name@revision) or registered "
-        "(models:/name@alias); of any size, with the students' vocabulary",
+        description="A stage of this pipeline (source: the autoregressive model), or a model's place: folder, s3://, "
+        "hub id (owner/name@revision) or registered (models:/name@alias); of any size, with the students' vocabulary",
     )
     train: TrainConfig
     data: DataConfig | None = Field(None, description="What students are distilled on; None: what all share")

@@ -211,6 +211,7 @@ def _noisy_streams(
         mask_token_id=spec.mask_token_id,
         replacements_W=spec.replacements_W,
         generator=generator_for(spec.seed, example.id, epoch),
+        t_power=noise.t_power,
         schedule=noise.schedule,
     )
     return [first, complement(first, target_R, spec.mask_token_id, noise.schedule)] if noise.complementary else [first]

@@ -56,10 +56,15 @@ def replacement_tokens(vocabulary_size: int, special_ids: Sequence[int]) -> Tens
     return replacements
 
 
-def stratified_t(num_blocks: int, min_t: float, max_t: float, generator: torch.Generator) -> Tensor:
-    """One t a block [num_blocks], a draw in each of ``num_blocks`` equal slices of [min_t, max_t], in random order."""
+def stratified_t(num_blocks: int, min_t: float, max_t: float, generator: torch.Generator, power: float = 1.0) -> Tensor:
+    """One t a block [num_blocks], a draw in each of ``num_blocks`` equal slices of [min_t, max_t], in random order.
+
+    ``power``: of the uniform draw before it is stretched over the range; the slices are then equally likely and not equally wide.
+    """
     slots = torch.randperm(num_blocks, generator=generator, device=generator.device)
     within = torch.rand(num_blocks, generator=generator, device=generator.device)
+    if power != 1.0:
+        return (min_t + (max_t - min_t) * ((slots + within) / max(num_blocks, 1)) ** power).clamp(min_t, max_t)
     return (min_t + (max_t - min_t) * (slots + within) / max(num_blocks, 1)).clamp(min_t, max_t)
 
 
@@ -79,6 +84,7 @@ def corrupt(
     mask_token_id: int,
     replacements_W: Tensor,
     generator: torch.Generator,
+    t_power: float = 1.0,
     schedule: NoiseSchedule = "linear",
 ) -> Corruption:
     """Corrupt the noisy stream of one sample.
@@ -87,6 +93,7 @@ def corrupt(
         target_R: clean tokens [R]. block_R: their blocks [R], non-decreasing.
         replacements_W: token ids that random noise may draw (no special or image tokens), ascending, at least two [W].
         generator: source of every draw, on the device of the tensors.
+        t_power: see ``stratified_t``.
 
     Returns:
         A :class:`Corruption`. The loss is on masked tokens for ``mask``; on every token for the others, where the model must
@@ -97,7 +104,7 @@ def corrupt(
     """
     _, index_R = torch.unique_consecutive(block_R, return_inverse=True)
     num_blocks = int(index_R[-1]) + 1 if index_R.numel() else 0
-    t_R = stratified_t(num_blocks, min_t, max_t, generator)[index_R]
+    t_R = stratified_t(num_blocks, min_t, max_t, generator, t_power)[index_R]
     draw_R = torch.rand(target_R.shape, generator=generator, device=generator.device)
     everywhere = torch.ones_like(target_R, dtype=torch.bool)
     if name == "mask":

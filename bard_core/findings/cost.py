@@ -39,7 +39,8 @@ def _sample(index: Index, spec: StageSpec, sizes: tuple[int | None, ...], shape:
         copies = noisy_copies(size, spec.noise)
         tokens = index.laid_out(size, copies)[index.train].astype(float)
         # Masked positions alone reach the head; other noises supervise all. Complementary copies mask each position once.
-        masked = (spec.noise.min_t + spec.noise.max_t) / 2 if spec.noise.name == "mask" and copies == 1 else 1 / max(copies, 1)
+        level = spec.noise.min_t + (spec.noise.max_t - spec.noise.min_t) / (1 + spec.noise.t_power)
+        masked = level if spec.noise.name == "mask" and copies == 1 else 1 / max(copies, 1)
         answers = index.laid_out(1, 1)[index.train] - clean
         supervised = (tokens - clean) * masked + (answers if size is None or spec.ar_weight else 0.0)
         mean, heads = float(tokens.mean()), float(supervised.mean())

@@ -20,6 +20,8 @@ from `benchmarks/results/findings/`; the claims are in `configs/findings/`.
 make findings
 ```
 
+On a cluster, a pod a piece: `pyflyte run --remote workflows/findings.py bard_findings --names '[]'`.
+
 A verdict is by the paired difference over seeds: a candidate and its baseline share the seed, and with it the source model. The
 interval is the wider of two at 95 %, Student's over seeds and the normal one over images. *confirmed*: all of it is above the
 margin; *not*: all of it is below; else *inconclusive*. Accuracy is of whole answers, on validation images that share none with

@@ -112,7 +112,7 @@ class Recipe(BaseModel):
 
 
 def recipe(claim: Claim, variant: str, seed: int) -> Recipe:
-    """The pieces of one variant with one seed, each after those it needs."""
+    """The pieces of one variant with one seed, each after those it needs; a teacher from another variant with those it needs."""
     config = claim.pipeline(variant, seed)
     pieces: list[Any] = []
 
@@ -137,12 +137,16 @@ def recipe(claim: Claim, variant: str, seed: int) -> Recipe:
         done = add(BlockTraining(name=name, needs=needs, method=method, stage=bare, parent=parent, cost=steps))
         trained |= {pbm_stage(size): done for size in stage.sizes}
         latest = pbm_stage(stage.sizes[-1])
+    teacher, taught_by = config.swd.teacher, trained
+    if (other := claim.teachers.get(variant)) is not None:
+        theirs = recipe(claim, other.variant, seed)
+        pieces += theirs.pieces
+        teacher, taught_by = other.model, theirs.trained
     on = dataset(config.swd.data, "dataset of swd") if config.swd.data and config.swd.students else shared
     for student in config.swd.students:
-        teacher = config.swd.teacher
         swd = Distillation(
             name=f"{student.replace('pbm', 'swd')}, seed {seed}",
-            needs=(on, trained[student], trained[teacher]),
+            needs=(on, trained[student], taught_by[teacher]),
             swd=config.swd.method,
             clean_attention=config.pbm.clean_attention,
             student=student,

@@ -48,6 +48,13 @@ class Comparison(StrictModel):
     margin: float = Field(0.0, description="The difference must exceed it; below 0: how much may be lost")
 
 
+class Teacher(StrictModel):
+    """A model that another variant of the claim trains."""
+
+    variant: str
+    model: str
+
+
 class Claim(StrictModel):
     """What is asked, and how it is answered."""
 
@@ -57,6 +64,7 @@ class Claim(StrictModel):
     configuration: Name = Field("lab", description="A file of configs/")
     settings: dict[str, Any] = Field({}, description="Dotted keys of that file, the same for all variants")
     variants: dict[Name, dict[str, Any]] = Field(min_length=1, description="Name -> dotted keys over those")
+    teachers: dict[Name, Teacher] = Field({}, description="Variant -> whom it distils from, in place of its own swd.teacher")
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     thresholds: tuple[float, ...] = Field((0.7, 0.9, 0.98), min_length=1)
     held_out: Literal["evaluation", "validation"] = Field(
@@ -71,6 +79,13 @@ class Claim(StrictModel):
 
     @model_validator(mode="after")
     def _comparable(self) -> "Claim":
+        for variant, teacher in self.teachers.items():
+            if lost := {variant, teacher.variant} - {*self.variants}:
+                raise ValueError(f"teachers: variant {sorted(lost)[0]!r} is none of {list(self.variants)}")
+            if teacher.variant in self.teachers:
+                raise ValueError(
+                    f"teachers: {teacher.variant} is a teacher of {variant} and has one itself; give one that has none"
+                )
         for comparison in self.comparisons:
             for side in (comparison.candidate, comparison.baseline):
                 if problem := self._lack(side):

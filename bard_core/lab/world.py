@@ -2,7 +2,8 @@
 
 An image is a grid of cells, each showing one letter and one digit. A question names a few letters; the answer first
 lists their digits (any order of decoding works) and then derives a total, a maximum and a minimum (which need the list):
-long enough, and partly parallel, partly sequential, so that decoding several tokens at once is possible but not free.
+long enough, and partly parallel, partly sequential, so that decoding several tokens at once is possible but not free. With
+``tasks``, questions are those of ``lab.tasks`` instead.
 
 The world is written as raw Parquet shards in the exact public schemas of FineVision, LLaVA-OneVision-1.5 and
 MMFineReason, so that the converters of real data read it. The same seed gives the same bytes (for one version of
@@ -10,26 +11,19 @@ Pillow and pyarrow). Training, evaluation and validation draw from separate seed
 """
 
 import hashlib
-import io
 import random
 import string
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image, ImageDraw, ImageFont
-
 from bard_core.config.sections import LabWorldConfig
 from bard_core.config.sources import RawSchema, RawSource
+from bard_core.lab import drawing, tasks
 
 Split = Literal["train", "eval"]
 Stream = Literal["train", "eval", "validation"]  # where images are drawn from; they share none
 SHARES: dict[RawSchema, float] = {"finevision": 0.4, "llava_onevision": 0.4, "mmfinereason": 0.2}
-# Around mid-grey, which is zero after the processor's normalisation: what a patch holds is its ink, not its paper.
-BACKGROUNDS = ((127, 127, 127), (140, 127, 120), (120, 127, 140), (120, 140, 120))
-INK = (255, 255, 255)
-BORDER = (100, 100, 100)
 ROWS_PER_SHARD = 1000
 _MAX_REDRAWS = 1000  # an evaluation image that also occurs in training is drawn again, at most this often
 
@@ -54,30 +48,12 @@ def answer(schema: RawSchema, letters: list[str], digits: list[int]) -> str:
     return f"{listing}; {total}; {most}; {least}"
 
 
-@cache
-def _tile(letter: str, digit: int, background: tuple[int, int, int], cell_px: int) -> Image.Image:
-    """One cell: the letter centred in its left half, the digit in its right half."""
-    tile = Image.new("RGB", (cell_px, cell_px), background)
-    draw = ImageDraw.Draw(tile)
-    draw.rectangle((0, 0, cell_px - 1, cell_px - 1), outline=BORDER)
-    font = ImageFont.load_default(size=round(cell_px * 0.55))
-    for text, x in ((letter, 0.30), (str(digit), 0.74)):
-        draw.text((cell_px * x, cell_px * 0.5), text, fill=INK, font=font, anchor="mm", stroke_width=1, stroke_fill=INK)
-    return tile
-
-
 def _draw(world: LabWorldConfig, rng: random.Random) -> tuple[bytes, dict[str, int]]:
     """PNG bytes of a random grid, and the digit of each of its letters."""
     letters = rng.sample(string.ascii_uppercase[: world.alphabet], world.rows * world.columns)
     digits = {letter: rng.randrange(world.digits) for letter in letters}
-    background = BACKGROUNDS[rng.randrange(len(BACKGROUNDS))]
-    image = Image.new("RGB", (world.columns * world.cell_px, world.rows * world.cell_px))
-    for index, letter in enumerate(letters):
-        row, column = divmod(index, world.columns)
-        image.paste(_tile(letter, digits[letter], background, world.cell_px), (column * world.cell_px, row * world.cell_px))
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue(), digits
+    background = drawing.BACKGROUNDS[rng.randrange(len(drawing.BACKGROUNDS))]
+    return drawing.grid([*digits.items()], world.columns, world.cell_px, background), digits
 
 
 def _turns(
@@ -113,8 +89,10 @@ def _raw_row(schema: RawSchema, name: str, png: bytes, turns: list[tuple[str, st
     }
 
 
-def _schema_counts(total: int) -> dict[RawSchema, int]:
-    """Split ``total`` images over the three schemas in the shares above; the first takes the rounding."""
+def _schema_counts(world: LabWorldConfig, total: int) -> dict[RawSchema, int]:
+    """Split ``total`` images over the three schemas in the shares above; the first takes the rounding, and all of the tasks."""
+    if world.tasks:
+        return {"finevision": total}
     counts = {schema: round(total * share) for schema, share in SHARES.items()}
     counts["finevision"] = total - counts["llava_onevision"] - counts["mmfinereason"]
     return counts
@@ -133,11 +111,14 @@ def generate(
         ValueError: the world is too small to hold enough images outside ``avoid``.
     """
     index = 0
-    for schema, count in _schema_counts(world.train_images if stream == "train" else world.eval_images).items():
+    for schema, count in _schema_counts(world, world.train_images if stream == "train" else world.eval_images).items():
         for _ in range(count):
             for attempt in range(_MAX_REDRAWS):
                 rng = random.Random(f"bard-lab/{world.seed}/{stream}/{index}/{attempt}")
-                png, digits = _draw(world, rng)
+                if world.tasks:
+                    png, turns = tasks.conversation(world, index, rng)
+                else:
+                    png, digits = _draw(world, rng)
                 sha256 = hashlib.sha256(png).hexdigest()
                 if sha256 not in avoid:
                     break
@@ -147,7 +128,11 @@ def generate(
                     f"{len(avoid)} other images; use more cells or fewer data.lab.train_images"
                 )
             drawn.add(sha256)
-            yield schema, _raw_row(schema, f"{stream}-{index:06d}", png, _turns(world, schema, stream, digits, rng))
+            name = f"{stream}-{index:06d}"
+            if world.tasks:
+                yield schema, tasks.row(name, png, turns)
+            else:
+                yield schema, _raw_row(schema, name, png, _turns(world, schema, stream, digits, rng))
             index += 1
 
 

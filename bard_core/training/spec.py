@@ -125,14 +125,13 @@ def pbm_spec(
 def swd_spec(
     config: SWDConfig, clean_attention: CleanAttention, dataset: DatasetRef, student: ModelRef, teacher: ModelRef
 ) -> StageSpec:
-    """``student`` is distilled at its own block size from the frozen ``teacher``.
+    """``student`` is distilled at its own block size from the frozen ``teacher``, which may be an autoregressive model.
 
     Raises:
-        ValueError: one of them is autoregressive, or the teacher's blocks are larger.
+        ValueError: the student is autoregressive, or the teacher's blocks are larger.
     """
-    for role, model in (("student", student), ("teacher", teacher)):
-        if model.block_size == 1:
-            raise ValueError(f"swd.{role} {model.uri} is autoregressive; give a model that was trained on blocks")
+    if student.block_size == 1:
+        raise ValueError(f"swd.student {student.uri} is autoregressive; give a model that was trained on blocks")
     if teacher.block_size > student.block_size:
         raise ValueError(
             f"swd.teacher {teacher.uri} has blocks of {teacher.block_size}, larger than the {student.block_size} of its student "

@@ -217,7 +217,10 @@ def _teacher(
         mask_id = batch_spec.mask_token_id if own.mask_token_id is None else own.mask_token_id
         masks = None if mask_id == batch_spec.mask_token_id else (batch_spec.mask_token_id, mask_id)
         seen: CleanAttention = own.clean_attention if own.block_size > 1 else spec.clean_attention
-        return OnlineTeacher(model, seen, config.top_k, eyes, masks, embedding_rows(student))
+        autoregressive = ref.block_size == 1
+        if autoregressive:
+            seen, masks = "causal", None
+        return OnlineTeacher(model, seen, config.top_k, eyes, masks, embedding_rows(student), autoregressive)
 
     if config.targets == "online":
         return asked(once_a_node(lambda: artifacts.fetch(ref)))

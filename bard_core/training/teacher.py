@@ -19,6 +19,7 @@ from torch import Tensor
 from bard_core.data.batch import Batch
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.examples import Example
+from bard_core.diffusion.layout import CLEAN
 from bard_core.diffusion.names import CleanAttention
 from bard_core.models.attention import hidden_states, training_attention
 from bard_core.store import artifacts, storage, workshop
@@ -45,6 +46,7 @@ class OnlineTeacher:
         encoder: of the teacher's images; the student's own where it is frozen and the vision sides are the same.
         masks: the mask tokens of the student's batches and of the teacher; None: one and the same.
         vocabulary: tokens that the student has; the teacher may have more rows, and names none of them.
+        autoregressive: it says what comes at a noisy position from the clean tokens before it, and sees no mask.
     """
 
     def __init__(
@@ -55,10 +57,11 @@ class OnlineTeacher:
         encoder: ImageEncoder,
         masks: tuple[int, int] | None = None,
         vocabulary: int | None = None,
+        autoregressive: bool = False,
     ) -> None:
         self.model = model.requires_grad_(False).eval()
         self.clean_attention, self.top_k, self.encoder = clean_attention, top_k, encoder
-        self.masks, self.vocabulary = masks, vocabulary
+        self.masks, self.vocabulary, self.autoregressive = masks, vocabulary, autoregressive
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> TopK:
@@ -72,9 +75,24 @@ class OnlineTeacher:
         hidden_BLD = hidden_states(self.model, ids_BL, batch.position_ids_CBL, mask, images, batch.image_at_T)
         head = self.model.get_output_embeddings()
         rows = chunk_rows(head.weight.shape[0], hidden_BLD.device)
-        hidden_PD = hidden_BLD.flatten(0, 1)[batch.noisy.index_P]
+        places_P = token_before(batch) if self.autoregressive else batch.noisy.index_P
+        hidden_PD = hidden_BLD.flatten(0, 1)[places_P]
         tops = [head(piece)[:, : self.vocabulary].float().topk(self.top_k) for piece in hidden_PD.split(rows)]
         return torch.cat([top.indices for top in tops]), torch.cat([top.values for top in tops])
+
+
+def token_before(batch: Batch) -> Tensor:
+    """Where the clean token stands that comes before each noisy supervised position [P].
+
+    Past a turn's end it is any token: an autoregressive teacher, of blocks of 1, has no block there.
+    """
+    table = batch.table_BL
+    sample, position, role = table.sample.flatten(), table.position.flatten(), table.role.flatten()
+    first = ((role == CLEAN) & (position == 0)).nonzero().squeeze(-1)
+    start_S = torch.empty(len(batch.sample_ids), dtype=torch.long, device=first.device)
+    start_S[sample[first]] = first
+    at_P = batch.noisy.index_P
+    return (start_S[sample[at_P]] + position[at_P] - 1).clamp(max=role.numel() - 1)
 
 
 class StoredTeacher:

@@ -29,6 +29,13 @@ def test_t_is_stratified_within_bounds():
     assert (t >= edges[:-1]).all() and (t <= edges[1:]).all()
 
 
+def test_a_power_moves_t_within_its_bounds_and_leaves_strata_equally_likely():
+    drawn = [stratified_t(8, 0.2, 0.8, generator_for(0, "a", 0), power).sort().values for power in (1.0, 0.5, 3.0)]
+    shares = [(t - 0.2) / 0.6 for t in drawn]
+    assert torch.allclose(shares[1], shares[0].sqrt()) and torch.allclose(shares[2], shares[0] ** 3)
+    assert all(t.min() >= 0.2 and t.max() <= 0.8 for t in drawn)
+
+
 def test_one_t_a_block():
     _, block, out = noisy("mask", blocks=50)
     assert all(out.t_R[block == b].unique().numel() == 1 for b in range(50))

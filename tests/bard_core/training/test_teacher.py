@@ -200,3 +200,22 @@ def test_a_larger_teacher_sees_its_own_mask_token_and_names_only_what_its_studen
     config = SWDConfig(train=tiny_train())
     loss = StageWiseDistillation(tiny_model(), "block", asked, config, 0.0)(batch, None)
     assert torch.isfinite(loss.noisy)
+
+
+def test_an_autoregressive_teacher_says_what_the_clean_tokens_before_a_position_say(walk):
+    """Each sample on its own, through the stock causal forward, without a noisy token: and nothing of it where a turn is over."""
+    _, walked, spec = walk
+    model = tiny_model()
+    batch = walked.batch(range(4), replace(spec, teacher_block_size=1))
+    indices, logits = OnlineTeacher(model, "causal", 5, lambda *_: None, autoregressive=True)(batch)
+    position_P = batch.table_BL.position.flatten()[batch.noisy.index_P]
+    for number in range(4):
+        example = walked[number][0]
+        with torch.no_grad():
+            alone = model(input_ids=example.input_ids_N[None]).logits[0]
+        here = (batch.noisy.sample_P == number) & batch.teacher_knows_P
+        inside = {place for start, end in example.turns for place in range(start, end)}
+        assert here.any() and {*position_P[here].tolist()} <= inside
+        tops = alone[position_P[here] - 1].topk(5)
+        assert torch.equal(indices[here], tops.indices) and torch.allclose(logits[here], tops.values, atol=1e-4)
+    assert not batch.teacher_knows_P.all(), "tails are there, and unknown to it"
