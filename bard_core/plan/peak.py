@@ -93,17 +93,17 @@ def _kept_bytes(exclude: set[int]) -> Iterator[list[int]]:
     result.append(sum(kept.values()))
 
 
-def layer_activations(model: Any, tokens: int) -> int:
-    """Bytes that one decoder layer's backward pass keeps of a row of ``tokens`` in bfloat16."""
+def layer_activations(model: Any, tokens: int, dtype: torch.dtype = torch.bfloat16) -> int:
+    """Bytes that one decoder layer's backward pass keeps of a row of ``tokens``; norms keep fp32 in either ``dtype``."""
     from transformers import AttentionInterface
 
     AttentionInterface.register("bard_plan", _attention)
     text = model.config.get_text_config()
     previous, text._attn_implementation = text._attn_implementation, "bard_plan"
-    layer = decoder_layers(model)[0].to(torch.bfloat16).train()
+    layer = decoder_layers(model)[0].to(dtype).train()
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    hidden = torch.empty(1, tokens, text.hidden_size, device="meta", dtype=torch.bfloat16, requires_grad=True)
-    angle = torch.empty(1, tokens, head_dim, device="meta", dtype=torch.bfloat16)
+    hidden = torch.empty(1, tokens, text.hidden_size, device="meta", dtype=dtype, requires_grad=True)
+    angle = torch.empty(1, tokens, head_dim, device="meta", dtype=dtype)
     try:
         with _kept_bytes({parameter.untyped_storage()._cdata for parameter in layer.parameters()}) as kept:
             layer(hidden, position_embeddings=(angle, angle), attention_mask=None)
@@ -138,7 +138,7 @@ def memory(
     row = min(train.max_tokens_per_row, samples * tokens_per_sample)
     rows, row = largest or (rows, row)
     boundary = rows * row * text.hidden_size * width
-    layer = rows * layer_activations(model, row) * width // 2
+    layer = rows * layer_activations(model, row, torch.bfloat16 if train.precision == "bfloat16" else torch.float32)
     layers = len(decoder_layers(model))
     trained = numel_trained(model, train)
     shards = {"master weights": 4 * parameters.total, "gradients": 4 * trained, "AdamW": 8 * trained}

@@ -1,4 +1,4 @@
-"""Two training steps of a model of 100 M parameters on one rank, in a process of its own; ``peaks_on`` runs this file on every rank.
+"""Two steps of a model of 100 M parameters on one rank, in a process of its own; ``peaks_on`` runs this file on every rank.
 
 What is told is the most that torch's allocator held, as the profiler heard of every allocation and release.
 """
@@ -41,7 +41,9 @@ def steps(rank, world, config):
     """Build, shard and train as a stage does."""
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(shape())
-    mine = [Example(str(n), torch.randint(1, 1000, (PROMPT + ANSWER,)), [(PROMPT, PROMPT + ANSWER)], [], []) for n in range(SAMPLES)]
+    mine = [
+        Example(str(n), torch.randint(1, 1000, (PROMPT + ANSWER,)), [(PROMPT, PROMPT + ANSWER)], [], []) for n in range(SAMPLES)
+    ]
     attach_positions(mine, model)
     mine = mine[rank::world]
     if config.activation_checkpointing:
@@ -71,7 +73,7 @@ def peaks_on(world, config):
     from .workers import on_ranks
 
     with tempfile.TemporaryDirectory() as folder:
-        on_ranks(__file__, world, folder=folder, config=config.model_dump_json())
+        on_ranks(__file__, world, timeout_s=400.0, folder=folder, config=config.model_dump_json())
         return [torch.load(f"{folder}/{rank}", weights_only=True) for rank in range(world)]
 
 

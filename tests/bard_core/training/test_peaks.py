@@ -18,5 +18,7 @@ def test_a_planned_peak_is_the_allocator_s(world: int, accumulation: int, checkp
         model = Qwen3ForCausalLM(peak_worker.shape())
     planned = peak.memory(model, config, ComputeConfig(num_workers=world), peak_worker.PROMPT + 2 * peak_worker.ANSWER)
     measured = max(peak_worker.peaks_on(world, config))
-    print(world, accumulation, checkpointing, f"{measured / 2**20:.0f}", f"{sum(planned.values()) / 2**20:.0f}", {k: v >> 20 for k, v in planned.items()})
+    print(
+        f"{world} processes, accumulation {accumulation}: {measured / 2**20:.0f} MiB, {sum(planned.values()) / 2**20:.0f} planned"
+    )
     assert sum(planned.values()) == pytest.approx(measured, rel=0.1)
