@@ -28,13 +28,16 @@ ASKS = (
 
 
 def read_weights(folder: Path, output: Path) -> Path:
-    """A stock folder of the GGUF file below ``folder``, written once."""
+    """A stock folder of the GGUF file below ``folder``, written once. transformers saves no model that it has read from GGUF."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if not (output / "config.json").is_file():
         (path,) = sorted(folder.rglob("*.gguf"))
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        read = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        config = type(read.config).from_dict({k: v for k, v in read.config.to_dict().items() if k != "quantization_config"})
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model.load_state_dict(read.state_dict())
         tokenizer.save_pretrained(output)
         model.save_pretrained(output)
     return output

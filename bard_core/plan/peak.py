@@ -126,8 +126,8 @@ def memory(
 
     Sharded over all workers, gradients of micro-batches add up whole on each, in fp32, and are reduced at the step's last one
     (``training.parallel``); sharded inside nodes, they wait as shards. ``teacher``: parameters of a frozen teacher, which every
-    GPU holds whole. ``largest``: rows of the largest micro-batch and their length; None: those of mean samples. ``noisy``: at most
-    half of a row, its noisy stream, reaches the head; else all of it may.
+    GPU holds whole. ``largest``: rows of the largest micro-batch and their length; None: those of mean samples. ``noisy``:
+    at most half of a row, its noisy stream, reaches the head; else all of it may.
     """
     gpus = compute.most_workers
     inside_nodes = compute.parallel.shard_over == "node"
