@@ -18,7 +18,10 @@ from bard_core.config.sections import (
     TrackingConfig,
 )
 from bard_core.store import storage
+from tasks import errors
 from tasks.settings import stage_task
+
+errors.read_whole()
 
 FINISHED = ("prepare", "models", "benchmarks", "evaluate")  # folders of artifacts
 AGAIN = "Start the same run again: it takes what is finished from storage and goes on with what failed."

@@ -115,14 +115,23 @@ def check(
     context: typer.Context,
     config: Config,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="write the whole configuration, options put in")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="a list of the faults, for machines")] = False,
 ) -> None:
     """Say all that is wrong with a configuration, or that nothing is. Starts nothing.
 
     Example: bard check configs/lab.yaml --swd.train.optimizer.lr 1e-3 -o mine.yaml
     """
-    settings = read(context, config)
+    from bard_core.config.faults import ConfigFaultsError
+
+    try:
+        settings = read(context, config)
+    except ConfigFaultsError as error:
+        if not as_json:
+            raise
+        print(json.dumps([asdict(fault) for fault in error.faults], indent=2))
+        raise typer.Exit(2) from error
     if output is None:
-        print(f"{config}: fine")
+        print("[]" if as_json else f"{config}: fine")
         return
     import yaml
 

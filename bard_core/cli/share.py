@@ -1,11 +1,16 @@
 """export, push, serve: a model for others."""
 
+import json
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bard_core.cli import models
+from bard_core.cli.configuration import Json
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,6 +28,8 @@ def export(
     dataset: Annotated[list[str] | None, typer.Option(help="hub id of training data; may be given several times")] = None,
     evaluation: Annotated[list[str] | None, typer.Option(help="folder of an evaluation of it; may be repeated")] = None,
     frontier: Annotated[Path | None, typer.Option(help="a report's frontier.png")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="the configuration it was trained by: a report's config.yaml")] = None,
+    as_json: Json = False,
 ) -> None:
     """Write a folder that decodes by blocks with transformers alone, and its model card.
 
@@ -33,9 +40,19 @@ def export(
     from bard_core.models.export import export as write
 
     results = tuple(models.evaluation_of(place) for place in evaluation or ())
-    card = Card(title or output.name, base_model, licence, tuple(dataset or ()), results, frontier)
+    card = Card(title or output.name, base_model, licence, tuple(dataset or ()), results, frontier, _sections(recipe))
     manifest = write(folder, output, card)
-    print(f"{output}: {len(manifest.files)} files, {manifest.digest[:12]}")
+    body = {"uri": str(output), "manifest_sha256": manifest.digest, "files": len(manifest.files)}
+    print(json.dumps(body, indent=2) if as_json else f"{output}: {len(manifest.files)} files, {manifest.digest[:12]}")
+
+
+def _sections(recipe: Path | None) -> Mapping[str, Any]:
+    from bard_core.config.file import read_yaml
+
+    found = {} if recipe is None else read_yaml(recipe)
+    if not isinstance(found, Mapping):
+        raise typer.BadParameter(f"--recipe {recipe} is no configuration")
+    return found
 
 
 def push(
@@ -58,8 +75,12 @@ def push(
     from huggingface_hub import HfApi
 
     hub = HfApi()
-    hub.create_repo(to, private=private, exist_ok=True)
-    print(hub.upload_folder(repo_id=to, folder_path=folder, commit_message=f"bard push, {manifest.digest[:12]}"))
+    try:
+        hub.create_repo(to, private=private, exist_ok=True)
+        print(hub.upload_folder(repo_id=to, folder_path=folder, commit_message=f"bard push, {manifest.digest[:12]}"))
+    except Exception as error:  # the hub's own, its client's and the network's
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise RuntimeError(f"{to} cannot be written ({why}); set HF_TOKEN to a token that may write there") from error
 
 
 def serve(
@@ -87,10 +108,23 @@ def serve(
         raise RuntimeError(f"serving needs more packages: pip install 'bard[serve]' ({error})") from error
     from bard_core.serving.chat import Chat
 
-    chat = Chat.open(folder, None, device, dtype)
-    if chat.block_size == 1:
-        raise typer.BadParameter(f"{folder} is autoregressive (block size 1); serve a model that pbm or swd has trained")
-    called = name or Path(folder).name
-    limits = Limits(max_rows=max_rows, max_waiting=max_waiting, max_new_tokens=max_new_tokens)
-    print(f"{called} on http://{host}:{port}: a page to try it, /v1/chat/completions, /health, /metrics", flush=True)
-    uvicorn.run(create_app(chat, called, limits, api_key), host=host, port=port, log_level="warning")
+    with _listener(host, port) as listener, suppress(KeyboardInterrupt):
+        chat = Chat.open(folder, None, device, dtype)
+        if chat.block_size == 1:
+            raise typer.BadParameter(f"{folder} is autoregressive (block size 1); serve a model that pbm or swd has trained")
+        called = name or Path(folder).name
+        limits = Limits(max_rows=max_rows, max_waiting=max_waiting, max_new_tokens=max_new_tokens)
+        place = f"http://{host}:{listener.getsockname()[1]}"
+        print(f"{called} on {place}: a page to try it, /v1/chat/completions, /health, /metrics", flush=True)
+        server = uvicorn.Server(uvicorn.Config(create_app(chat, called, limits, api_key), log_level="warning"))
+        server.run(sockets=[listener])
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """Raises RuntimeError: nobody can listen there."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        why = str(error.strerror).partition(" (")[0]
+        words = f"cannot listen on {host}:{port}: {why}; name another --port, or 0 for any that is free"
+        raise RuntimeError(words) from error

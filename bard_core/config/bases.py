@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import model_validator
+from pydantic_core import PydanticCustomError
 
-from bard_core.config.strict import StrictModel
+from bard_core.config.strict import AT_KEY, StrictModel
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -28,9 +29,16 @@ class Based(StrictModel):
         path = named if named.is_file() else Path(str(values["base"])).expanduser()
         if not path.is_file():
             known = ", ".join(sorted(found.stem for found in folder.glob("*.yaml")))
-            raise ValueError(f"base {values['base']!r} is no file and none of configs/{cls.FOLDER}: {known}")
-        own = {key: values[key] for key in values if key != "base"}
-        return merged(yaml.safe_load(path.read_text(encoding="utf-8")), own)
+            raise _fault(f"{values['base']!r} is no file and none of configs/{cls.FOLDER}: {known}")
+        try:
+            base = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, OSError, ValueError) as error:
+            raise _fault(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        return merged(base, {key: values[key] for key in values if key != "base"})
+
+
+def _fault(said: str) -> PydanticCustomError:
+    return PydanticCustomError(AT_KEY, "{said}", {"said": said, "key": "base"})
 
 
 def merged(base: Any, over: Any) -> Any:

@@ -7,6 +7,7 @@ A value may also come from the command line (``--swd.train.optimizer.lr 1e-3``);
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,17 @@ from pydantic_core import ErrorDetails
 
 from bard_core.config.file import STAGE_FAULTS, PipelineConfig
 from bard_core.config.file import Fault as KeyFault
-from bard_core.config.strict import UNKNOWN_KEY
+from bard_core.config.strict import AT_KEY, UNKNOWN_KEY
 
 Key = tuple[str | int, ...]
 Override = tuple[str, str]  # a dotted key and its value as YAML
 Check = Callable[[PipelineConfig], Iterable[KeyFault]]
 WANTED = re.compile(r"(?:\w+ should (?:be|have) )(.*)", re.DOTALL)  # pydantic's own words
+SHAPES: dict[type, str] = {dict: "keys of its own", list: "a list"}
+OURS = (
+    (re.compile(r"a valid tuple"), SHAPES[list]),
+    (re.compile(r"a valid dictionary or instance of \w+"), SHAPES[dict]),
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def read_config(path: Path, overrides: Sequence[Override] = (), checks: Sequence
         found += [fault for check in checks for fault in check(config)]
     faults += [Fault(_place(places, _keys(dotted)), dotted, problem) for dotted, problem in found]
     if faults or config is None:
-        raise ConfigFaultsError(sorted(set(faults), key=lambda fault: _order(fault.place)))
+        raise ConfigFaultsError(sorted(dict.fromkeys(faults), key=lambda fault: _order(fault.place)))
     return config
 
 
@@ -85,13 +91,21 @@ def _lines(path: Path, text: str) -> tuple[dict[Key, int], list[Fault]]:
     """The line of every key, and the keys that stand there twice.
 
     Raises:
-        ConfigFaultsError: it is not YAML, or not a mapping.
+        ConfigFaultsError: it is not YAML, or not a mapping, or a value is none that a configuration can hold.
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if isinstance(root, yaml.MappingNode):
+            walk = _Walk(path)
+            walk.down(root, (), frozenset())
+            if walk.broken:
+                raise ConfigFaultsError(walk.broken)
         yaml.safe_load(text)
     except RecursionError as error:
         raise ConfigFaultsError([Fault(str(path), "", "is nested too deeply to be read")]) from error
+    except yaml.reader.ReaderError as error:
+        place = f"{path}:{text[: error.position].count(chr(10)) + 1}"
+        raise ConfigFaultsError([Fault(place, "", f"not YAML: character #x{error.character:04x} stands there")]) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -100,36 +114,61 @@ def _lines(path: Path, text: str) -> tuple[dict[Key, int], list[Fault]]:
         raise ConfigFaultsError(
             [Fault(f"{path}:1", "", "must be a mapping of sections: " + ", ".join(PipelineConfig.model_fields))]
         )
-    lines: dict[Key, int] = {(): 1}
-    twice: list[Fault] = []
-    _walk(root, (), lines, twice, path, frozenset())
-    return lines, twice
+    return walk.lines, walk.twice
 
 
-def _walk(node: Any, key: Key, lines: dict[Key, int], twice: list[Fault], path: Path, above: frozenset[int]) -> None:
-    """Note the lines below ``node``; what ``<<`` merges in comes first, so that what stands here wins."""
-    if id(node) in above:
-        return
-    above = above | {id(node)}
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            lines[(*key, index)] = item.start_mark.line + 1
-            _walk(item, (*key, index), lines, twice, path, above)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    own: dict[str, int] = {}
-    for merged in [value for name, value in node.value if name.tag == "tag:yaml.org,2002:merge"]:
-        for part in merged.value if isinstance(merged, yaml.SequenceNode) else [merged]:
-            _walk(part, key, lines, twice, path, above)
-    for name, value in node.value:
-        if name.tag == "tag:yaml.org,2002:merge":
-            continue
-        word, line = str(name.value), name.start_mark.line + 1
-        if word in own:
-            dotted = ".".join(map(str, (*key, word)))
-            twice.append(Fault(f"{path}:{line}", dotted, f"stands here twice, first in line {own[word]}; keep one"))
-        own[word] = lines[(*key, word)] = line
-        _walk(value, (*key, word), lines, twice, path, above)
+class _Walk:
+    """Goes through a file as it is written.
+
+    Attributes:
+        lines: of every key. twice: keys that stand there twice. broken: values that cannot be built.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: dict[Key, int] = {(): 1}
+        self.twice: list[Fault] = []
+        self.broken: list[Fault] = []
+
+    def down(self, node: Any, key: Key, above: frozenset[int]) -> None:
+        """Look below ``node``; what ``<<`` merges in comes first, so that what stands here wins."""
+        if id(node) in above:
+            self.broken.append(self._fault(node, key, "stands inside itself, by an alias"))
+            return
+        above = above | {id(node)}
+        if isinstance(node, yaml.ScalarNode):
+            self._scalar(node, key)
+        if isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                self.lines[(*key, index)] = item.start_mark.line + 1
+                self.down(item, (*key, index), above)
+        if isinstance(node, yaml.MappingNode):
+            self._mapping(node, key, above)
+
+    def _mapping(self, node: Any, key: Key, above: frozenset[int]) -> None:
+        own: dict[str, int] = {}
+        for merged in [value for name, value in node.value if name.tag == "tag:yaml.org,2002:merge"]:
+            for part in merged.value if isinstance(merged, yaml.SequenceNode) else [merged]:
+                self.down(part, key, above)
+        for name, value in node.value:
+            if name.tag == "tag:yaml.org,2002:merge":
+                continue
+            word, line = str(name.value), name.start_mark.line + 1
+            if word in own:
+                self.twice.append(self._fault(name, (*key, word), f"stands here twice, first in line {own[word]}; keep one"))
+            own[word] = self.lines[(*key, word)] = line
+            self.down(value, (*key, word), above)
+
+    def _scalar(self, node: Any, key: Key) -> None:
+        """Dates and numbers that are none are told here; what else is no YAML, when all of it is built."""
+        with suppress(yaml.YAMLError):
+            try:
+                yaml.SafeLoader("").construct_object(node)
+            except ValueError as error:
+                self.broken.append(self._fault(node, key, f"{node.value[:40]!r} cannot be read: {error}"))
+
+    def _fault(self, node: Any, key: Key, problem: str) -> Fault:
+        return Fault(f"{self.path}:{node.start_mark.line + 1}", ".".join(map(str, key)), problem)
 
 
 def _unshared(value: Any) -> Any:
@@ -216,16 +255,18 @@ def _told(values: Any, found: Sequence[ErrorDetails]) -> list[KeyFault]:
             for name, problem in item["ctx"]["faults"]:
                 said.setdefault(name, []).append(problem)
             continue
-        dotted = ".".join(map(str, key))
+        below = (item["ctx"]["key"],) if item["type"] == AT_KEY else ()
+        dotted = ".".join(map(str, (*key, *below)))
         said.setdefault(dotted, []).append(item["msg"].removeprefix("Value error, "))
-        if not isinstance(item["input"], dict | list):
-            given[dotted] = repr(item["input"])
+        given[dotted] = SHAPES.get(type(item["input"]), repr(item["input"]))
     return [(key, _sentence(messages, given.get(key))) for key, messages in said.items()]
 
 
 def _sentence(messages: Sequence[str], given: str | None) -> str:
     found = [WANTED.match(message) for message in messages]
     allowed = [match[1].partition(", unable")[0] for match in found if match]
+    for pydantics, ours in OURS:
+        allowed = [pydantics.sub(ours, words) for words in allowed]
     other = [message for message, match in zip(messages, found, strict=True) if not match]
     value = f"is {given}; " if given and allowed else ""
     return "; ".join([*other, *([f"{value}allowed: {', or '.join(dict.fromkeys(allowed))}"] if allowed else [])])

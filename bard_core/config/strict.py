@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 UNKNOWN_KEY = "unknown_key"  # the type of pydantic's error; its context holds what to say of each key
+AT_KEY = "at_key"  # likewise, of one key below the place that pydantic names; its context holds ``key``
 
 
 class StrictModel(BaseModel):
@@ -67,4 +68,4 @@ def _name(name: str) -> str:
     return name
 
 
-Name = Annotated[str, StringConstraints(min_length=1), AfterValidator(_name)]  # becomes part of a path
+Name = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_name)]  # becomes part of a path

@@ -9,6 +9,7 @@ are kept.
 Shape suffixes: R rows of the buffer, B rows still active, Q queries, C capacity.
 """
 
+import functools
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -73,7 +74,7 @@ class CompiledBody(Body):
         ends_RQ = self._ends(lengths_R1, queries, clean)
         torch.compiler.cudagraph_mark_step_begin()
         with torch._dynamo.config.patch(recompile_limit=SHAPES):  # type: ignore[attr-defined]
-            hidden_RQD = _forward(self._decoder, self._buffers(), tokens_RQ, positions_RQ, slots_RQ, self._starts_R, ends_RQ)
+            hidden_RQD = _compiled()(self._decoder, self._buffers(), tokens_RQ, positions_RQ, slots_RQ, self._starts_R, ends_RQ)
         return hidden_RQD if self._active_B is None else hidden_RQD[self._active_B]  # type: ignore[no-any-return]
 
     @torch.inference_mode()  # whoever collects a stream that was given up is outside of it
@@ -137,7 +138,12 @@ class _WholeLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return self.get_max_length()
 
 
-@torch.compile(mode="reduce-overhead", dynamic=False)
+@functools.cache
+def _compiled() -> Any:
+    """``_forward``, compiled. To import the compiler takes longer than a short answer, so only those pay who ask for it."""
+    return torch.compile(_forward, mode="reduce-overhead", dynamic=False)
+
+
 def _forward(
     decoder: Any,
     buffers: list[tuple[Tensor, Tensor]],

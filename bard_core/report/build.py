@@ -11,7 +11,6 @@ from typing import Any
 import yaml
 
 from bard_core.config.sections import DecodingConfig, GateConfig, SWDConfig
-from bard_core.data.heldout import held_out
 from bard_core.evaluation.compare import load_samples, on_frontier, paired, source_of
 from bard_core.evaluation.tradeoff import accuracy_under_parallelism, points
 from bard_core.report import changes, samples
@@ -127,7 +126,7 @@ def build(results: Sequence[EvalResult], dataset: DatasetRef, output_uri: str, t
         "curves": curves,
         "data": [provenance.of_run(result.model.curve_uri) for result in results if result.model.curve_uri],
         "samples": shown.records,
-        "watched": _watched(results, dataset, shown, shown_by, context),
+        "watched": _watched(results, dataset, shown_by, context),
         "configuration": dict(context.configuration),
         "made_by": dict(context.made_by),
         "machine": describe(),
@@ -160,15 +159,13 @@ def _most_telling(results: Sequence[EvalResult], ship: str | None) -> EvalResult
     return next((result for result in others if result.model.name == ship), max(others, key=lambda result: result.accuracy))
 
 
-def _watched(
-    results: Sequence[EvalResult], dataset: DatasetRef, shown: samples.Shown, model: EvalResult, context: Context
-) -> dict[str, Any] | None:
+def _watched(results: Sequence[EvalResult], dataset: DatasetRef, model: EvalResult, context: Context) -> dict[str, Any] | None:
     source = source_of(results)
-    right = [record["id"] for record in shown.records if not record["failure"]] or [record["id"] for record in shown.records]
-    if model is source or not right:
+    document = None if model is source else samples.slowest(model, dataset)
+    if document is None:
         return None
     decoding = DecodingConfig.model_validate((context.configuration.get("evaluation") or {}).get("decoding") or {})
-    return samples.watch(model, source, next(iter(held_out(dataset, right[:1]))), decoding)
+    return samples.watch(model, source, document, decoding)
 
 
 def _commands(commit: str) -> list[str]:

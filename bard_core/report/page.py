@@ -68,7 +68,7 @@ def _table(head: Sequence[str], body: Iterable[Sequence[str]], mark: str = "") -
         f"<tr{' class=ship' if line[0] == mark else ''}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>"
         for line in rows
     )
-    kind = " class='words'" if mark == "words" else ""
+    kind = f" class='words{' wide' if len(head) > 3 else ''}'" if mark == "words" else ""
     return f"<div class='scroll'><table{kind}><thead><tr>{top}</tr></thead><tbody>{rest}</tbody></table></div>"
 
 
@@ -104,8 +104,8 @@ def _watch(watched: dict[str, Any]) -> str:
         f"<p>{html.escape(watched['question'])}</p><div class='watch'>"
         f"<div class='card'><b>{html.escape(watched['model'])}</b>{_stage(blocks, last)}</div>"
         f"<div class='card'><b>source, autoregressive</b>{_stage(tokens, last)}</div></div>"
-        f"<p class='note'>Both at the same number of forwards; {pace}. Green was filled with a probability of 0.9 or more, amber "
-        "with 0.6 or more, red with less; underlined has just come; ░ is masked.</p>"
+        f"<p class='note'>A right answer that took most forwards. Both at the same number of forwards; {pace}. Green was filled "
+        "with a probability of 0.9 or more, amber with 0.6 or more, red with less; underlined has just come; ░ is masked.</p>"
     )
 
 

@@ -16,6 +16,7 @@ from bard_core.store import artifacts
 from bard_core.store.refs import DatasetRef, EvalResult
 
 RIGHT, WRONG = 3, 4  # samples shown
+LOOKED_FOR = 16  # answers of most forwards, of which one is shown coming about
 LARGEST_WATCHED = 2**30  # bytes of a model folder that a report's small machine still loads to show an answer
 
 
@@ -67,6 +68,15 @@ def is_right(record: dict[str, Any]) -> bool:
 def _question(document: dict[str, Any]) -> str:
     last = [message for message in json.loads(document["messages"]) if message["role"] == "user"][-1]
     return " ".join(item["text"] for item in last["content"] if item["type"] == "text").strip()
+
+
+def slowest(model: EvalResult, dataset: DatasetRef) -> dict[str, Any] | None:
+    """The document of the prepared dataset whose answer, right where any is, took most forwards: there is most to be seen."""
+    answers = load_samples(model)
+    right = [record for record in answers if is_right(record)] or answers
+    longest = sorted(right, key=lambda record: -(record.get("forwards") or 0))[:LOOKED_FOR]
+    documents = {row["id"]: row for row in held_out(dataset, [record["id"] for record in longest])}
+    return next((documents[record["id"]] for record in longest if record["id"] in documents), None)
 
 
 def watch(model: EvalResult, source: EvalResult, document: dict[str, Any], decoding: DecodingConfig) -> dict[str, Any] | None:

@@ -15,11 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bard_core.serving import batching
 from bard_core.serving.batching import Batcher, BusyError, Ended
@@ -54,6 +57,39 @@ class Metrics:
         self.seconds = Histogram("bard_request_seconds", "from asked to answered", registry=self.registry)
         Gauge("bard_rows", "requests being decoded", registry=self.registry).set_function(lambda: batcher.rows)
         Gauge("bard_waiting", "requests that wait", registry=self.registry).set_function(lambda: len(batcher.waiting))
+
+
+class Door:
+    """Looks at a request before its body is read: the key, and the size, as it is told and as it comes."""
+
+    def __init__(self, app: ASGIApp, api_key: str | None, max_body_bytes: int) -> None:
+        self.app, self.key, self.most = app, api_key, max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        headers, seen = Headers(scope=scope), 0
+        given = headers.get("authorization", "").removeprefix("Bearer ")
+        if self.key is not None and scope["path"].startswith("/v1/") and not _same(given, self.key):
+            words = "the API key is missing or wrong: send Authorization: Bearer <key>"
+            return await _error(401, words)(scope, receive, send)
+        too_large = f"the request is larger than {self.most} bytes"
+        if int(headers.get("content-length", 0)) > self.most:
+            return await _error(413, too_large)(scope, receive, send)
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self.most:
+                raise HTTPException(413, too_large)
+            return message
+
+        await self.app(scope, counted, send)
+
+
+def _same(given: str, key: str) -> bool:
+    return secrets.compare_digest(given.encode(), key.encode())
 
 
 class Answer:
@@ -116,13 +152,7 @@ def create_app(chat: Chat, name: str, limits: Limits = Limits(), api_key: str | 
         await run_in_threadpool(batcher.close)
 
     app = FastAPI(title="Bard", lifespan=lifespan, docs_url=None, redoc_url=None)
-
-    def may(request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if api_key is not None and not secrets.compare_digest(given.encode(), api_key.encode()):
-            raise RefusedError(401, "the API key is missing or wrong: send Authorization: Bearer <key>")
-        if int(request.headers.get("content-length") or 0) > limits.max_body_bytes:
-            raise RefusedError(413, f"the request is larger than {limits.max_body_bytes} bytes")
+    app.add_middleware(Door, api_key=api_key, max_body_bytes=limits.max_body_bytes)
 
     @app.exception_handler(RefusedError)
     async def refused(request: Request, error: RefusedError) -> JSONResponse:
@@ -149,11 +179,11 @@ def create_app(chat: Chat, name: str, limits: Limits = Limits(), api_key: str | 
     async def measured() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/v1/models", dependencies=[Depends(may)])
+    @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "bard"}]}
 
-    @app.post("/v1/chat/completions", dependencies=[Depends(may)], response_model=None)
+    @app.post("/v1/chat/completions", response_model=None)
     async def complete(asked: Completion, http: Request) -> Response:
         if asked.model != name:
             raise RefusedError(404, f"no model {asked.model!r} here; there is {name!r}")

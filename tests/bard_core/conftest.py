@@ -79,7 +79,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
 
     from bard_core.data import download
 
-    handler = type("Handler", (Hub,), {"asked": [], "spoiled": 0, "torn": 0})
+    handler = type("Handler", (Hub,), {"asked": [], "committed": {}, "spoiled": 0, "torn": 0})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

@@ -1,5 +1,6 @@
-"""A stand-in of the hub's API on loopback: repositories of two files at one commit, an open one and a gated one."""
+"""A stand-in of the hub's API on loopback: repositories of two files at one commit, an open one and a gated one; and commits."""
 
+import base64
 import hashlib
 import http.server
 import json
@@ -21,10 +22,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
     """Data sets and models alike, by their last name: ``o/open`` for everybody; ``o/gated`` wants a token.
 
     ``spoiled``: so many answers have a flipped bit. ``torn``: so many end in the middle. ``asked``: the paths.
+    ``committed``: the files of commits to ``o/new``, which wants a token.
     """
 
     spoiled = torn = 0
     asked: ClassVar[list[str]] = []
+    committed: ClassVar[dict[str, bytes]] = {}
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
@@ -57,6 +60,25 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if path.endswith(f"/resolve/{COMMIT}/{SMALL}"):
             return self.answer(200, CONFIG, head, ETag=f'"{blob(CONFIG)}"', X_Repo_Commit=COMMIT)
         return self.answer(404, b"{}", head)
+
+    def do_POST(self) -> None:
+        """What a commit asks: the repository, its card's metadata, how files are sent, the files themselves."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Authorization") != "Bearer secret":
+            return self.answer(401, b'{"error": "Invalid username or password."}', False)
+        told: dict[str, object] = {
+            "url": f"http://{self.headers['Host']}/o/new",
+            "commitUrl": "/o/new/commit/1",
+            "commitOid": COMMIT,
+        }
+        if "/preupload/" in self.path:
+            given = json.loads(body)["files"]
+            told["files"] = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in given]
+        if "/commit/" in self.path:
+            lines = [json.loads(line) for line in body.splitlines()]
+            files = [line["value"] for line in lines if line["key"] == "file"]
+            type(self).committed |= {file["path"]: base64.b64decode(file["content"]) for file in files}
+        self.answer(200, json.dumps(told).encode(), False)
 
     def entries(self, folder: str) -> list[dict[str, object]]:
         lfs = {"oid": hashlib.sha256(BODY).hexdigest(), "size": len(BODY), "pointerSize": 1}

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -169,7 +170,8 @@ class Runner:
             "{{.prevCheckpointPrefix}}": '""',
         }
         environment |= {name: value for name, value in os.environ.items() if name.startswith(HANDED_ON)}
-        environment |= {"HOME": str(folder / "home"), "TMPDIR": str(folder), "BARD_HOME": str(folder / "home" / ".bard")}
+        temp = tempfile.mkdtemp(prefix="pod-", dir="/tmp")  # short: Ray's sockets are below it
+        environment |= {"HOME": str(folder / "home"), "TMPDIR": temp, "BARD_HOME": str(folder / "home" / ".bard")}
         environment |= {
             f"FLYTE_INTERNAL_TASK_{k}": v for k, v in (("PROJECT", "bard"), ("DOMAIN", "development"), ("VERSION", "1"))
         }
@@ -189,6 +191,7 @@ class Runner:
                 print(f"killed by {signal.Signals(-ended).name}", file=out)
         self.pods.append(Pod(template.id.name, place, ended, log))
         shutil.rmtree(folder / "home")
+        shutil.rmtree(temp, ignore_errors=True)
 
     def _put(self, key: str, message: Any) -> str:
         self.s3.put_object(Bucket=self.bucket, Key=key, Body=message.SerializeToString(deterministic=True))

@@ -5,6 +5,10 @@ from typing import Any
 
 import pytest
 import yaml
+from flyteidl.core import literals_pb2, types_pb2
+from flytekit import FlyteContextManager
+from flytekit.core.type_engine import TypeEngine
+from flytekit.models.literals import Literal
 from flytekit.types.error import FlyteError
 
 from bard_core.store import storage
@@ -40,6 +44,15 @@ def test_the_report_names_the_error_and_what_is_finished(bard_home: Path, make_m
 
 def test_flyte_calls_it_when_the_pipeline_fails() -> None:
     assert bard_pipeline.on_failure is report_failure
+
+
+def test_the_error_that_flyte_sends_is_read() -> None:
+    """As a pod gets it: from the wire, where the workflow's inputs say nothing of it."""
+    sent = literals_pb2.Literal(scalar=literals_pb2.Scalar(error=types_pb2.Error(failed_node_id="n2", message="OutOfMemory")))
+    read = Literal.from_flyte_idl(literals_pb2.Literal.FromString(sent.SerializeToString()))
+    wanted = report_failure.python_interface.inputs["err"]
+    got = TypeEngine.to_python_value(FlyteContextManager.current_context(), read, wanted)
+    assert got == FlyteError(failed_node_id="n2", message="OutOfMemory")
 
 
 def test_a_page_is_written_again_by_the_next_failure(bard_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,13 +90,3 @@ def test_what_is_missing_is_said(bard, bard_home, lab_dataset, tmp_path, argumen
     filled = [str(a).format(data=lab_dataset.uri, new=tmp_path / "new") for a in arguments]
     bard(*filled, expect=2)
     assert re.search(words, " ".join(re.sub("[│╭╮╰╯─]", " ", bard.err).split())), bard.err
-
-
-def test_push_to_s3_leaves_a_model_that_verifies(bard, make_model, s3_root, tmp_path):
-    make_model(tmp_path / "pbm-b4", 4)
-    bard("export", tmp_path / "pbm-b4", "-o", tmp_path / "taken")
-    assert bard("push", tmp_path / "taken", f"{s3_root}/taken").strip() == f"{s3_root}/taken"
-    assert artifacts.verify(f"{s3_root}/taken").digest == artifacts.read_manifest(str(tmp_path / "taken")).digest
-    (tmp_path / "taken" / "config.json").write_text("{}")
-    bard("push", tmp_path / "taken", f"{s3_root}/other", expect=1)
-    assert "config.json has" in bard.err and not storage.exists(f"{s3_root}/other")

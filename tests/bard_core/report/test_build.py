@@ -68,7 +68,14 @@ def judged(
 ) -> EvalResult:
     """An evaluation whose first ``right`` answers are right."""
     records = [
-        {"id": f"s{i}", "doc_id": i, "text": f"A={i}" if i < right else wrong, "reference": f"A={i}", "score": float(i < right)}
+        {
+            "id": f"s{i}",
+            "doc_id": i,
+            "text": f"A={i}" if i < right else wrong,
+            "reference": f"A={i}",
+            "score": float(i < right),
+            "forwards": i,
+        }
         for i in range(judge)
     ]
     name = f"{stage}-{block}"
@@ -180,6 +187,7 @@ def test_the_page_holds_samples_and_pictures_and_runs_nothing(
     }
     watched = body["watched"]
     assert (watched["model"], watched["frames"][-1]["forward"]) == ("pbm-b4", watched["forwards"])
+    assert watched["question"] == "Is 6 < 7?", "of the right ones the one of most forwards"
     assert [text for text, _, _ in watched["frames"][0]["cells"]].count(None) > 0 and "seconds" not in watched["frames"][0]
     assert all(text is not None for text, _, _ in watched["frames"][-1]["cells"])
 

@@ -1,6 +1,7 @@
 """The server, spoken to by the official client over a real socket: the engine's answers, streamed, shared, limited, cancelled."""
 
 import base64
+import http.client
 import io
 import json
 import re
@@ -202,14 +203,47 @@ def test_the_key_is_asked_for_but_not_by_health_and_metrics(server, client):
 
 
 def test_a_client_that_leaves_is_forgotten(server, client):
-    """An answer of up to 2000 tokens is left after its first block, and its row becomes free."""
-    parts = client.chat.completions.create(model="tiny", messages=asked("Read A."), max_tokens=2000, stream=True)
+    """Answers of up to 2000 tokens are left, streamed and whole, and their rows become free."""
+    long = {"model": "tiny", "messages": asked("Read A."), "max_tokens": 2000, "extra_body": {"confidence_threshold": 1.0}}
+    parts = client.chat.completions.create(**long, stream=True)
     next(iter(parts))
     parts.close()
+    with pytest.raises(openai.APITimeoutError):
+        client.with_options(timeout=0.1).chat.completions.create(**long)
     deadline = time.monotonic() + 60
     while "bard_rows 0.0" not in (text := urllib.request.urlopen(f"{server}/metrics", timeout=20).read().decode()):
         assert time.monotonic() < deadline, text
         time.sleep(0.05)
+
+
+def test_a_full_queue_says_come_again(chat):
+    with serving(chat, Limits(max_rows=1, max_waiting=1, max_new_tokens=2000)) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0)
+        ask = {"model": "tiny", "messages": asked("Read A."), "stream": True, "extra_body": {"confidence_threshold": 1.0}}
+        first = client.chat.completions.create(**ask)
+        next(part for part in first if part.choices[0].delta.content)
+        second = client.chat.completions.create(**ask)
+        with pytest.raises(openai.RateLimitError, match="requests wait already") as refused:
+            client.chat.completions.create(**ask)
+        assert refused.value.response.headers["retry-after"] == "1"
+        first.close()
+        second.close()
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_body_is_not_read_beyond_its_limit_nor_without_the_key(chat, told):
+    """Told by its length, or only seen as it comes."""
+    body = json.dumps({"model": "tiny", "messages": asked("word " * 9000)}).encode()
+    pieces = body if told else iter([body[:20_000], body[20_000:]])
+    with serving(chat, Limits(max_body_bytes=30_000)) as address:
+        for key, status, words in ((KEY, 413, "larger than 30000 bytes"), ("wrong", 401, "API key")):
+            connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+            headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
+            connection.request("POST", "/v1/chat/completions", pieces, headers, encode_chunked=not told)
+            answer = connection.getresponse()
+            assert (answer.status, words in json.loads(answer.read())["error"]["message"]) == (status, True)
+            connection.close()
+            pieces = body if told else iter([body])
 
 
 def listened(chat, text, longest, log, **options):
