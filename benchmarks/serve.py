@@ -155,7 +155,7 @@ def measure(levels: Sequence[int], requests: int) -> dict[str, Any]:
         for count in levels:
             level: dict[str, Any] = {"clients": count}
             for mode, address in addresses.items():
-                level[mode.name] = clients.apply(load, (address, mode, count, max(count, requests)))
+                level[mode.name] = clients.apply(load, (address, mode, count, max(2 * count, requests)))
                 print(f"{count:3d} clients, {mode.name:24s}", *(f"{k} {v:.2f}" for k, v in level[mode.name].items()), flush=True)
             found.append(level)
         alone = stock(chats[AR])
@@ -174,7 +174,7 @@ def measure(levels: Sequence[int], requests: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS, help="how many at once")
-    parser.add_argument("--requests", type=int, default=8, help="at each, at least so many")
+    parser.add_argument("--requests", type=int, default=8, help="at each, at least so many, and two a client")
     arguments = parser.parse_args()
     body = measure(sorted(arguments.clients), arguments.requests)
     print("crossover:", body["crossover"], "stock generate:", round(body["stock_generate_tokens_per_s"], 1), "tok/s")

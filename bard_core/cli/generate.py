@@ -169,7 +169,7 @@ def generate(
         from bard_core.cli.page import answer_page
 
         beside = None if ar is None else {"pieces": asked.chat.pieces(ar[0].sequences[0].tolist()), "pace": _pace(body["ar"])}
-        about = f"bard generate {model or model_id}, blocks of {asked.chat.block_size}, {strategy}"
+        about = f"bard generate {model or model_id}, blocks of {asked.chat.block_size}, {strategy}. {_of_ar(asked.chat)}"
         html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(answer_page(prompt, image or [], as_data(canvas.frames), _pace(body), about, beside), encoding="utf-8")
     if as_json:
@@ -181,6 +181,8 @@ def generate(
         print(f"autoregressive: {_pace(body['ar'])}; {body['speedup']:.2f}x as fast in blocks", file=sys.stderr)
         same = body["text"] == body["ar"]["text"]
         print("both say the same" if same else f"autoregressive says: {body['ar']['text']}", file=sys.stderr)
+        if not same and (why := _of_ar(asked.chat)):
+            print(why, file=sys.stderr)
 
 
 def chat(
@@ -251,6 +253,14 @@ def _open(name: str | None, block_size: int | None, device: str | None, dtype: s
 
 def _system(words: str | None) -> list[dict[str, Any]]:
     return [] if words is None else [{"role": "system", "content": [{"type": "text", "text": words}]}]
+
+
+def _of_ar(chat: "Chat") -> str:
+    from bard_core.models import bard_settings
+
+    if bard_settings(chat.model).clean_attention == "causal":
+        return ""
+    return "Trained to read clean text block by block (pbm.clean_attention), these weights keep no autoregressive mode."
 
 
 def _steps(chat: "Chat", steps: int | None) -> int | None:

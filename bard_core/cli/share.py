@@ -2,9 +2,10 @@
 
 import json
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +28,7 @@ def export(
     dataset: Annotated[list[str] | None, typer.Option(help="hub id of training data; may be given several times")] = None,
     evaluation: Annotated[list[str] | None, typer.Option(help="folder of an evaluation of it; may be repeated")] = None,
     frontier: Annotated[Path | None, typer.Option(help="a report's frontier.png")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="the configuration it was trained by: a report's config.yaml")] = None,
     as_json: Json = False,
 ) -> None:
     """Write a folder that decodes by blocks with transformers alone, and its model card.
@@ -38,10 +40,19 @@ def export(
     from bard_core.models.export import export as write
 
     results = tuple(models.evaluation_of(place) for place in evaluation or ())
-    card = Card(title or output.name, base_model, licence, tuple(dataset or ()), results, frontier)
+    card = Card(title or output.name, base_model, licence, tuple(dataset or ()), results, frontier, _sections(recipe))
     manifest = write(folder, output, card)
     body = {"uri": str(output), "manifest_sha256": manifest.digest, "files": len(manifest.files)}
     print(json.dumps(body, indent=2) if as_json else f"{output}: {len(manifest.files)} files, {manifest.digest[:12]}")
+
+
+def _sections(recipe: Path | None) -> Mapping[str, Any]:
+    from bard_core.config.file import read_yaml
+
+    found = {} if recipe is None else read_yaml(recipe)
+    if not isinstance(found, Mapping):
+        raise typer.BadParameter(f"--recipe {recipe} is no configuration")
+    return found
 
 
 def push(

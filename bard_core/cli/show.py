@@ -31,8 +31,9 @@ def live(canvas: "Canvas") -> Iterator[Any]:
         def update() -> None:
             nonlocal shown, last
             if len(canvas.frames) > shown and time.perf_counter() - last >= FRAME_S:
-                screen.update(drawn(canvas.frames[-1]), refresh=True)
-                shown, last = len(canvas.frames), time.perf_counter()
+                shown = len(canvas.frames) if shown else 1  # the first is that of masks alone
+                screen.update(drawn(canvas.frames[shown - 1]), refresh=True)
+                last = time.perf_counter()
 
         yield update
         left = canvas.frames[shown:] if console.is_terminal else canvas.frames[-1:]
@@ -64,9 +65,9 @@ def colour(confidence: float | None) -> str:
 
 
 def pace(frame: "Frame") -> str:
-    """One line of numbers; token by token, as many forwards as tokens would have been needed."""
+    """One line of numbers; token by token, as many forwards as tokens would have been needed, each as long as these."""
     each = frame.tokens / frame.steps if frame.steps else 0.0
     saved = max(0, frame.tokens - frame.steps)
-    share = f", {saved / frame.tokens:.0%} of the time at equal cost a forward" if frame.tokens else ""
+    share = f", ~{saved / frame.tokens:.0%} of the time" if frame.tokens else ""
     rate = frame.tokens / frame.seconds if frame.seconds else 0.0
     return f"{frame.tokens} tokens, {frame.steps} steps, {each:.1f} a step, {rate:.0f} tok/s; saved {saved} forwards{share}"

@@ -10,9 +10,12 @@ Without ``trust_remote_code`` the same folder is a plain model of its family. Th
 import json
 import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 import bard_core
 from bard_core.models.vlm import BardSettings
@@ -22,6 +25,7 @@ from bard_core.store.refs import EvalResult
 
 PACKAGE = Path(bard_core.__file__).parent
 ENGINE = "bard_core.decoding.engine"
+RECIPE = ("source", "pbm", "swd")
 IMPORT = re.compile(r"^(\s*from )(bard_core[\w.]*)( import )", re.MULTILINE)
 
 GENERATE = '''"""Decode by blocks: transformers calls this in place of its own generate. From Bard {version}."""
@@ -65,6 +69,7 @@ class Card:
         title: the model's name. base_model: hub id of what it was converted from. licence: its identifier on the hub, of the
             weights; None: not said. datasets: hub ids of the training data.
         results: evaluations of these weights. frontier: a picture of all checkpoints of the run.
+        recipe: the configuration that led to them, of which ``RECIPE``'s sections are shown.
     """
 
     title: str
@@ -73,6 +78,7 @@ class Card:
     datasets: tuple[str, ...] = ()
     results: tuple[EvalResult, ...] = ()
     frontier: Path | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 def export(model_dir: Path, output_dir: Path, card: Card) -> Manifest:
@@ -207,6 +213,7 @@ def _words(card: Card, settings: BardSettings, manifest: Manifest, trained_on: S
         *_score_lines(card.results),
         *(["![accuracy over speed-up of the run's checkpoints](frontier.png)", ""] if card.frontier else []),
         *_data_lines(trained_on),
+        *_recipe_lines(card.recipe),
         "## What it is",
         "",
         f"- blocks of {settings.block_size}; answered text is read {attention}; mask token {settings.mask_token_id}",
@@ -229,6 +236,11 @@ def _data_lines(trained_on: Sequence[provenance.Entry]) -> list[str]:
         return []
     table = [provenance.HEAD, ("---",) * len(provenance.HEAD), *provenance.lines(trained_on)]
     return ["## Training data", "", *("| " + " | ".join(line) + " |" for line in table), ""]
+
+
+def _recipe_lines(recipe: Mapping[str, Any]) -> list[str]:
+    shown = {name: recipe[name] for name in RECIPE if name in recipe}
+    return ["## Recipe", "", "```yaml", yaml.safe_dump(shown, sort_keys=False).rstrip(), "```", ""] if shown else []
 
 
 def _score_lines(results: Sequence[EvalResult]) -> list[str]:

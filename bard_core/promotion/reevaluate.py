@@ -100,12 +100,13 @@ def conclude(request: Request, only: Collection[str] = (), parent_run: str | Non
         parent_run: see ``promote``.
     """
     said: dict[int, str] = {}
-    scope = [v for v in _scope(request) if v.model.stage != "source" and (not only or v.model.key in only)]
+    scope = [v for v in _scope(request) if not only or v.model.key in only]
     results, _ = results_of(request, scope)
+    gated = sorted(v.number for v in scope if v.number in results and v.model.stage != "source")
     moved = True
     while moved:
         moved = False
-        for number in sorted(results):
+        for number in gated:
             try:
                 decision = promote(number, request.evaluation, request.gate, request.storage_config, request.tracking, parent_run)
             except (artifacts.ArtifactError, storage.StorageError) as error:
@@ -129,7 +130,7 @@ def _describe(request: Request, results: Mapping[int, EvalResult]) -> None:
         score = f"{100 * result.accuracy:.1f} ± {100 * result.accuracy_stderr:.1f} % on {result.suite}, {result.speedup:.2f}x the"
         parent = names.get(version.model.parent_sha256 or "", (version.model.parent_sha256 or "nothing")[:12])
         lines = [f"{version.model.name}: {score} source's speed, {result.tokens_per_forward:.2f} tokens a forward."]
-        lines.append(f"Trained from {parent}.")
+        lines.append("All others are held against it." if version.model.stage == "source" else f"Trained from {parent}.")
         if gate := version.tags.get("bard.gate"):
             lines.append(f"{gate.capitalize()}: {version.tags.get('bard.gate.reason', '')}.")
         words[version.number] = "\n\n".join(lines)

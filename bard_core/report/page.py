@@ -68,7 +68,7 @@ def _table(head: Sequence[str], body: Iterable[Sequence[str]], mark: str = "") -
         f"<tr{' class=ship' if line[0] == mark else ''}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>"
         for line in rows
     )
-    kind = " class='words'" if mark == "words" else ""
+    kind = f" class='words{' wide' if len(head) > 3 else ''}'" if mark == "words" else ""
     return f"<div class='scroll'><table{kind}><thead><tr>{top}</tr></thead><tbody>{rest}</tbody></table></div>"
 
 

@@ -222,8 +222,8 @@ class _Group:
             if (request := self.requests[row]).ended:
                 continue
             if canvas := self.canvases.get(row):
-                canvas.see(event)
-                request.hear(canvas.frames[-1])
+                for frame in canvas.see(event):
+                    request.hear(frame)
             if isinstance(event, StepEvent):
                 request.forwards += int(event.filled[index].any())
                 continue

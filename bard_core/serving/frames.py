@@ -46,18 +46,24 @@ class Canvas:
             self.see(event)
             yield event
 
-    def see(self, event: Event) -> None:
-        """Add the event's frame, where it is one of this row's."""
+    def see(self, event: Event) -> list[Frame]:
+        """Add the event's frames, where it is one of this row's, and return them. A block's first is that of its masks alone."""
+        before = len(self.frames)
         if isinstance(event, DoneEvent) or self.row not in event.rows:
-            return
+            return []
         index = event.rows.index(self.row)
         if isinstance(event, StepEvent):
             self._step(event, index)
         else:
             self._close(event.tokens[index])
+        return self.frames[before:]
 
     def _step(self, event: StepEvent, row: int) -> None:
         tokens, filled = event.tokens[row].tolist(), event.filled[row].tolist()
+        if not self._open:
+            started = self.frames[-1].seconds if self.frames else 0.0
+            masks = (Cell(None, None, False),) * len(tokens)
+            self.frames.append(Frame(started, self._steps, len(self._final), (*self._final, *masks)))
         self._steps += any(filled)  # a row whose block is full waits for the others
         sure: list[float | None] = [None] * len(tokens) if event.confidence is None else event.confidence[row].tolist()
         taken_back = [False] * len(tokens) if event.revised is None else event.revised[row].tolist()

@@ -94,7 +94,7 @@ def test_a_terminal_shows_every_frame_long_enough_to_be_seen(bard, picture, monk
     options = ("--max-new-tokens", 8, "--confidence-threshold", 1.0, "--show", "--json")
     told = json.loads(bard("generate", "pbm-b8", "--image", picture, "-p", "Read A.", *options))
     seen = {int(steps) for steps in re.findall(r"tokens, (\d+) steps", bard.err)}
-    assert seen == set(range(1, told["forwards"] + 1)) and len(seen) > 4
+    assert seen == set(range(told["forwards"] + 1)) and len(seen) > 5
     assert len(slept) >= 4 and sum(slept) <= show.LONGEST_S + 0.1
 
 
@@ -115,7 +115,7 @@ def test_a_frame_shows_masks_and_how_sure_a_token_is():
         console.print(show.drawn(Frame(seconds=2.0, steps=2, tokens=4, cells=cells)))
     text = captured.get()
     assert "\x1b[32msure" in text and "\x1b[33m less" in text and "\x1b[1;31m least" in text and text.count("░") == 1
-    assert "4 tokens, 2 steps, 2.0 a step, 2 tok/s; saved 2 forwards, 50% of the time" in text
+    assert "4 tokens, 2 steps, 2.0 a step, 2 tok/s; saved 2 forwards, ~50% of the time" in text
 
 
 def test_autoregression_beside_it(bard, picture):
@@ -123,6 +123,7 @@ def test_autoregression_beside_it(bard, picture):
     assert told["ar"]["tokens_per_forward"] == 1.0 and told["speedup"] > 0
     bard("generate", "pbm-b4", "--image", picture, "--compare-ar", "--max-new-tokens", 8)
     assert "x as fast in blocks" in bard.err
+    assert "both say the same" in bard.err or "these weights keep no autoregressive mode" in bard.err
 
 
 def test_the_source_model_answers_token_by_token(bard, picture):

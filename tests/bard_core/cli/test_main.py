@@ -60,3 +60,10 @@ def test_schema_and_reference_know_every_key(bard):
     assert "| `confidence_threshold` | number, > 0, ≤ 1 | `0.9` |" in page
     assert '| `strategy` | `dynamic`, `static`, `self_speculative` | `"dynamic"` |' in page
     assert page.count("\n## ") == len(set(re.findall(r"^## (.+)$", page, re.M)))
+
+
+def test_the_shell_completes_verbs_and_options(bard, monkeypatch):
+    for typed, found in (("bard e", ["evaluate", "export"]), ("bard generate --compa", ["--compare-ar"])):
+        for name, value in (("COMP_WORDS", typed), ("COMP_CWORD", str(typed.count(" "))), ("_BARD_COMPLETE", "complete_bash")):
+            monkeypatch.setenv(name, value)
+        assert bard().split() == found

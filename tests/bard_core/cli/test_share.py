@@ -5,12 +5,15 @@ import re
 import socket
 import threading
 import time
+from pathlib import Path
 
 import openai
 import pytest
 import uvicorn
 
 from bard_core.store import artifacts, storage
+
+LAB = Path(__file__).resolve().parents[3] / "configs" / "lab.yaml"
 
 
 def test_a_served_model_answers_where_it_is_told(bard, demo, monkeypatch):
@@ -57,7 +60,8 @@ def test_a_taken_port_and_an_autoregressive_model_are_not_served(bard, demo):
 def taken(bard, make_model, tmp_path):
     """An exported model."""
     make_model(tmp_path / "pbm-b4", 4)
-    told = json.loads(bard("export", tmp_path / "pbm-b4", "-o", tmp_path / "taken", "--json"))
+    told = json.loads(bard("export", tmp_path / "pbm-b4", "-o", tmp_path / "taken", "--recipe", LAB, "--json"))
+    assert "\npbm:\n" in (tmp_path / "taken" / "README.md").read_text()
     assert told["manifest_sha256"] == artifacts.verify(told["uri"]).digest
     return tmp_path / "taken"
 

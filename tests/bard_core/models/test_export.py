@@ -108,7 +108,8 @@ def test_the_card_is_read_by_the_hub(make_model, tmp_path):
 
     )  # fmt: skip
     Image.new("RGB", (8, 8)).save(tmp_path / "frontier.png")
-    card = Card("Bard-B8", "Qwen/Qwen3-VL-4B-Instruct", "apache-2.0", ("org/data",), (result,), tmp_path / "frontier.png")
+    recipe = {"data": {"sources": "private"}, "pbm": {"stages": [{"block_size": 8}]}}
+    card = Card("Bard-B8", "Qwen/Qwen3-VL-4B-Instruct", "apache-2.0", ("org/data",), (result,), tmp_path / "frontier.png", recipe)
     export(Path(ref.uri), tmp_path / "out", card)
     found = ModelCard.load(tmp_path / "out" / "README.md")
     assert (found.data.base_model, found.data.license, found.data.datasets) == (
@@ -120,6 +121,7 @@ def test_the_card_is_read_by_the_hub(make_model, tmp_path):
     assert (entry.dataset_name, entry.metric_value, entry.metric_args) == ("chartqa", 51.2, {"stderr": 1.0, "samples": 2500})
     assert "| chartqa | 51.2 ± 1.0 % | 2500 | 4.00 | 3.00x |" in found.text and ref.key in found.text
     assert (tmp_path / "out" / "frontier.png").is_file()
+    assert "## Recipe\n\n```yaml\npbm:\n  stages:\n  - block_size: 8\n```" in found.text and "private" not in found.text
     assert "mask token" in found.text and "block by block" in found.text
 
 

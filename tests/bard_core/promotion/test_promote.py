@@ -193,7 +193,8 @@ def test_the_champion_is_named_with_the_reason(config: TrackingConfig, judge: An
         "Champion: pbm-b4 (version 2): accuracy +0.0 points against the source on 1000 samples; speed-up 3.00x"
     )
     assert reevaluate.conclude(request, keys) == {}, "a second close decides nothing again"
-    shown = tracking.client_of(config)[0].get_model_version(config.registered_model, "3").description
+    base, shown = (tracking.client_of(config)[0].get_model_version(config.registered_model, n).description for n in "13")
+    assert base.startswith("source: 95.0 ± ") and base.endswith("All others are held against it.")
     assert shown.startswith("pbm-b32: 80.0 ± ") and "9.00x the source's speed" in shown and "\n\nHeld: accuracy -15.0" in shown
 
 
