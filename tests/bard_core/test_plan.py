@@ -106,7 +106,8 @@ def test_epochs_need_a_number_of_samples_and_frozen_parts_no_state(capsys, tmp_p
     assert frozen["stages"][0]["checkpoint"] == 12 * total - 8 * frozen["parameters"]["embeddings"]
 
 
-def test_activations_are_what_autograd_keeps():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_activations_are_what_autograd_keeps(dtype):
     """The meta run against a real forward of one layer, whose eager attention also keeps its scores."""
     config = architecture("Qwen/Qwen3-VL-2B-Instruct")
     config.text_config.update({"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1, "vocab_size": 64})
@@ -116,8 +117,8 @@ def test_activations_are_what_autograd_keeps():
     with torch.device("meta"):
         meta = Qwen3VLForConditionalGeneration(config)
     tokens = 256
-    planned = peak.layer_activations(meta, tokens)
-    layer = meta.model.language_model.layers[0].to_empty(device="cpu").bfloat16()
+    planned = peak.layer_activations(meta, tokens, dtype)
+    layer = meta.model.language_model.layers[0].to_empty(device="cpu").to(dtype)
     layer.self_attn.config._attn_implementation = "sdpa"
     kept: dict[int, int] = {}
 
@@ -127,8 +128,8 @@ def test_activations_are_what_autograd_keeps():
         return tensor
 
     alive: list[torch.Tensor] = []
-    hidden = torch.randn(1, tokens, 128, dtype=torch.bfloat16, requires_grad=True)
-    angle = torch.randn(1, tokens, 128, dtype=torch.bfloat16)
+    hidden = torch.randn(1, tokens, 128, dtype=dtype, requires_grad=True)
+    angle = torch.randn(1, tokens, 128, dtype=dtype)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         layer(hidden, position_embeddings=(angle, angle), attention_mask=None)
     weights = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}

@@ -6,6 +6,7 @@ Run by ``make test-cluster``: each pod takes as long to start as its imports.
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from bard_core.store import artifacts, storage
 
 from .runner import ROOT, PodFailed, Runner, inputs_of
 
-PIPELINE = "workflows.pipeline.bard_pipeline"
+PIPELINE, REEVALUATION = "workflows.pipeline.bard_pipeline", "workflows.reevaluate.reevaluate"
 
 
 def at(root_uri: str) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def test_a_failed_pipeline_names_its_error_keeps_what_it_has_and_goes_on(
 def test_a_pipeline_of_pods_makes_the_artifacts_of_a_local_run(
     cluster: Runner, tmp_path: Path, tiny_config: Callable[..., Any]
 ) -> None:
-    """The whole; its distillation is killed once, and only that is trained by the run that goes on."""
+    """The whole; its distillation is killed once, and only that is trained by the run that goes on. Then all is judged again."""
     root = f"s3://{cluster.bucket}/whole"
     inputs = inputs_of(PIPELINE, tiny_config(**at(root)))
     cluster.doomed.add("tasks.swd.swd")
@@ -99,3 +100,13 @@ def test_a_pipeline_of_pods_makes_the_artifacts_of_a_local_run(
     subprocess.run(command, env=environment, cwd=tmp_path, check=True, timeout=1500)
     remote, local = artifacts_below(root), artifacts_below(str(home))
     assert remote == local and len(local) > 4
+
+    again = tiny_config(**at(root), evaluation={"max_samples": 2, "decoding": {"max_new_tokens": 8}})
+    before = len(cluster.pods)
+    said = cluster.run(REEVALUATION, inputs_of(REEVALUATION, again), "reevaluated")
+    judged = Counter(pod.task for pod in cluster.pods[before:])
+    assert judged["tasks.evaluate.finish_evaluation"] == 4, "source, B4, B8 and SWD B8 under the new protocol"
+    assert "swd-b8" in said.literals["o0"].scalar.primitive.string_value
+    before = len(cluster.pods)
+    cluster.run(REEVALUATION, inputs_of(REEVALUATION, again), "reevaluated-again")
+    assert not any("evaluate." in pod.task and "reevaluate." not in pod.task for pod in cluster.pods[before:]), "nothing is due"

@@ -57,7 +57,7 @@ def start(spec, world=1, folder=None, settings=None, base=None, parallel=None, l
     return processes, run, folder / f"notes-{attempt}"
 
 
-def on_ranks(script, world, **given):
+def on_ranks(script, world, timeout_s=120.0, **given):
     """Run a file as every rank of ``world``, with these globals besides ``world`` and ``rank``, to its end."""
     context = multiprocessing.get_context("forkserver")
     processes = [
@@ -71,7 +71,7 @@ def on_ranks(script, world, **given):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(timeout_s)
         process.kill()
 
 
