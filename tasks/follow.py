@@ -69,7 +69,8 @@ class Follower:
         if record["step"] <= self._seen:
             return
         if self._seen == self._found:  # the first step of this start: until now Ray was starting, which is no training
-            self._bar.start_t = time.time() - record.get("train_s", 0.0)
+            self._bar.start_t = self._bar.last_print_t = time.time() - record.get("train_s", 0.0)
+            self._bar.last_print_n = self._bar.n
         self._seen = record["step"]
         self._run.log_metrics({key: value for key, value in record.items() if key != "step"}, step=int(self._seen))
         self._bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)

@@ -55,11 +55,13 @@ def test_the_bar_counts_training_and_not_rays_start_or_earlier_steps(tmp_path: P
     curve(tmp_path, 10)
     follower = Follower(str(tmp_path), "pbm-b4", 30, Heard())  # type: ignore[arg-type]
     assert follower.begin() == 10 and follower._bar.initial == 10
+    follower._bar._time, follower._bar.mininterval = lambda: clock[0], 0.0
     clock[0] += 90.0  # Ray starts
     records = "".join(json.dumps({"step": step, "loss": 1.0, "train_s": 0.5 * (step - 10)}) + "\n" for step in range(1, 13))
     storage.write_bytes(str(tmp_path / "curve.jsonl"), records.encode())
     assert follower.look() == 12
     assert follower._bar.start_t == pytest.approx(1089.5), "half a second of training was behind the first step"
+    assert follower._bar.format_dict["rate"] == pytest.approx(2.0), "by which the time that is left is told"
 
 
 def test_the_watchdog_bites_only_what_stands_still_and_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
