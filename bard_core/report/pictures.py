@@ -79,8 +79,9 @@ def _frontier(table: Sequence[dict[str, Any]], sweep: Sequence[dict[str, Any]]) 
                 axes.plot(x, y, style, color=colour, linewidth=1.2, markersize=6, fillstyle="none", alpha=0.7)
                 for point in (p for p in points if has_threshold and p["speedup"] != row["speedup"]):
                     at = (point["speedup"], 100 * point["accuracy"])
-                    beside = {"textcoords": "offset points", "xytext": (4, -11), "fontsize": 8, "color": colour, "alpha": 0.8}
-                    axes.annotate(f"{point['confidence_threshold']:g}", at, **beside)
+                    side, ha = (4, "left") if point["speedup"] > row["speedup"] else (-4, "right")  # away from the model's own
+                    beside = {"textcoords": "offset points", "xytext": (side, -11), "ha": ha, "fontsize": 8, "alpha": 0.8}
+                    axes.annotate(f"{point['confidence_threshold']:g}", at, color=colour, **beside)
             error = 100 * row["accuracy_stderr"]
             axes.errorbar(row["speedup"], 100 * row["accuracy"], yerr=error, fmt="o", markersize=8, color=colour, capsize=3)
             above = (8, 7) if number % 2 == 0 else (8, 16)  # neighbours in the table are often neighbours here
