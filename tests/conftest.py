@@ -178,6 +178,7 @@ def tiny_config() -> Callable[..., dict[str, Any]]:
         config["name"] = "tiny"
         config["data"]["lab"].update(train_images=16, eval_images=6)
         config["source"]["train"].update(short)
+        config["pbm"]["clean_attention"] = "block"
         config["pbm"]["stages"] = [{"block_size": size, "train": dict(train)} for size in (4, 8)]
         config["swd"].update(students=["pbm-b8"], train={**config["swd"]["train"], **short})
         config["evaluation"].update(speed_samples=1, batch_size=4, sweep_thresholds=[])
