@@ -102,7 +102,7 @@ def test_a_reevaluation_is_complete_and_its_suite_exists(path):
         ("pbm", {"noise": {"name": "mix", "schedule": "cosine"}}, "cosine is of mask noise; mix has its own"),
         ("pbm", {"noise": {"complementary": True, "then": {"name": "uniform", "after": 0.5}}}, "leave out noise.then"),
         ("swd", {"noise": {"then": {"name": "mix", "after": 0.5}}, "targets": "offline"}, "set it online"),
-        ("pbm", {"ar_weight": 0.5}, "causal"),
+        ("pbm", {"clean_attention": "block", "ar_weight": 0.5}, "causal"),
         ("data", {"lab": None}, "sources"),
         ("data", {"processor": "some/model", "min_pixels": 5000, "max_pixels": 4000}, "min_pixels 5000 is above"),
         ("source", {"train": {"batch_size": 4}}, "give either steps or num_epochs, got steps 0 and num_epochs 0"),
@@ -134,7 +134,8 @@ def test_faults_are_named(section, change, words):
 )
 def test_sections_that_do_not_fit_each_other_are_refused(change, words):
     values = read(ROOT / "configs" / "lab.yaml")
-    pbm, swd = sections.PBMConfig.model_validate(values["pbm"]), sections.SWDConfig.model_validate({**values["swd"], **change})
+    pbm = sections.PBMConfig.model_validate({**values["pbm"], "clean_attention": "block"})
+    swd = sections.SWDConfig.model_validate({**values["swd"], **change})
     with pytest.raises(ValueError, match=words):
         check_stages(pbm, swd, sections.DecodingConfig())
 
@@ -148,7 +149,8 @@ def test_sections_that_do_not_fit_each_other_are_refused(change, words):
 )
 def test_a_decoding_that_no_model_can_do_is_refused(decoding, words):
     values = read(ROOT / "configs" / "lab.yaml")
-    pbm, swd = sections.PBMConfig.model_validate(values["pbm"]), sections.SWDConfig.model_validate(values["swd"])
+    pbm = sections.PBMConfig.model_validate({**values["pbm"], "clean_attention": "block"})
+    swd = sections.SWDConfig.model_validate(values["swd"])
     with pytest.raises(ValueError, match=words):
         check_stages(pbm, swd, sections.DecodingConfig(**decoding))
     causal = sections.PBMConfig.model_validate({**values["pbm"], "clean_attention": "causal"})
