@@ -18,5 +18,5 @@ VERSIONS: dict[Code, int] = {
     "consolidate": 8,
     "answers": 9,  # what a model says to a benchmark's prompts
     "evaluate": 9,
-    "report": 14,
+    "report": 15,
 }

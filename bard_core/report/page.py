@@ -35,6 +35,9 @@ def page(body: dict[str, Any], plots: dict[str, tuple[bytes, bytes]], images: Se
         _paragraph(f"Speed-up over autoregressive decoding, {found['speed']}." if found["speed"] else ""),
         _paragraph(f"{'For' if found['ship'] else 'Against'} it: {found['why']}." if found["why"] else "", "note"),
         f"<div class='card'>{_picture('frontier', _frontier_words(body), plots)}</div>",
+        _paragraph(
+            views.SELF_SPECULATION_NOTE if any(row["confidence_threshold"] is None for row in body["sweep"]) else "", "note"
+        ),
         _table(views.COLUMNS, [views.cells(row) for row in body["rows"]], _shipped(body)),
         _paragraph(views.NOTE, "note"),
         _section("An answer comes about", _watch(body["watched"]) if body["watched"] else ""),

@@ -8,6 +8,7 @@ from bard_core.store import provenance
 
 COLUMNS = ("model", "block", "accuracy", "TPF", "tok/s", "speed-up vs AR")
 SWEEP = ("model", "threshold", "accuracy", "TPF", "tok/s", "speed-up vs AR", "AUP")
+SELF_SPECULATION_NOTE = "Diamonds: self-speculation, which says what the model's own autoregressive mode would say."
 AGAINST = ("model", "difference, points", "better : worse", "p", "smallest detectable, points")
 TRAINING = ("model", "steps", "waited for checkpoints", "from start to first step, s")
 NOTE = (

@@ -156,15 +156,15 @@ def test_thresholds_are_shown_and_the_verdict_takes_the_best(
         OperatingPoint(
             confidence_threshold=threshold, accuracy=right / SAMPLES, tokens_per_forward=tpf, tokens_per_s=7.0, speedup=speedup
         )
-        for threshold, right, tpf, speedup in ((0.5, 4, 8.0, 3.5), (0.95, 7, 6.0, 2.75))
+        for threshold, right, tpf, speedup in ((0.5, 4, 8.0, 3.5), (0.95, 7, 6.0, 2.75), (None, 7, 5.0, 2.5))
     )
     swept = [*results[:2], results[2].model_copy(update={"sweep": sweep})]
     folder = artifacts.fetch(build.build(swept, dataset, str(tmp_path / "report"), "Bard", context()))
     body = json.loads((folder / "report.json").read_text())
     assert "at equal accuracy: 2.75x (swd-b32, threshold 0.95)" in body["verdict"]["speed"]
-    assert [(row["confidence_threshold"], row["speedup"]) for row in body["sweep"]] == [(0.5, 3.5), (0.95, 2.75)]
+    assert [(row["confidence_threshold"], row["speedup"]) for row in body["sweep"]] == [(0.5, 3.5), (0.95, 2.75), (None, 2.5)]
     markdown, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()
-    assert "## Over thresholds" in markdown and "<h2>Over thresholds</h2>" in page
+    assert "## Over thresholds" in markdown and "<h2>Over thresholds</h2>" in page and "Diamonds: self-speculation" in page
     for row in body["sweep"]:
         assert "| " + " | ".join(views.sweep_cells(row)) + " |" in markdown
         assert "".join(f"<td>{cell}</td>" for cell in views.sweep_cells(row)) in page
