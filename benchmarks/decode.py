@@ -37,7 +37,10 @@ ENGINES = {"engine": False, "compiled": True}
 
 @dataclass(frozen=True)
 class Shape:
-    """A text model, "100m" in the proportions of "4b"; the vision tower is a stub, since its features are part of the prompt."""
+    """A text model, "25m" for servers and curves, "100m" in the proportions of "4b".
+
+    The vision tower is a stub, since its features are part of the prompt.
+    """
 
     hidden: int
     layers: int
@@ -60,6 +63,7 @@ class Case:
 
 
 SHAPES = {
+    "25m": Shape(hidden=384, layers=10, heads=6, kv_heads=2, head_dim=64, intermediate=1536, vocabulary=1024),
     "100m": Shape(hidden=640, layers=14, heads=16, kv_heads=4, head_dim=64, intermediate=2432, vocabulary=16384),
     "4b": Shape(hidden=2560, layers=36, heads=32, kv_heads=8, head_dim=128, intermediate=9728, vocabulary=151936),
 }

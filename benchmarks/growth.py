@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from _machine import write
-from decode import MASK, PAD, Shape, build
+from decode import MASK, PAD, SHAPES, build
 
 from bard_core.config.sections import NoiseConfig, OptimizerConfig, TrainConfig
 from bard_core.data.batches import BatchSpec, collate
@@ -27,7 +27,7 @@ from bard_core.training.loop import train_step
 from bard_core.training.objectives import ProgressiveBlockMerging
 from bard_core.training.optimizer import build_optimizer
 
-SHAPE = Shape(hidden=384, layers=10, heads=6, kv_heads=2, head_dim=64, intermediate=1536, vocabulary=1024)
+SHAPE = SHAPES["25m"]
 WORDS = torch.arange(8, SHAPE.vocabulary)
 
 

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 import uvicorn
 from _machine import write
-from decode import SHAPES, Shape, build
+from decode import SHAPES, build
 
 from bard_core.decoding import generate_autoregressive
 from bard_core.diffusion.names import MASK_TOKEN
@@ -41,7 +41,6 @@ from bard_core.serving.server import Limits, create_app
 
 CLIENTS = (1, 2, 4, 8, 16, 32)
 WORDS, NEW_TOKENS = 120, 64  # of a question and of its answer
-SMALL = Shape(hidden=384, layers=10, heads=6, kv_heads=2, head_dim=64, intermediate=1536, vocabulary=1024)
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def stock(chat: Chat) -> float:
 
 
 def measure(levels: Sequence[int], requests: int) -> dict[str, Any]:
-    name, shape = ("4b", SHAPES["4b"]) if torch.cuda.is_available() else ("25m", SMALL)
+    name, shape = ("4b", SHAPES["4b"]) if torch.cuda.is_available() else ("25m", SHAPES["25m"])
     processor, model = build_lab_processor(), build(shape)
     for token in ("image_token", "video_token", "vision_start_token", "vision_end_token"):
         setattr(model.config, f"{token}_id", getattr(processor, f"{token}_id"))

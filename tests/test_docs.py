@@ -171,6 +171,13 @@ def test_readme_s_headline_tables_are_those_of_the_reports_that_are_kept():
     assert headline.written(text, reports) != text
 
 
+def test_the_page_of_findings_names_every_claim():
+    from bard_core.findings.spec import read_claims
+
+    page = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+    assert [claim.name for claim in read_claims() if claim.question not in page] == [], "run: bard findings --page"
+
+
 @pytest.mark.parametrize("name", ["layout.svg", "mask.svg"])
 def test_the_pictures_are_drawn_from_the_code_that_trains(name):
     drawings = script_of("drawings")
