@@ -43,6 +43,8 @@ def stage_faults(pbm: PBMConfig, swd: SWDConfig, decoding: DecodingConfig) -> It
         yield "swd.ar_weight", "needs pbm.clean_attention: causal (a block-wise clean stream sees its own targets)"
     if decoding.strategy == "self_speculative" and pbm.clean_attention != "causal":
         yield "evaluation.decoding.strategy", "self_speculative needs pbm.clean_attention: causal (it verifies in AR mode)"
+    if decoding.strategy == "self_speculative" and decoding.revision_threshold is not None:
+        yield "evaluation.decoding.revision_threshold", "has no meaning with strategy self_speculative, which verifies its tokens"
     sizes = [size for name in (*stages, *swd.students) if (size := block_size_of(name)) is not None]
     if sizes and (steps := decoding.denoising_steps) is not None and steps > min(sizes):
         yield "evaluation.decoding.denoising_steps", f"is {steps}, more than the smallest block that is trained, {min(sizes)}"

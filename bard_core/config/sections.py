@@ -486,6 +486,9 @@ class DecodingConfig(StrictModel):
     )
     confidence_threshold: float = Field(0.9, gt=0.0, le=1.0)
     denoising_steps: int | None = Field(None, ge=1, description="Steps a block; None: the block size")
+    revision_threshold: float | None = later(
+        None, gt=0.0, le=1.0, description="Open tokens again, once, whose probability falls below; for uniform, edit or mix noise"
+    )
     max_new_tokens: int = Field(256, ge=1)
     compiled: bool = Field(
         False,

@@ -48,7 +48,7 @@ class BardChat(lmms):  # type: ignore[misc]
         mode: ``block`` (block diffusion) or ``ar``.
         batch_size: prompts decoded together.
         block_size: None: what the model's config records.
-        strategy, confidence_threshold, denoising_steps, compiled: as for ``bard_core.decoding.generate``.
+        strategy, confidence_threshold, denoising_steps, revision_threshold, compiled: as for ``bard_core.decoding.generate``.
         max_new_tokens: longest answer where the task names none.
         system_prompt: of prompts that bring no system turn; None: what the model's config records.
         min_pixels, max_pixels: bounds of an image; None: as the processor says.
@@ -73,6 +73,7 @@ class BardChat(lmms):  # type: ignore[misc]
         strategy: str = "dynamic",
         confidence_threshold: float = 0.9,
         denoising_steps: int | None = None,
+        revision_threshold: float | None = None,
         max_new_tokens: int = 256,
         compiled: bool = False,
         system_prompt: str | None = None,
@@ -105,6 +106,7 @@ class BardChat(lmms):  # type: ignore[misc]
             "strategy": strategy,
             "confidence_threshold": float(confidence_threshold),
             "denoising_steps": denoising_steps,
+            "revision_threshold": None if revision_threshold is None else float(revision_threshold),
             "compiled": compiled,
         }
         recorded = bard_settings(self.model)

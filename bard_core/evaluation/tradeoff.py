@@ -23,7 +23,7 @@ def decodings(config: EvaluationConfig, clean_attention: str | None) -> dict[flo
         threshold: config.decoding.model_copy(update={"confidence_threshold": threshold}) for threshold in thresholds
     }
     if config.sweep_thresholds and clean_attention == "causal":
-        swept[None] = config.decoding.model_copy(update={"strategy": "self_speculative"})
+        swept[None] = config.decoding.model_copy(update={"strategy": "self_speculative", "revision_threshold": None})
     return swept
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bard_core.config.sections import DecodingConfig, EvaluationConfig
+from bard_core.config.sections import EvaluationConfig
 from bard_core.data.conversation import with_system_turn
 from bard_core.data.heldout import held_out
 from bard_core.data.images import open_image
@@ -92,7 +92,7 @@ def judge(model: ModelRef, source: ModelRef, dataset: DatasetRef, config: Evalua
     settings = bard_settings(asked)
     if model.stage != "source":
         for threshold, decoding in decodings(config, settings.clean_attention).items():
-            decoders[point_of(threshold)] = partial(generate, asked, **_options(decoding))
+            decoders[point_of(threshold)] = partial(generate, asked, **decoding.model_dump())
     questions = Questions(dataset, folder, settings.system_prompt, config)
     mine = [name for name in decoders if (name == AUTOREGRESSIVE) == (model.stage == "source")]
     points = {name: questions.answer(decoders[name]) for name in mine}
@@ -108,7 +108,3 @@ def judge(model: ModelRef, source: ModelRef, dataset: DatasetRef, config: Evalua
 def point_of(threshold: float | str | None) -> str:
     """The name of a point of decoding in a judgement; None or its name: self-speculation."""
     return SELF_SPECULATION if threshold in (None, SELF_SPECULATION) else f"{threshold:g}"
-
-
-def _options(decoding: DecodingConfig) -> dict[str, Any]:
-    return decoding.model_dump(include={"strategy", "confidence_threshold", "denoising_steps", "max_new_tokens", "compiled"})

@@ -8,6 +8,7 @@ from typing import Any
 
 from bard_core.config.file import shown
 from bard_core.config.sections import StorageConfig
+from bard_core.findings.forwards import at_forwards
 from bard_core.findings.judge import AUTOREGRESSIVE, point_of
 from bard_core.findings.pieces import BlockTraining, Distillation, Recipe, recipe
 from bard_core.findings.spec import SOURCE, Claim, Comparison, Side
@@ -116,7 +117,14 @@ def _compared(
         name = AUTOREGRESSIVE if side.model == SOURCE else point_of(side.threshold)
         return body["points"].get(name) if body else None
 
-    both = {seed: (point(comparison.candidate, seed), point(comparison.baseline, seed)) for seed in claim.seeds}
+    def against(seed: int) -> tuple[Body | None, Body | None]:
+        mine, theirs = point(comparison.candidate, seed), point(comparison.baseline, seed)
+        if comparison.equal == "forwards" and mine is not None and theirs is not None:
+            side = comparison.baseline
+            theirs = at_forwards(judgements[side.variant, seed, side.model]["points"], mine["tokens_per_forward"])
+        return mine, theirs
+
+    both = {seed: against(seed) for seed in claim.seeds}
     pairs = {seed: (mine, theirs) for seed, (mine, theirs) in both.items() if mine is not None and theirs is not None}
     body = {**comparison.model_dump(mode="json"), "level": among}
     if not pairs:

@@ -19,7 +19,7 @@ from bard_core.config.strict import Name, StrictModel
 
 FOLDER = CONFIGS / "findings"
 Metric = Literal["accuracy", "tokens_per_forward", "speedup"]
-Equal = Literal["steps", "flops", "nothing"]
+Equal = Literal["steps", "flops", "forwards", "nothing"]
 SOURCE = "source"
 SELF_SPECULATION = "self_speculative"
 
@@ -43,7 +43,10 @@ class Comparison(StrictModel):
     candidate: Side
     baseline: Side
     metric: Metric = "accuracy"
-    equal: Equal = Field("steps", description="What both spent: optimizer steps, training FLOPs (within 5 %), or neither")
+    equal: Equal = Field(
+        "steps",
+        description="What both spent: optimizer steps, training FLOPs (within 5 %), forwards of decoding, or none of these",
+    )
     decides: bool = Field(True, description="Whether the claim's verdict rests on it; False: it is told besides")
     margin: float = Field(0.0, description="The difference must exceed it; below 0: how much may be lost")
 
@@ -90,6 +93,8 @@ class Claim(StrictModel):
             for side in (comparison.candidate, comparison.baseline):
                 if problem := self._lack(side):
                     raise ValueError(f"comparison {comparison.question!r}: {problem}")
+            if comparison.equal == "forwards" and comparison.metric != "accuracy":
+                raise ValueError(f"comparison {comparison.question!r}: at equal forwards accuracy is compared")
         return self
 
     def _lack(self, side: Side) -> str:

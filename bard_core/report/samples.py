@@ -89,7 +89,7 @@ def watch(model: EvalResult, source: EvalResult, document: dict[str, Any], decod
         return None
     chat = Chat.open(artifacts.fetch(model.model))
     messages = _asked(document, bard_settings(chat.model).system_prompt)
-    options = decoding.model_dump(include={"strategy", "confidence_threshold", "denoising_steps", "max_new_tokens"})
+    options = decoding.model_dump(exclude={"compiled"})
     canvas = Canvas(chat)
     for event in canvas.follow(stream(chat.model, chat.inputs(messages), tokenizer=chat.tokenizer, **options)):
         if isinstance(event, DoneEvent):
