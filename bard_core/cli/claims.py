@@ -29,6 +29,7 @@ def findings(
 
     Example: bard findings progressive elastic --processes 2
     """
+    from bard_core.findings import growth
     from bard_core.findings.page import write_page
     from bard_core.findings.pieces import distinct, recipes
     from bard_core.findings.pool import run_all
@@ -43,7 +44,7 @@ def findings(
     failed = {} if page_only else run_all(pieces, processes)
     for body in [] if page_only else write_results(claims, results):
         print(f"{body['number']} {body['claim']}: {body['verdict']}")
-    print(write_page(results, docs, read_claims()))
+    print(write_page(results, docs, read_claims(), growth.read(results.parent)))
     for name, why in failed.items():
         print(f"FAILED {name}: {why}")
     if failed:

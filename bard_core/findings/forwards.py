@@ -1,6 +1,7 @@
 """Accuracy at equal forwards: what a model would reach between two points of decoding that were judged."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from bard_core.findings.spec import SELF_SPECULATION
@@ -14,7 +15,7 @@ def at_forwards(points: Mapping[str, Body], tokens_per_forward: float) -> Body |
     None: no two thresholds have it between them.
     """
     swept = sorted((point for name, point in points.items() if name != SELF_SPECULATION), key=_tpf)
-    for slow, fast in zip(swept, swept[1:], strict=False):
+    for slow, fast in pairwise(swept):
         if _tpf(slow) <= tokens_per_forward <= _tpf(fast):
             apart = _tpf(fast) - _tpf(slow)
             share = (tokens_per_forward - _tpf(slow)) / apart if apart else 0.0

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from bard_core.evaluation.compare import standard_error
-from bard_core.findings import parity
+from bard_core.findings import growth, parity
 from bard_core.findings.spec import SELF_SPECULATION, Claim
 from bard_core.report.pictures import series_png
 
@@ -32,32 +32,30 @@ small: a model of under a million parameters on generated images.
 """
 
 
-def write_page(place: Path, folder: Path, claims: Sequence[Claim] = ()) -> Path:
+def write_page(place: Path, folder: Path, claims: Sequence[Claim] = (), grown: Sequence[Body] = ()) -> Path:
     """Write ``folder/findings.md`` and ``folder/findings/*.png`` of all results at ``place``, in the order of their numbers.
 
-    Those of ``claims`` that have no results are named as not run.
+    Those of ``claims`` that have no results are named as not run. ``grown``: what ``growth.read`` found.
     """
     known = [json.loads(path.read_text(encoding="utf-8")) for path in place.glob("*.json")]
     results = sorted(known, key=lambda body: (body["number"], body["claim"]))
     pictures = folder / "findings"
     pictures.mkdir(parents=True, exist_ok=True)
-    parts = [HEAD, *_verdicts(results, [claim for claim in claims if claim.name not in {body["claim"] for body in results}])]
+    rows = {(body["number"], body["claim"]): _verdict(body) for body in results}
+    not_run = [claim for claim in claims if claim.name not in {body["claim"] for body in results}]
+    rows |= {(claim.number, claim.name): f"| {claim.number} | {claim.question} | not run | – |" for claim in not_run}
+    rows |= {(growth.NUMBER, growth.NAME): growth.verdict(grown)} if grown else {}
+    table = ["| | claim | verdict | number |\n| ---: | --- | --- | --- |", *(rows[number] for number in sorted(rows)), ""]
+    parts = [HEAD, *table]
     for body in results:
         drawn = _series(body)
         if drawn:
             (pictures / f"{body['claim']}.png").write_bytes(series_png(drawn, "tokens a forward", "accuracy, %"))
         parts += _claim(body, bool(drawn))
+    parts += growth.section(grown, pictures) if grown else ()
     target = folder / "findings.md"
     target.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
     return target
-
-
-def _verdicts(results: Sequence[Body], not_run: Sequence[Claim]) -> Iterator[str]:
-    yield "| | claim | verdict | number |\n| ---: | --- | --- | --- |"
-    rows = {(body["number"], body["claim"]): _verdict(body) for body in results}
-    rows |= {(claim.number, claim.name): f"| {claim.number} | {claim.question} | not run | – |" for claim in not_run}
-    yield from (rows[place] for place in sorted(rows))
-    yield ""
 
 
 def _verdict(body: Body) -> str:

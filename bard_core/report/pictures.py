@@ -43,14 +43,19 @@ def frontier_svgs(table: Sequence[dict[str, Any]], sweep: Sequence[dict[str, Any
     return _draw(_frontier(table, sweep), "svg"), _draw(_frontier(table, sweep), "svg", dark=True)
 
 
-def series_png(series: Mapping[str, Sequence[tuple[float, float, float]]], across: str, up: str) -> bytes:
-    """Lines through (x, y, error of y), one a name; ``across`` and ``up`` name the axes."""
+def series_png(
+    series: Mapping[str, Sequence[tuple[float, float, float]]], across: str, up: str, logarithmic: bool = False
+) -> bytes:
+    """Lines through (x, y, error of y), one a name; ``across`` and ``up`` name the axes, ``logarithmic`` to base 2."""
 
     def draw(axes: Any, dark: bool) -> None:
         for name, points in series.items():
             x, y, error = zip(*points, strict=True)
             axes.errorbar(x, y, yerr=error, fmt=".-", markersize=7, linewidth=1.2, capsize=2, label=name)
         axes.set(xlabel=across, ylabel=up)
+        if logarithmic:
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log", base=2)
         axes.legend(framealpha=0.0, fontsize=9)
 
     return _draw(draw, "png")

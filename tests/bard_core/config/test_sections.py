@@ -144,6 +144,10 @@ def test_sections_that_do_not_fit_each_other_are_refused(change, words):
     ("decoding", "words"),
     [
         ({"strategy": "self_speculative"}, "self_speculative needs pbm.clean_attention: causal"),
+        (
+            {"strategy": "self_speculative", "revision_threshold": 0.2},
+            "revision_threshold has no meaning with strategy self_speculative",
+        ),
         ({"denoising_steps": 8}, "denoising_steps is 8, more than the smallest block that is trained, 4"),
     ],
 )

@@ -13,9 +13,11 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.models.registry_v2 import ModelRegistryV2
 from PIL import Image
 
+from bard_core.config.sections import DecodingConfig
 from bard_core.data.heldout import COLUMNS
 from bard_core.data.reader import Reader
 from bard_core.decoding import GenerationOutput, GenerationStats, RowStats
+from bard_core.decoding.settings import resolve
 from bard_core.evaluation import gen_kwargs
 from bard_core.evaluation.answers import prompt_digest
 from bard_core.evaluation.lmms_plugin import BardChat, manifest
@@ -82,6 +84,15 @@ def test_lmms_eval_finds_the_model_by_name() -> None:
     assert registry.get_model_class("bard") is BardChat
     declared = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
     assert declared["project"]["entry-points"]["lmms_eval.models"] == {"bard": f"{manifest.__module__}:{manifest.__name__}"}
+
+
+def test_every_knob_of_a_configuration_reaches_the_decoder(make_model: Callable[..., ModelRef], tmp_path: Path) -> None:
+    said = {"strategy": "static", "denoising_steps": 2, "confidence_threshold": "0.7", "revision_threshold": "0.2"}
+    chat = BardChat(make_model(tmp_path / "model", 4).uri, **said)
+    assert {*chat.options, "max_new_tokens"} == {*DecodingConfig.model_fields, "block_size"}
+    settings = resolve(chat.model, **chat.options)
+    assert (settings.strategy, settings.denoising_steps) == ("static", 2)
+    assert (settings.confidence_threshold, settings.revision_threshold) == (0.7, 0.2)
 
 
 def test_answers_are_scored_and_the_prompts_are_those_of_training(

@@ -44,6 +44,12 @@ def test_the_configured_decoding_is_among_those_judged(config: Any, clean_attent
         assert threshold in (None, decoding.confidence_threshold)
 
 
+def test_revision_is_for_thresholds_and_not_for_self_speculation() -> None:
+    config = EvaluationConfig(decoding=DecodingConfig(revision_threshold=0.2), sweep_thresholds=(0.5,))
+    found = decodings(config, "causal")
+    assert {threshold: decoding.revision_threshold for threshold, decoding in found.items()} == {0.5: 0.2, 0.9: 0.2, None: None}
+
+
 SOURCE = result("source", 0.90, 1.0, "source")
 
 

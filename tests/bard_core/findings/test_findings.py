@@ -201,6 +201,7 @@ def asked(**side: Any) -> list[dict[str, Any]]:
         ({"comparisons": asked(variant="five")}, "variant 'five' is none of"),
         ({"comparisons": asked(variant="four", threshold=0.5)}, "threshold 0.5 is none of"),
         ({"models": ["swd-b8"]}, "pbm-b4 is not among models"),
+        ({"comparisons": [{**asked(variant="four")[0], "equal": "forwards", "metric": "speedup"}]}, "at equal forwards accuracy"),
         ({"variant": {}}, "did you mean 'variants'"),
     ],
 )
