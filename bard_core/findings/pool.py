@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any
 
 from bard_core.config.sections import StorageConfig
@@ -25,6 +25,9 @@ def run_all(pieces: Mapping[str, Any], processes: int, at: StorageConfig = Stora
     Args:
         pieces: by key, those that others need among them.
         processes: at once, the cores shared between them; 1: in this process.
+
+    Raises:
+        SystemExit: SIGTERM came; the processes were ended, and what they had trained is kept.
     """
     waiting = {key: piece for key, piece in pieces.items() if found(piece, at) is None}
     total = sum(piece.cost for piece in pieces.values())
@@ -34,12 +37,21 @@ def run_all(pieces: Mapping[str, Any], processes: int, at: StorageConfig = Stora
         context = get_context("forkserver")
         context.set_forkserver_preload(["bard_core.findings.work"])
         threads = max(1, len(os.sched_getaffinity(0)) // processes)
+        before = signal.signal(signal.SIGTERM, _leave)
         with ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(threads,)) as pool:
             try:
                 return _spread(pieces, waiting, at, bar, pool)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                for child in active_children():  # a training keeps what it has; nothing goes on without us
+                    child.terminate()
                 raise
+            finally:
+                signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, *_: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _cost(pieces: Mapping[str, Work]) -> int:

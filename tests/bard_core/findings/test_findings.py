@@ -1,10 +1,15 @@
 """A claim from its file to the page: pieces shared and done once, judged as the pipeline judges, told with what lacks."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tqdm import tqdm
 
@@ -181,6 +186,35 @@ def test_processes_share_the_work(bard_home: Path) -> None:
     assert pool.run_all(datasets, processes=2) == {}
     assert all(work.found(piece, AT) for piece in datasets.values())
     assert (storage.home() / "findings.log").is_file()
+
+
+FOREVER = """
+from test_findings import SHORT, tiny_claim
+from bard_core.findings import pool
+from bard_core.findings.pieces import distinct, recipes
+
+claim = tiny_claim()
+settings = {**claim.settings, **{f"source.train.{name}": value for name, value in SHORT.items()}, "source.train.steps": 10**6}
+pool.run_all(distinct(recipes([claim.model_copy(update={"settings": settings})], seeds=[0, 1])), processes=2)
+"""
+
+
+@pytest.mark.faults
+def test_no_process_outlives_the_one_that_was_ended(bard_home: Path) -> None:
+    """SIGTERM, as a scheduler sends it, in the middle of two trainings without end."""
+    running = subprocess.Popen([sys.executable, "-c", FOREVER], cwd=Path(__file__).parent)
+    us = psutil.Process(running.pid)
+    until = time.monotonic() + 120
+    while len(list(bard_home.glob("checkpoints/*/curve.jsonl"))) < 2:
+        assert running.poll() is None and time.monotonic() < until
+        time.sleep(0.2)
+    family = us.children(recursive=True)
+    assert len(family) >= 3, "the fork server and its two"
+    running.terminate()
+    code, outlived = running.wait(60), psutil.wait_procs(family, timeout=30)[1]
+    for process in outlived:
+        process.kill()
+    assert (code, outlived) == (128 + signal.SIGTERM, [])
 
 
 def test_every_claim_of_ours_can_be_run() -> None:
