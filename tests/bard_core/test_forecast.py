@@ -12,7 +12,7 @@ from bard_core.store import artifacts, places, times
 from bard_core.training.spec import run_of, source_spec
 from tasks.progress import said
 
-LAB = Path(__file__).resolve().parents[2] / "configs" / "lab.yaml"
+LAB = Path(__file__).resolve().parents[2] / "configs" / "lab_stages.yaml"
 TINY = [("data.lab.train_images", "8"), ("data.lab.eval_images", "2")]
 
 
@@ -31,9 +31,9 @@ def test_a_training_goes_on_where_its_checkpoint_stands(bard_home, tmp_path):
     assert set(words(config).values()) == {"runs"}
     dataset = prepare(config.data, places.dataset_uri(config.storage_config, config.data, raw_inputs(config.data), []))
     run = run_of(source_spec(config.source, dataset))
-    commit(tmp_path, run.checkpoint(350), kind="checkpoint", step=350)
+    commit(tmp_path, run.checkpoint(500), kind="checkpoint", step=500)
     found = words(config)
-    assert (found["prepare"], found["source"], found["pbm-b4"]) == ("kept", "continues at step 350", "runs")
+    assert (found["prepare"], found["source"], found["pbm-b4"]) == ("kept", "continues at step 500", "runs")
     (Path(run.checkpoint(350)) / "manifest.json").unlink()
     assert words(config)["source"] == "runs", "half a checkpoint is none"
 
@@ -41,7 +41,7 @@ def test_a_training_goes_on_where_its_checkpoint_stands(bard_home, tmp_path):
 def test_a_finished_training_is_kept_and_another_rate_is_another_training(bard_home, tmp_path):
     config = read_config(LAB, TINY)
     dataset = prepare(config.data, places.dataset_uri(config.storage_config, config.data, raw_inputs(config.data), []))
-    commit(tmp_path, run_of(source_spec(config.source, dataset)).checkpoint(700), kind="checkpoint", step=700)
+    commit(tmp_path, run_of(source_spec(config.source, dataset)).checkpoint(1000), kind="checkpoint", step=1000)
     assert words(config)["source"] == "kept"
     assert forecast(config).lines[1] == "source: kept and judged again"
     assert words(read_config(LAB, [*TINY, ("source.train.optimizer.lr", "1e-3")]))["source"] == "runs"
@@ -59,7 +59,7 @@ def test_what_is_left_is_timed_by_the_last_run(bard_home):
     config = read_config(LAB, TINY)
     assert forecast(config).lines[-1].startswith("how long it takes is not known")
     assert said(forecast(config), "pbm-b8") == "stage 3 of 6: pbm-b8"
-    for what, seconds, units in (("prepare", 3, 1), ("source", 70, 700), ("judge source lab", 4, 1), ("evaluate source", 6, 1)):
+    for what, seconds, units in (("prepare", 3, 1), ("source", 100, 1000), ("judge source lab", 4, 1), ("evaluate source", 6, 1)):
         times.note(what, seconds, units)
     times.note("report", 2)
     left = 0.1 * (250 + 250 + 450 + 750) + 10 * 4 + 2

@@ -90,7 +90,7 @@ def test_epochs_need_a_number_of_samples_and_frozen_parts_no_state(capsys, tmp_p
     text = (
         (CONFIGS / "lab.yaml")
         .read_text()
-        .replace("    steps: 700\n    batch_size: 16", "    num_epochs: 2\n    batch_size: 16", 1)
+        .replace("    steps: 1000\n    batch_size: 16", "    num_epochs: 2\n    batch_size: 16", 1)
     )
     (tmp_path / "epochs.yaml").write_text(text)
     assert main.main(["plan", str(tmp_path / "epochs.yaml")]) == 2
@@ -100,7 +100,7 @@ def test_epochs_need_a_number_of_samples_and_frozen_parts_no_state(capsys, tmp_p
     assert source["steps"] == 126  # 2002 samples in batches of 16
     total = source["checkpoint"] // 12
     assert pbm["checkpoint"] < 12 * total  # the vision side is frozen there
-    (tmp_path / "frozen.yaml").write_text(text.replace("lr: 2.0e-3", "freeze_embeddings: true\n      lr: 2.0e-3", 1))
+    (tmp_path / "frozen.yaml").write_text(text.replace("lr: 3.0e-3", "freeze_embeddings: true\n      lr: 3.0e-3", 1))
     assert main.main(["plan", str(tmp_path / "frozen.yaml"), "--json", "--train-samples", "1001"]) == 0
     frozen = json.loads(capsys.readouterr().out)
     assert frozen["stages"][0]["checkpoint"] == 12 * total - 8 * frozen["parameters"]["embeddings"]
