@@ -12,7 +12,7 @@ from bard_core.store import artifacts, places, times
 from bard_core.training.spec import run_of, source_spec
 from tasks.progress import said
 
-LAB = Path(__file__).resolve().parents[2] / "configs" / "lab_stages.yaml"
+LAB = Path(__file__).resolve().parents[2] / "configs" / "lab.yaml"
 TINY = [("data.lab.train_images", "8"), ("data.lab.eval_images", "2")]
 
 

@@ -8,7 +8,7 @@ import pytest
 from bard_core.config.faults import read_config
 from bard_core.store import artifacts, storage
 
-LAB = Path(__file__).resolve().parents[3] / "configs" / "lab_stages.yaml"
+LAB = Path(__file__).resolve().parents[3] / "configs" / "lab.yaml"
 SHORT = [
     option
     for stage in ("source.train", "pbm.stages.0.train", "pbm.stages.1.train", "swd.train")

@@ -12,8 +12,7 @@ import yaml
 from bard_core.cli import main
 from bard_core.config.faults import ConfigFaultsError, read_config
 
-LAB = (Path(__file__).resolve().parents[3] / "configs" / "lab_stages.yaml").read_text(encoding="utf-8")
-LAB = LAB.replace("name: lab_stages", "name: lab")
+LAB = (Path(__file__).resolve().parents[3] / "configs" / "lab.yaml").read_text(encoding="utf-8")
 LAB = LAB.replace("clean_attention: causal", "clean_attention: block")  # some faults are of the paper's alone
 
 
@@ -21,7 +20,7 @@ def line_of(text: str, words: str) -> int:
     return next(number for number, line in enumerate(text.splitlines(), start=1) if words in line)
 
 
-# What is changed in lab_stages.yaml; what the message says of it. Each is refused at the line of the change.
+# What is changed in lab.yaml; what the message says of it. Each is refused at the line of the change.
 BAD = [
     ("name: lab", "name: ../lab", "name: .*no name for a folder"),
     ("name: lab", "name: ''", "name: is ''; allowed: at least 1 character"),
