@@ -140,7 +140,7 @@ def _means(variant: Body) -> dict[tuple[str, str], dict[str, list[float]]]:
 
 def _table(body: Body) -> Iterator[str]:
     """A row a variant, model and point, source models once."""
-    yield "| variant | model | at | accuracy | TPF | speed-up | steps | PFLOP |"
+    yield "| variant | model | at | accuracy | TPF | speed-up | steps | TFLOP |"
     yield "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
     told = False
     for name, variant in body["variants"].items():
@@ -151,7 +151,7 @@ def _table(body: Body) -> Iterator[str]:
             spent = [seed["trained"][model] for seed in variant["seeds"].values() if model in seed["trained"]]
             steps, flops = (fmean(run[f"total_{kind}"] for run in spent) if spent else 0.0 for kind in ("steps", "flops"))
             accuracy, error = (100 * value for value in (fmean(numbers["accuracy"]), standard_error(numbers["accuracy"])))
-            cost = f"{steps:.0f} | {flops / 1e15:.2f}" if steps else "– | –"
+            cost = f"{steps:.0f} | {flops / 1e12:.1f}" if steps else "– | –"
             yield (
                 f"| {'all' if model == 'source' else name} | {model} | {point} | {accuracy:.1f} ± {error:.1f} % "
                 f"| {fmean(numbers['tokens_per_forward']):.2f} | {fmean(numbers['speedup']):.2f}x | {cost} |"
