@@ -116,7 +116,7 @@ def test_two_sources_of_one_name_and_a_suite_without_its_questions_are_refused(t
     (tmp_path / "a.yaml").write_text(text)
     (tmp_path / "b.yaml").write_text(text.replace("  max_tokens: 512", f"  sources: [{source}, {source}]"))
     assert main.main(["check", str(tmp_path / "a.yaml")]) == 2
-    assert re.search(r":69: evaluation.suite: .*none.jsonl", capsys.readouterr().err)
+    assert re.search(rf":{line_of(text, '  suite: ')}: evaluation.suite: .*none.jsonl", capsys.readouterr().err)
     assert main.main(["check", str(tmp_path / "b.yaml")]) == 2
     assert "two entries of data.sources have the name 'x'" in capsys.readouterr().err
 
