@@ -14,7 +14,7 @@ QUESTION = "How do a training step and decoding grow with prefix, answer, block 
 
 def read(folder: Path) -> list[Body]:
     """The growth-<machine>.json of a folder, each with its serve-<machine>.json under ``serving`` where that is."""
-    found = []
+    found: list[Body] = []
     for path in sorted(folder.glob("growth-*.json")):
         body = json.loads(path.read_text(encoding="utf-8"))
         served = path.with_name(path.name.replace("growth", "serve", 1))
