@@ -33,7 +33,7 @@ def section(bodies: Sequence[Body], pictures: Path) -> Iterator[str]:
     """Markdown: a row a curve; the picture is written into ``pictures``."""
     yield f"## {NUMBER} {NAME}\n"
     yield f"{QUESTION} Cost is as size to the power of the exponent: 1 is linear, 0 is free.\n"
-    yield "```sh\nmake bench-growth bench-serve\n```\n"
+    yield "Measured by `make bench-growth` and `make bench-serve`.\n"
     for number, body in enumerate(bodies):
         picture = f"{NAME}.png" if not number else f"{NAME}-{number + 1}.png"
         (pictures / picture).write_bytes(series_png(_series(body), "times the smallest size", "times its cost", logarithmic=True))
