@@ -176,8 +176,8 @@ def _all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[int, UnitRef]]:
     left = dict(enumerate(jobs))
     while True:
         with ProcessPoolExecutor(processes, mp_context=context) as pool:
-            futures = {pool.submit(make_unit, job): number for number, job in left.items()}
             try:
+                futures = {pool.submit(make_unit, job): number for number, job in left.items()}
                 for future in as_completed(futures):
                     unit = future.result()
                     yield futures[future], unit

@@ -195,6 +195,21 @@ def test_a_pool_that_is_killed_goes_on_with_fewer_processes(
     assert "Going on with 1, finished units stay" in caplog.text
 
 
+def test_a_pool_that_breaks_while_shards_are_handed_out_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DataConfig(sources=(raw(tmp_path / "raw", [[shade] for shade in range(12)], shards=3),))
+
+    class Pool(ProcessPoolExecutor):
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            if self._max_workers == 1:
+                return super().submit(*args, **kwargs)
+            killed = super().submit(signal.raise_signal, signal.SIGKILL)
+            killed.exception()  # waits: the next finds the pool broken
+            return killed
+
+    monkeypatch.setattr(preparing, "ProcessPoolExecutor", Pool)
+    assert prepare(config, str(tmp_path / "out"), processes=3).epoch_samples == 12
+
+
 def test_images_decide_the_split_and_bad_rows_are_counted_and_quarantined(tmp_path: Path) -> None:
     samples: list[list[int | None]] = [[shade % 100] for shade in range(200)]  # every image occurs in two rows
     mixed: list[list[int | None]] = [[shade, shade + 1] for shade in range(60)]
