@@ -23,9 +23,9 @@ def read(folder: Path) -> list[Body]:
 
 
 def verdict(bodies: Sequence[Body]) -> str:
-    """Its row in the table of verdicts: the exponents of the longest measured doublings."""
-    steepest = {curve["of"]: curve for curve in bodies[0]["curves"] if curve["over"] == "prefix"}
-    told = ", ".join(f"{of} {curve['last']:.2f} in the prefix" for of, curve in steepest.items())
+    """Its row in the table of verdicts: the exponents over the prefix, of the last step."""
+    over_prefix = [curve for curve in bodies[0]["curves"] if curve["over"] == "prefix"]
+    told = ", ".join(f"{curve['of']} {curve['last']:.2f} in the prefix" for curve in over_prefix)
     return f"| {NUMBER} | [{QUESTION}](#{NUMBER}-{NAME}) | measured | exponents: {told} |"
 
 

@@ -189,12 +189,12 @@ def test_processes_share_the_work(bard_home: Path) -> None:
 
 
 FOREVER = """
-from test_findings import SHORT, tiny_claim
+from test_findings import tiny_claim
 from bard_core.findings import pool
 from bard_core.findings.pieces import distinct, recipes
 
 claim = tiny_claim()
-settings = {**claim.settings, **{f"source.train.{name}": value for name, value in SHORT.items()}, "source.train.steps": 10**6}
+settings = {**claim.settings, "source.train.steps": 10**6}
 pool.run_all(distinct(recipes([claim.model_copy(update={"settings": settings})], seeds=[0, 1])), processes=2)
 """
 
