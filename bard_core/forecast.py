@@ -13,7 +13,8 @@ from typing import Literal
 
 from bard_core.config.file import PipelineConfig, shown
 from bard_core.config.references import block_size_of, pbm_stage
-from bard_core.config.sections import DataConfig, EvaluationConfig
+from bard_core.config.sections.data import DataConfig
+from bard_core.config.sections.evaluation import EvaluationConfig
 from bard_core.data.inputs import InputError, found_model, in_role, raw_inputs, written_model
 from bard_core.evaluation.benchmark import judged_key
 from bard_core.evaluation.looks import looks_key

@@ -8,15 +8,13 @@ import os
 import uuid
 from collections.abc import Iterator
 
-from bard_core.config.sections import (
-    ComputeConfig,
-    DataConfig,
-    PBMConfig,
-    SourceConfig,
-    StorageConfig,
-    SWDConfig,
-    TrainConfig,
-)
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.data import DataConfig
+from bard_core.config.sections.pbm import PBMConfig
+from bard_core.config.sections.source import SourceConfig
+from bard_core.config.sections.storage import StorageConfig
+from bard_core.config.sections.swd import SWDConfig
+from bard_core.config.sections.train import TrainConfig
 from bard_core.store import storage
 
 

@@ -30,7 +30,7 @@ from _machine import write as write_result
 from _reading import measure_read
 from PIL import Image
 
-from bard_core.config.sections import DataConfig
+from bard_core.config.sections.data import DataConfig
 from bard_core.config.sources import RawSource
 
 ROWS_PER_SHARD = 50

@@ -19,7 +19,8 @@ import torch
 from _machine import write
 from decode import MASK, PAD, SHAPES, build
 
-from bard_core.config.sections import NoiseConfig, OptimizerConfig, TrainConfig
+from bard_core.config.sections.noise import NoiseConfig
+from bard_core.config.sections.train import OptimizerConfig, TrainConfig
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.examples import Example, attach_positions
 from bard_core.decoding import generate

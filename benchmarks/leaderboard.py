@@ -62,7 +62,7 @@ def timed(action: Callable[[], Any]) -> dict[str, float]:
 
 def measure(folder: Path, checkpoints: int) -> dict[str, Any]:
     from bard_core import tracking
-    from bard_core.config.sections import TrackingConfig
+    from bard_core.config.sections.storage import TrackingConfig
     from bard_core.report import leaderboard
 
     config = TrackingConfig(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", experiment=f"of-{checkpoints}")

@@ -86,7 +86,8 @@ def convert(
     """One PBM stage, in place; the loss of each step."""
     from dataclasses import replace
 
-    from bard_core.config.sections import NoiseConfig, OptimizerConfig, TrainConfig
+    from bard_core.config.sections.noise import NoiseConfig
+    from bard_core.config.sections.train import OptimizerConfig, TrainConfig
     from bard_core.data.batches import BatchSpec, collate
     from bard_core.diffusion.noise import replacement_tokens
     from bard_core.models import bard_settings, record_settings

@@ -34,7 +34,9 @@ def worker(folder: Path, rank: int, world: int, arguments: argparse.Namespace) -
     import torch.distributed as dist
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from bard_core.config.sections import CheckpointConfig, NoiseConfig, OptimizerConfig, TrainConfig
+    from bard_core.config.sections.compute import CheckpointConfig
+    from bard_core.config.sections.noise import NoiseConfig
+    from bard_core.config.sections.train import OptimizerConfig, TrainConfig
     from bard_core.data.batches import BatchSpec
     from bard_core.data.examples import Positions
     from bard_core.data.feed import MicroBatches, Walk

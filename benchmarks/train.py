@@ -69,7 +69,7 @@ def build(shape: dict[str, Any], device: torch.device) -> Any:
 
 
 def spec_and_examples(shape: dict[str, Any]) -> tuple[Any, list[Any]]:
-    from bard_core.config.sections import NoiseConfig
+    from bard_core.config.sections.noise import NoiseConfig
     from bard_core.data.batches import BatchSpec
     from bard_core.data.examples import Example
 
@@ -89,7 +89,7 @@ class Ours:
     """The training stages' own step. On a GPU the samples share a packed row; a CPU gains nothing from that."""
 
     def __init__(self, model: Any, optimizer: torch.optim.Optimizer, shape: dict[str, Any], device: torch.device) -> None:
-        from bard_core.config.sections import TrainConfig
+        from bard_core.config.sections.train import TrainConfig
         from bard_core.training.objectives import ProgressiveBlockMerging
 
         self.spec, self.examples = spec_and_examples(shape)

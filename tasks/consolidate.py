@@ -1,6 +1,6 @@
 """consolidate: a training checkpoint to a model anyone can load."""
 
-from bard_core.config.sections import StorageConfig, TrackingConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.store import artifacts, claims, places
 from bard_core.tracking import log_model, stage_run
 from bard_core.training.checkpoints.delivery import deliver

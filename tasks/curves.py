@@ -2,7 +2,7 @@
 
 from flytekit import Deck
 
-from bard_core.config.sections import StorageConfig, TrackingConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.report import build as reporting
 from bard_core.store import artifacts, places
 from bard_core.store.refs import CheckpointRef

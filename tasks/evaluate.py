@@ -3,7 +3,8 @@
 import time
 from contextlib import nullcontext
 
-from bard_core.config.sections import EvaluationConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections.evaluation import EvaluationConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.evaluation import benchmark as judging
 from bard_core.evaluation.benchmark import Share
 from bard_core.evaluation.evaluate import evaluate as judge

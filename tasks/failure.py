@@ -6,17 +6,13 @@ from pathlib import Path
 from flytekit.types.error import FlyteError
 
 from bard_core import tracking as mlflow_tracking
-from bard_core.config.sections import (
-    ComputeConfig,
-    DataConfig,
-    EvaluationConfig,
-    GateConfig,
-    PBMConfig,
-    SourceConfig,
-    StorageConfig,
-    SWDConfig,
-    TrackingConfig,
-)
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.data import DataConfig
+from bard_core.config.sections.evaluation import EvaluationConfig, GateConfig
+from bard_core.config.sections.pbm import PBMConfig
+from bard_core.config.sections.source import SourceConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
+from bard_core.config.sections.swd import SWDConfig
 from bard_core.store import storage
 from tasks import errors
 from tasks.settings import stage_task

@@ -4,7 +4,7 @@ import json
 
 from flytekit import Deck
 
-from bard_core.config.sections import StorageConfig
+from bard_core.config.sections.storage import StorageConfig
 from bard_core.findings.page import write_page
 from bard_core.findings.pieces import distinct, recipes
 from bard_core.findings.results import write_results

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from bard_core import known_warnings
-from bard_core.config.sections import ComputeConfig, TrackingConfig
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.data.batches import noisy_copies
 from bard_core.data.fit import RowsTooShortError, check_rows
 from bard_core.data.reader import Reader

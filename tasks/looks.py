@@ -1,6 +1,6 @@
 """looks: what the images of a suite's benchmarks look like, so that no training image is one of them."""
 
-from bard_core.config.sections import StorageConfig
+from bard_core.config.sections.storage import StorageConfig
 from bard_core.evaluation.looks import looks_key, see_suite
 from bard_core.store import places
 from tasks.settings import Looks, stage_task

@@ -1,6 +1,9 @@
 """pbm: one stage of Progressive Block Merging, from the model of the stage before."""
 
-from bard_core.config.sections import ComputeConfig, PBMMethod, TrackingConfig, TrainConfig
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.pbm import PBMMethod
+from bard_core.config.sections.storage import TrackingConfig
+from bard_core.config.sections.train import TrainConfig
 from bard_core.training.spec import pbm_spec
 from tasks.launch import train_on_ray
 from tasks.ray_cluster import ray_task

@@ -4,7 +4,8 @@ import json
 
 from flytekit import Deck
 
-from bard_core.config.sections import DataConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections.data import DataConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.data import card, inputs
 from bard_core.data import prepare as preparing
 from bard_core.data.benchmarks import read_looks

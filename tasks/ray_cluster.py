@@ -15,7 +15,7 @@ from flytekit import PodTemplate
 from flytekitplugins.ray import HeadNodeConfig, RayJobConfig, WorkerNodeConfig
 from kubernetes.client import V1EnvVar, V1ExecAction, V1Probe, V1ResourceRequirements
 
-from bard_core.config.sections import ComputeConfig
+from bard_core.config.sections.compute import ComputeConfig
 from bard_core.config.versions import Code
 from tasks.resources import primary, with_shared_memory
 from tasks.settings import stage_task

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 
-from bard_core.config.sections import ComputeConfig
+from bard_core.config.sections.compute import ComputeConfig
 from bard_core.preflight import PreflightError
 from tasks import stopping
 from tasks.follow import local_ray_trouble as trouble

@@ -3,7 +3,8 @@
 import tempfile
 from pathlib import Path
 
-from bard_core.config.sections import EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections.evaluation import EvaluationConfig, GateConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.promotion import comparison
 from bard_core.promotion import reevaluate as rejudging
 from bard_core.promotion.reevaluate import Pending

@@ -6,16 +6,12 @@ from pathlib import Path
 from flytekit import Deck
 
 from bard_core.config.file import shown
-from bard_core.config.sections import (
-    DataConfig,
-    EvaluationConfig,
-    GateConfig,
-    PBMConfig,
-    SourceConfig,
-    StorageConfig,
-    SWDConfig,
-    TrackingConfig,
-)
+from bard_core.config.sections.data import DataConfig
+from bard_core.config.sections.evaluation import EvaluationConfig, GateConfig
+from bard_core.config.sections.pbm import PBMConfig
+from bard_core.config.sections.source import SourceConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
+from bard_core.config.sections.swd import SWDConfig
 from bard_core.evaluation import tradeoff
 from bard_core.report import build as reporting
 from bard_core.report import leaderboard

@@ -1,6 +1,6 @@
 """resolve: a model that a configuration names by its place, brought in as it was found; a source is given its mask token."""
 
-from bard_core.config.sections import StorageConfig, TrackingConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.data import inputs
 from bard_core.data.inputs import FoundModel
 from bard_core.models.convert import adopt, check_vocabulary

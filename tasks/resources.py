@@ -19,7 +19,7 @@ from kubernetes.client import (
     V1VolumeMount,
 )
 
-from bard_core.config.sections import ComputeConfig, PlaceConfig, PodConfig, PodStage
+from bard_core.config.sections.compute import ComputeConfig, PlaceConfig, PodConfig, PodStage
 
 SECRET = "bard-training"  # its keys become environment variables of every pod (HF_TOKEN, ...); it may be missing
 GRACE_S = 180  # between SIGTERM and SIGKILL; longer than compute.stop_within_s

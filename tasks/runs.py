@@ -7,17 +7,13 @@ import os
 from bard_core import preflight
 from bard_core import tracking as mlflow_tracking
 from bard_core.config.file import PipelineConfig, check_data, check_stages
-from bard_core.config.sections import (
-    ComputeConfig,
-    DataConfig,
-    EvaluationConfig,
-    GateConfig,
-    PBMConfig,
-    SourceConfig,
-    StorageConfig,
-    SWDConfig,
-    TrackingConfig,
-)
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.data import DataConfig
+from bard_core.config.sections.evaluation import EvaluationConfig, GateConfig
+from bard_core.config.sections.pbm import PBMConfig
+from bard_core.config.sections.source import SourceConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
+from bard_core.config.sections.swd import SWDConfig
 from bard_core.evaluation import tradeoff
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.evaluation.suites import suite_of

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from flytekit import FlyteContextManager, HashMethod, dynamic, task
 
 from bard_core import known_warnings
-from bard_core.config.sections import PodStage
+from bard_core.config.sections.compute import PodStage
 from bard_core.config.versions import VERSIONS, Code
 from bard_core.preflight import PreflightError
 from bard_core.store import storage

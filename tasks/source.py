@@ -1,6 +1,8 @@
 """source: the autoregressive model that everything starts from."""
 
-from bard_core.config.sections import ComputeConfig, SourceConfig, TrackingConfig
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.source import SourceConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.training.spec import source_spec
 from tasks.launch import train_on_ray
 from tasks.ray_cluster import ray_task

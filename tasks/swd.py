@@ -1,6 +1,8 @@
 """swd: Stage-Wise Distillation of a large-block student from the frozen small-block teacher."""
 
-from bard_core.config.sections import ComputeConfig, SWDConfig, TrackingConfig
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.storage import TrackingConfig
+from bard_core.config.sections.swd import SWDConfig
 from bard_core.diffusion.names import CleanAttention
 from bard_core.training.spec import swd_spec
 from tasks.launch import train_on_ray

@@ -109,7 +109,7 @@ def golden_dir() -> Path:
 @pytest.fixture(scope="session")
 def lab_dataset(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A small prepared lab dataset."""
-    from bard_core.config.sections import DataConfig, LabWorldConfig
+    from bard_core.config.sections.data import DataConfig, LabWorldConfig
     from bard_core.data.prepare import prepare
 
     world = LabWorldConfig(train_images=8, eval_images=8, cell_px=32)
@@ -134,7 +134,7 @@ def make_model(lab_dataset: Any) -> Callable[..., Any]:
     """``make_model(folder, block_size, seed)``: a random lab model, committed; block size 1 is the source."""
     from transformers import AutoProcessor
 
-    from bard_core.config.sections import LabModelConfig
+    from bard_core.config.sections.source import LabModelConfig
     from bard_core.diffusion.names import MASK_TOKEN
     from bard_core.lab.model import build_lab_model
     from bard_core.models import BardSettings, record_settings

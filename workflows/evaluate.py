@@ -8,7 +8,9 @@ from typing import Any
 
 from flytekit import map_task
 
-from bard_core.config.sections import ComputeConfig, EvaluationConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.evaluation import EvaluationConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.store.claims import Claim
 from tasks.evaluate import answer_share, benchmarks_of, finish_evaluation, judge_benchmark, shares_of
 from tasks.resources import pod

@@ -10,7 +10,8 @@ from typing import Any
 
 from flytekit import map_task, workflow
 
-from bard_core.config.sections import ComputeConfig, StorageConfig
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.storage import StorageConfig
 from tasks.finding import do_piece, levels_of, tell
 from tasks.resources import pod
 from tasks.settings import Report, stage_dynamic

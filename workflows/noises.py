@@ -7,7 +7,11 @@ The data and source stages are those of ``workflows/pipeline.py``, found in the 
 
 from flytekit import workflow
 
-from bard_core.config.sections import ComputeConfig, DataConfig, NoiseStudy, SourceConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.data import DataConfig
+from bard_core.config.sections.pbm import NoiseStudy
+from bard_core.config.sections.source import SourceConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from tasks.consolidate import consolidate
 from tasks.curves import curves
 from tasks.pbm import pbm as merge_blocks

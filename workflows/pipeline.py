@@ -9,17 +9,13 @@ has changed.
 from flytekit import workflow
 
 from bard_core.config.references import pbm_stage
-from bard_core.config.sections import (
-    ComputeConfig,
-    DataConfig,
-    EvaluationConfig,
-    GateConfig,
-    PBMConfig,
-    SourceConfig,
-    StorageConfig,
-    SWDConfig,
-    TrackingConfig,
-)
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.data import DataConfig
+from bard_core.config.sections.evaluation import EvaluationConfig, GateConfig
+from bard_core.config.sections.pbm import PBMConfig
+from bard_core.config.sections.source import SourceConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
+from bard_core.config.sections.swd import SWDConfig
 from tasks.consolidate import consolidate
 from tasks.failure import report_failure
 from tasks.pbm import pbm as merge_blocks

@@ -4,7 +4,9 @@ from functools import partial
 
 from flytekit import map_task
 
-from bard_core.config.sections import ComputeConfig, DataConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.data import DataConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.store.refs import UnitsRef
 from tasks.looks import see_benchmarks
 from tasks.prepare import prepare_dataset, prepare_units, raw_inputs

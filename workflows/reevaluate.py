@@ -7,7 +7,9 @@ Starting it twice at once judges once; starting it again judges nothing.
 
 from flytekit import workflow
 
-from bard_core.config.sections import ComputeConfig, EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.evaluation import EvaluationConfig, GateConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.promotion.reevaluate import Pending
 from bard_core.store.refs import EvalResult
 from tasks.reevaluate import conclude, plan

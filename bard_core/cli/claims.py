@@ -52,7 +52,7 @@ def findings(
 
 
 def _planned(pieces: dict[str, Any]) -> list[str]:
-    from bard_core.config.sections import StorageConfig
+    from bard_core.config.sections.storage import StorageConfig
     from bard_core.findings.work import found
 
     done = {key for key, piece in pieces.items() if found(piece, StorageConfig()) is not None}

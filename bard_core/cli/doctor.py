@@ -115,7 +115,7 @@ def mlflow() -> Iterator[Finding]:
     from urllib.error import HTTPError
 
     from bard_core import tracking
-    from bard_core.config.sections import TrackingConfig
+    from bard_core.config.sections.storage import TrackingConfig
 
     where = tracking.tracking_uri(TrackingConfig())
     if where.startswith(("http://", "https://")):

@@ -12,7 +12,7 @@ from bard_core.cli.configuration import Json, read
 
 if TYPE_CHECKING:
     from bard_core.config.file import PipelineConfig
-    from bard_core.config.sections import DataConfig
+    from bard_core.config.sections.data import DataConfig
 
 WHAT = "a file of configs/, or hf://datasets/OWNER/NAME (or a folder below it), s3://BUCKET/PREFIX, a base model's OWNER/NAME"
 

@@ -30,7 +30,7 @@ def ui(
         raise RuntimeError(f"ports {port} to {port + TRIED - 1} are all taken; name another with --port")
     if free != port:
         print(f"port {port} is taken; using {free}", flush=True)
-    from bard_core.config.sections import TrackingConfig
+    from bard_core.config.sections.storage import TrackingConfig
     from bard_core.store import storage
     from bard_core.tracking import comparison_page
 

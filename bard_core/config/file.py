@@ -8,18 +8,13 @@ from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from bard_core.config.references import FORMS, block_size_of, is_stage, pbm_stage
-from bard_core.config.sections import (
-    ComputeConfig,
-    DataConfig,
-    DecodingConfig,
-    EvaluationConfig,
-    GateConfig,
-    PBMConfig,
-    SourceConfig,
-    StorageConfig,
-    SWDConfig,
-    TrackingConfig,
-)
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.data import DataConfig
+from bard_core.config.sections.evaluation import DecodingConfig, EvaluationConfig, GateConfig
+from bard_core.config.sections.pbm import PBMConfig
+from bard_core.config.sections.source import SourceConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
+from bard_core.config.sections.swd import SWDConfig
 from bard_core.config.strict import Name, StrictModel
 
 STAGE_FAULTS = "stage_faults"  # the type of pydantic's error; its context holds the faults

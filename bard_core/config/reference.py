@@ -74,6 +74,8 @@ def _kind(annotation: Any) -> str:
     if origin is tuple:
         inner = [_kind(part) for part in parts if part is not Ellipsis]
         return f"list of {inner[0]}" if Ellipsis in parts else f"[{', '.join(inner)}]"
+    if origin is dict:
+        return f"map of {_kind(parts[0])} to {_kind(parts[1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"section {annotation.__name__.removesuffix('Config')}"
     return {int: "whole number", float: "number", str: "text", bool: "`true`, `false`"}.get(annotation, str(annotation))

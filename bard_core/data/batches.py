@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bard_core.config.sections import NoiseConfig
+from bard_core.config.sections.noise import NoiseConfig
 from bard_core.data.batch import Batch, Supervision
 from bard_core.data.bins import Rows
 from bard_core.data.examples import Example

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bard_core.config.references import REGISTERED, hub_id
-from bard_core.config.sections import DataConfig, TrackingConfig
+from bard_core.config.sections.data import DataConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.config.sources import RawSource
 from bard_core.config.strict import StrictModel
 from bard_core.data.sources import FORMATS, base_of

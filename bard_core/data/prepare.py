@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from bard_core.config.sections import DataConfig
+from bard_core.config.sections.data import DataConfig
 from bard_core.config.sources import RawSource
 from bard_core.data import index
 from bard_core.data.card import build_card, page, summary

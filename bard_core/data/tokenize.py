@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bard_core.config.sections import DataConfig
+from bard_core.config.sections.data import DataConfig
 from bard_core.data.messages import Sample
 from bard_core.data.refusal import RowRefused
 from bard_core.data.videos import VideoReader

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import Field
 
-from bard_core.config.sections import DecodingConfig, EvaluationConfig
+from bard_core.config.sections.evaluation import DecodingConfig, EvaluationConfig
 from bard_core.config.strict import StrictModel
 from bard_core.config.versions import VERSIONS
 from bard_core.evaluation.answers import AnswerStore

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bard_core.config.sections import DecodingConfig, EvaluationConfig
+from bard_core.config.sections.evaluation import DecodingConfig, EvaluationConfig
 from bard_core.config.versions import VERSIONS
 from bard_core.evaluation.benchmark import judge, lmms, quiet
 from bard_core.evaluation.compare import load_samples

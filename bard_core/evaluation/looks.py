@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bard_core.config.sections import EvaluationConfig
+from bard_core.config.sections.evaluation import EvaluationConfig
 from bard_core.data.images import LOOK_BYTES, look_of
 from bard_core.evaluation.benchmark import lmms, quiet
 from bard_core.evaluation.suites import prepare_task, suite_digest, suite_of

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from bard_core.config.sections import DecodingConfig, EvaluationConfig
+from bard_core.config.sections.evaluation import DecodingConfig, EvaluationConfig
 from bard_core.evaluation.compare import source_of
 from bard_core.store.refs import EvalResult, OperatingPoint
 

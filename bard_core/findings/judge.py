@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bard_core.config.sections import EvaluationConfig
+from bard_core.config.sections.evaluation import EvaluationConfig
 from bard_core.data.conversation import with_system_turn
 from bard_core.data.heldout import held_out
 from bard_core.data.images import open_image

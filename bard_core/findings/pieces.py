@@ -11,15 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bard_core.config.file import PipelineConfig
 from bard_core.config.references import pbm_stage
-from bard_core.config.sections import (
-    DataConfig,
-    EvaluationConfig,
-    PBMMethod,
-    PBMStage,
-    SourceConfig,
-    StorageConfig,
-    SWDConfig,
-)
+from bard_core.config.sections.data import DataConfig
+from bard_core.config.sections.evaluation import EvaluationConfig
+from bard_core.config.sections.pbm import PBMMethod, PBMStage
+from bard_core.config.sections.source import SourceConfig
+from bard_core.config.sections.storage import StorageConfig
+from bard_core.config.sections.swd import SWDConfig
 from bard_core.config.versions import VERSIONS, Code
 from bard_core.diffusion.names import CleanAttention
 from bard_core.findings.spec import SOURCE, Claim, trained_models

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from multiprocessing import active_children, get_context
 from typing import Any
 
-from bard_core.config.sections import StorageConfig
+from bard_core.config.sections.storage import StorageConfig
 from bard_core.findings.pieces import Work
 from bard_core.findings.work import found, run
 from bard_core.progress import Bar

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from bard_core.config.file import shown
-from bard_core.config.sections import StorageConfig
+from bard_core.config.sections.storage import StorageConfig
 from bard_core.findings.forwards import at_forwards
 from bard_core.findings.judge import AUTOREGRESSIVE, point_of
 from bard_core.findings.pieces import BlockTraining, Distillation, Recipe, recipe

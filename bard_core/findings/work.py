@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from bard_core.config.sections import CheckpointConfig, StorageConfig
+from bard_core.config.sections.compute import CheckpointConfig
+from bard_core.config.sections.storage import StorageConfig
 from bard_core.data import inputs
 from bard_core.data import prepare as preparing
 from bard_core.findings.cost import training_flops

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from bard_core.config.sections import LabModelConfig
+from bard_core.config.sections.source import LabModelConfig
 
 
 def build_lab_model(config: LabModelConfig, processor: Any, max_image_side_px: int, seed: int) -> Any:

@@ -15,7 +15,7 @@ import random
 import string
 from typing import Any
 
-from bard_core.config.sections import LabTask, LabWorldConfig
+from bard_core.config.sections.data import LabTask, LabWorldConfig
 from bard_core.lab import drawing
 from bard_core.lab.drawing import Cells
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from bard_core.config.sections import LabWorldConfig
+from bard_core.config.sections.data import LabWorldConfig
 from bard_core.config.sources import RawSchema, RawSource
 from bard_core.lab import drawing, tasks
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bard_core.config.sections import LoraConfig
+from bard_core.config.sections.train import LoraConfig
 from bard_core.diffusion.noise import generator_for
 from bard_core.models.vlm import decoder_layers
 from bard_core.models.weights import BASE

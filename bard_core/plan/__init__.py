@@ -13,7 +13,8 @@ import torch
 
 from bard_core.config.file import PipelineConfig
 from bard_core.config.references import REGISTERED, block_size_of, hub_id, is_stage, pbm_stage
-from bard_core.config.sections import NoiseConfig, TrainConfig
+from bard_core.config.sections.noise import NoiseConfig
+from bard_core.config.sections.train import TrainConfig
 from bard_core.data.batches import noisy_copies
 from bard_core.data.index import Index
 from bard_core.data.inputs import found_model

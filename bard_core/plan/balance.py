@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bard_core.config.sections import TrainConfig
+from bard_core.config.sections.train import TrainConfig
 from bard_core.data.bins import share_out
 from bard_core.data.index import Index
 from bard_core.data.order import Order

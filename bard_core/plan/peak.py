@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bard_core.config.sections import ComputeConfig, TrainConfig
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.train import TrainConfig
 from bard_core.models.vlm import decoder_layers, vision_tower
 from bard_core.training.head import chunk_rows
 from bard_core.training.optimizer import rates

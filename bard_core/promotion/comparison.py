@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bard_core.config.sections import GateConfig
+from bard_core.config.sections.evaluation import GateConfig
 from bard_core.evaluation.compare import ComparisonError, Paired, load_samples, paired
 from bard_core.promotion.request import LEFT_OUT, Request, results_of
 from bard_core.store.refs import EvalResult

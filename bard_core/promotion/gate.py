@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bard_core.config.sections import GateConfig
+from bard_core.config.sections.evaluation import GateConfig
 from bard_core.config.strict import StrictModel
 from bard_core.evaluation.compare import ComparisonError, Paired, load_ratios, load_samples, paired, paired_gain
 from bard_core.store.refs import EvalResult

@@ -8,7 +8,8 @@ import json
 import tempfile
 from pathlib import Path
 
-from bard_core.config.sections import EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections.evaluation import EvaluationConfig, GateConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.evaluation.evaluate import load_result, protocol_digest
 from bard_core.promotion.gate import Decision, Judged, decide
 from bard_core.store import artifacts, claims, storage

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bard_core.config.file import read_yaml
-from bard_core.config.sections import ComputeConfig, EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.evaluation import EvaluationConfig, GateConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.config.strict import StrictModel
 from bard_core.promotion.promote import score_of
 from bard_core.store import artifacts, storage

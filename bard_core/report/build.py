@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from bard_core.config.sections import DecodingConfig, GateConfig, SWDConfig
+from bard_core.config.sections.evaluation import DecodingConfig, GateConfig
+from bard_core.config.sections.swd import SWDConfig
 from bard_core.evaluation.compare import load_samples, on_frontier, paired, source_of
 from bard_core.evaluation.tradeoff import accuracy_under_parallelism, points
 from bard_core.report import changes, samples

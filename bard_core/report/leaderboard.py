@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bard_core.config.sections import TrackingConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.evaluation.compare import on_frontier
 from bard_core.report.pictures import frontier_png
 from bard_core.tracking import LoggedScores, scored_models

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bard_core.config.sections import DecodingConfig
+from bard_core.config.sections.evaluation import DecodingConfig
 from bard_core.data.heldout import held_out
 from bard_core.decoding import DoneEvent, generate_autoregressive, stream
 from bard_core.evaluation.compare import load_samples, source_of

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from bard_core.config.sections import GateConfig
+from bard_core.config.sections.evaluation import GateConfig
 from bard_core.evaluation.compare import source_of
 from bard_core.evaluation.tradeoff import points, speedup_at_parity
 from bard_core.promotion.gate import Decision, Judged, decide

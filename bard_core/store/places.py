@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-from bard_core.config.sections import DataConfig, EvaluationConfig, StorageConfig
+from bard_core.config.sections.data import DataConfig
+from bard_core.config.sections.evaluation import EvaluationConfig
+from bard_core.config.sections.storage import StorageConfig
 from bard_core.config.versions import VERSIONS, Code
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import CheckpointRef, DatasetRef, LooksRef, ModelRef, Ref

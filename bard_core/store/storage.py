@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from bard_core.config.sections import StorageConfig
+from bard_core.config.sections.storage import StorageConfig
 from bard_core.store.hiccups import FULL, NothingThereError, StorageError, explained, persistent, tried
 
 __all__ = ["NothingThereError", "StorageError"]

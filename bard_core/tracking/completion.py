@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bard_core.config.sections import TrackingConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.store.refs import DatasetRef, EvalResult
 from bard_core.tracking.models import evaluation_of, find_model, headline, log_evaluation, log_model
 from bard_core.tracking.registry import numbers, register

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bard_core.config.sections import TrackingConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.store import artifacts
 from bard_core.store.refs import EvalResult, ModelRef
 from bard_core.tracking import runs

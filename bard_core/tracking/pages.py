@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bard_core.config.sections import TrackingConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.store.refs import DatasetRef
 from bard_core.tracking import runs
 from bard_core.tracking.models import find_model

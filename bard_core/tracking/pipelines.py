@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from bard_core.config.sections import TrackingConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.store import artifacts, claims
 from bard_core.tracking import runs
 from bard_core.tracking.debts import Debt, locked, owed

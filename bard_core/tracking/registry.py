@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from bard_core.config.sections import TrackingConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.store.refs import DatasetRef, ModelRef
 from bard_core.tracking import runs
 from bard_core.tracking.models import DIGEST_TAG, _log_model

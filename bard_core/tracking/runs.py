@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bard_core.config.sections import TrackingConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.store import claims, databases, storage
 from bard_core.tracking.debts import Debt, locked, owe
 

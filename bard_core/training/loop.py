@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bard_core.config.sections import TrainConfig
+from bard_core.config.sections.train import TrainConfig
 from bard_core.data.batch import Batch
 from bard_core.data.batches import BatchSpec
 from bard_core.data.feed import MicroBatches, steps

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bard_core.config.sections import SWDConfig
+from bard_core.config.sections.swd import SWDConfig
 from bard_core.data.batch import Batch, Supervision
 from bard_core.diffusion.losses import (
     cross_entropy_tokens,

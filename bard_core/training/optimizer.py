@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bard_core.config.sections import OptimizerConfig
+from bard_core.config.sections.train import OptimizerConfig
 from bard_core.models.adapters import is_adapter
 from bard_core.models.vlm import merger_parameters, vision_tower
 

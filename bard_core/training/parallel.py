@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from bard_core.config.sections import ParallelConfig
+from bard_core.config.sections.compute import ParallelConfig
 from bard_core.models.vlm import decoder_layers, vision_tower
 
 # A layer smaller than this is gathered with the root: its own collective would cost more than the memory it saves.

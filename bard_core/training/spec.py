@@ -5,16 +5,12 @@ from typing import Literal
 
 from pydantic import ValidationInfo, field_validator
 
-from bard_core.config.sections import (
-    CheckpointConfig,
-    LabModelConfig,
-    NoiseConfig,
-    PBMMethod,
-    SourceConfig,
-    SWDConfig,
-    TrainConfig,
-    ar_share,
-)
+from bard_core.config.sections.compute import CheckpointConfig
+from bard_core.config.sections.noise import NoiseConfig
+from bard_core.config.sections.pbm import PBMMethod, ar_share
+from bard_core.config.sections.source import LabModelConfig, SourceConfig
+from bard_core.config.sections.swd import SWDConfig
+from bard_core.config.sections.train import TrainConfig
 from bard_core.config.strict import StrictModel, later
 from bard_core.config.versions import VERSIONS
 from bard_core.diffusion.names import CleanAttention, Reduction, SizeDraw

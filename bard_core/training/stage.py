@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from bard_core.config.sections import ParallelConfig
+from bard_core.config.sections.compute import ParallelConfig
 from bard_core.config.versions import VERSIONS
 from bard_core.data.batches import BatchSpec, noisy_copies
 from bard_core.data.examples import Positions

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bard_core.config.sections import NoiseConfig
+from bard_core.config.sections.noise import NoiseConfig
 from bard_core.data.batch import Batch
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.feed import Walk

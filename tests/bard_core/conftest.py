@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bard_core.config.sections import EvaluationConfig, TrackingConfig
+from bard_core.config.sections.evaluation import EvaluationConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.diffusion.layout import CLEAN, NOISY, TokenTable, attention_mask, sample_layout
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.evaluation.suites import suite_digest, suite_of

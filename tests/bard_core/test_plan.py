@@ -9,7 +9,9 @@ import torch
 from bard_core import plan
 from bard_core.cli import main
 from bard_core.config.faults import read_config
-from bard_core.config.sections import LoraConfig, NoiseConfig, ParallelConfig, TrainConfig
+from bard_core.config.sections.compute import ParallelConfig
+from bard_core.config.sections.noise import NoiseConfig
+from bard_core.config.sections.train import LoraConfig, TrainConfig
 from bard_core.data.batches import BatchSpec
 from bard_core.data.examples import Positions
 from bard_core.data.feed import MicroBatches, Walk

@@ -46,7 +46,7 @@ def test_a_failed_pipeline_names_its_error_keeps_what_it_has_and_goes_on(
     cluster: Runner, tmp_path: Path, tiny_config: Callable[..., Any]
 ) -> None:
     """The bounded form: refused at first, then killed behind its dataset, which is a laptop's, then begun again."""
-    from bard_core.config.sections import DataConfig
+    from bard_core.config.sections.data import DataConfig
     from bard_core.data.prepare import prepare
 
     root = f"s3://{cluster.bucket}/first"

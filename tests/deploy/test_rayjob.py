@@ -13,7 +13,7 @@ import yaml
 from flytekit.configuration import Image, ImageConfig, SerializationSettings
 from flytekit.tools.translator import get_serializable
 
-from bard_core.config.sections import ComputeConfig
+from bard_core.config.sections.compute import ComputeConfig
 from tasks.pbm import pbm
 from tasks.ray_cluster import training
 from tasks.resources import GRACE_S, QUEUE_LABEL, SECRET

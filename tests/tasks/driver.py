@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from bard_core.config.sections import ComputeConfig, TrackingConfig
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.training.spec import StageSpec
 from tasks.launch import train_on_ray
 

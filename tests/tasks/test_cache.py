@@ -23,7 +23,7 @@ from bard_core.store import artifacts, storage, workshop
 from bard_core.store.places import artifact_uri
 from bard_core.store.refs import ModelRef
 from tasks.settings import Model, stage_task
-from bard_core.config.sections import StorageConfig
+from bard_core.config.sections.storage import StorageConfig
 
 
 @stage_task("train", "control", code="pbm")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bard_core import tracking
-from bard_core.config.sections import StorageConfig, TrackingConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.store import artifacts, provenance
 from bard_core.store.refs import CheckpointRef
 from bard_core.training.checkpoints import delivery

@@ -16,7 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bard_core.config.sections import CheckpointConfig, DataConfig, LabModelConfig, LabWorldConfig, OptimizerConfig, TrainConfig
+from bard_core.config.sections.compute import CheckpointConfig
+from bard_core.config.sections.data import DataConfig, LabWorldConfig
+from bard_core.config.sections.source import LabModelConfig
+from bard_core.config.sections.train import OptimizerConfig, TrainConfig
 from bard_core.data.prepare import prepare
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import CheckpointRef, DatasetRef

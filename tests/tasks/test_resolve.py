@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bard_core.config.sections import StorageConfig, TrackingConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.data.inputs import found_model
 from bard_core.models import bard_settings, load
 from bard_core.models.convert import VocabularyError

@@ -11,7 +11,7 @@ import yaml
 from flyteidl.admin import task_pb2
 from google.protobuf.json_format import MessageToDict
 
-from bard_core.config.sections import ComputeConfig
+from bard_core.config.sections.compute import ComputeConfig
 from tasks.ray_cluster import cluster
 from tasks.resources import GRACE_S, QUEUE_LABEL, SECRET, pod
 

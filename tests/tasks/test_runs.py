@@ -6,7 +6,9 @@ import pytest
 import yaml
 
 from bard_core.config.file import PipelineConfig
-from bard_core.config.sections import LabModelConfig, SWDConfig, TrainConfig
+from bard_core.config.sections.source import LabModelConfig
+from bard_core.config.sections.swd import SWDConfig
+from bard_core.config.sections.train import TrainConfig
 from bard_core.evaluation.suites import SuiteError
 from bard_core.store.refs import DatasetRef, ModelRef
 from bard_core.training.spec import StageSpec

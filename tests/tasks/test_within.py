@@ -6,7 +6,8 @@ from types import ModuleType
 import pytest
 from flytekit import workflow
 
-from bard_core.config.sections import ComputeConfig, DataConfig
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.data import DataConfig
 from bard_core.data.inputs import RawInputs
 from tasks.prepare import raw_inputs
 from tasks.resources import QUEUE_LABEL, pod

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from bard_core import tracking
-from bard_core.config.sections import ComputeConfig, DecodingConfig, EvaluationConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.evaluation import DecodingConfig, EvaluationConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.evaluation.benchmark import judge
 from bard_core.evaluation.suites import suite_of
 from bard_core.store import storage

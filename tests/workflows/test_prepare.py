@@ -9,7 +9,9 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from bard_core.config.sections import ComputeConfig, DataConfig, LabWorldConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections.compute import ComputeConfig
+from bard_core.config.sections.data import DataConfig, LabWorldConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.config.sources import RawSource
 from bard_core.data.reader import Reader
 from bard_core.lab import world

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bard_core import tracking
-from bard_core.config.sections import TrackingConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.promotion import reevaluate as rejudging
 from bard_core.promotion.promote import score_of
 from bard_core.promotion.request import Request

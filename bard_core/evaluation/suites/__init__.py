@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from bard_core.config.sections import EvaluationConfig
+from bard_core.config.sections.evaluation import EvaluationConfig
 from bard_core.config.strict import StrictModel
 from bard_core.evaluation.questions import content_digest, write_task_data
 from bard_core.evaluation.scorers import Scorer

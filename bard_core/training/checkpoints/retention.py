@@ -2,7 +2,7 @@
 
 import re
 
-from bard_core.config.sections import CheckpointConfig
+from bard_core.config.sections.compute import CheckpointConfig
 from bard_core.store import artifacts, storage
 from bard_core.store.artifacts import Manifest
 

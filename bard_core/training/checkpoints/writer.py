@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from bard_core.config.sections import CheckpointConfig
+from bard_core.config.sections.compute import CheckpointConfig
 from bard_core.store import artifacts, storage, workshop
 from bard_core.store.artifacts import FileEntry, Manifest
 from bard_core.store.hiccups import no_room

@@ -206,7 +206,7 @@ def test_what_cannot_be_is_refused_in_a_line(bard, demo, arguments, code, words)
 
 def test_a_registered_version_is_found_by_alias_and_by_number(bard, demo, monkeypatch, tmp_path):
     from bard_core.cli.models import find_model, model_ref
-    from bard_core.config.sections import TrackingConfig
+    from bard_core.config.sections.storage import TrackingConfig
     from bard_core.store.refs import DatasetRef
     from bard_core.tracking import register, set_alias
 

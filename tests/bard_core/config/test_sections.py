@@ -6,8 +6,16 @@ import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from bard_core.config import sections
 from bard_core.config.file import check_stages
+from bard_core.config.sections.compute import CheckpointConfig, ComputeConfig
+from bard_core.config.sections.data import DataConfig
+from bard_core.config.sections.evaluation import DecodingConfig, EvaluationConfig, GateConfig
+from bard_core.config.sections.noise import NoiseConfig
+from bard_core.config.sections.pbm import NoiseStudy, PBMConfig
+from bard_core.config.sections.source import SourceConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
+from bard_core.config.sections.swd import SWDConfig
+from bard_core.config.sections.train import TrainConfig
 from bard_core.evaluation.suites import suite_of
 from bard_core.promotion.request import Request
 from bard_core.store.artifacts import digest
@@ -15,16 +23,16 @@ from bard_core.store.artifacts import digest
 ROOT = Path(__file__).resolve().parents[3]
 SECTIONS = {
     "name": str,
-    "data": sections.DataConfig,
-    "gate": sections.GateConfig,
-    "source": sections.SourceConfig,
-    "pbm": sections.PBMConfig,
-    "swd": sections.SWDConfig,
-    "evaluation": sections.EvaluationConfig,
-    "compute": sections.ComputeConfig,
-    "storage_config": sections.StorageConfig,
-    "tracking": sections.TrackingConfig,
-    "study": sections.NoiseStudy,
+    "data": DataConfig,
+    "gate": GateConfig,
+    "source": SourceConfig,
+    "pbm": PBMConfig,
+    "swd": SWDConfig,
+    "evaluation": EvaluationConfig,
+    "compute": ComputeConfig,
+    "storage_config": StorageConfig,
+    "tracking": TrackingConfig,
+    "study": NoiseStudy,
 }
 FILES = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -50,9 +58,9 @@ def test_the_pipelines_scores_count_when_checkpoints_are_judged_again(size):
     """Other decodings would be another protocol, and every checkpoint be judged twice."""
     receiver = next(yaml.safe_load_all((ROOT / "deploy" / "receiver.yaml").read_text(encoding="utf-8")))
     again = (read(ROOT / "configs" / "reevaluate" / "paper.yaml"), yaml.safe_load(receiver["data"]["inputs.yaml"]))
-    first = sections.EvaluationConfig.model_validate(read(ROOT / "configs" / f"bard_{size}.yaml")["evaluation"])
+    first = EvaluationConfig.model_validate(read(ROOT / "configs" / f"bard_{size}.yaml")["evaluation"])
     for inputs in again:
-        evaluation = sections.EvaluationConfig.model_validate(inputs["evaluation"])
+        evaluation = EvaluationConfig.model_validate(inputs["evaluation"])
         assert (evaluation.suite, evaluation.decoding) == (first.suite, first.decoding)
 
 
@@ -60,7 +68,7 @@ def test_the_pipelines_scores_count_when_checkpoints_are_judged_again(size):
 def test_the_papers_recipe(size):
     """As released: t from 0.001, half-weight tails and sample means in pbm; plain CE + KL / 2, one rate, sample means in swd."""
     values = read(ROOT / "configs" / f"bard_{size}.yaml")
-    pbm, swd = sections.PBMConfig.model_validate(values["pbm"]), sections.SWDConfig.model_validate(values["swd"])
+    pbm, swd = PBMConfig.model_validate(values["pbm"]), SWDConfig.model_validate(values["swd"])
     assert (pbm.noise.min_t, pbm.tail_weight, pbm.reduction) == (0.001, 0.5, "sample_mean")
     decay = {"2b": 0.0, "4b": 0.0, "8b": 0.01}[size]
     assert {stage.train.optimizer.weight_decay for stage in pbm.stages} == {decay}
@@ -74,7 +82,7 @@ def test_the_noise_study_finds_its_data_and_source_in_the_cache_of_the_demo():
     assert (study["data"], study["source"]) == (lab["data"], lab["source"])
 
 
-@pytest.mark.parametrize("section", [sections.StorageConfig, sections.CheckpointConfig])
+@pytest.mark.parametrize("section", [StorageConfig, CheckpointConfig])
 def test_a_place_is_an_absolute_folder_or_has_a_scheme(section):
     for uri in ("", "/data/bard", "~/bard", "s3://bucket/bard", "file:///data/bard"):
         assert section(root_uri=uri).root_uri == uri
@@ -134,10 +142,10 @@ def test_faults_are_named(section, change, words):
 )
 def test_sections_that_do_not_fit_each_other_are_refused(change, words):
     values = read(ROOT / "configs" / "lab.yaml")
-    pbm = sections.PBMConfig.model_validate({**values["pbm"], "clean_attention": "block"})
-    swd = sections.SWDConfig.model_validate({**values["swd"], **change})
+    pbm = PBMConfig.model_validate({**values["pbm"], "clean_attention": "block"})
+    swd = SWDConfig.model_validate({**values["swd"], **change})
     with pytest.raises(ValueError, match=words):
-        check_stages(pbm, swd, sections.DecodingConfig())
+        check_stages(pbm, swd, DecodingConfig())
 
 
 @pytest.mark.parametrize(
@@ -153,24 +161,24 @@ def test_sections_that_do_not_fit_each_other_are_refused(change, words):
 )
 def test_a_decoding_that_no_model_can_do_is_refused(decoding, words):
     values = read(ROOT / "configs" / "lab.yaml")
-    pbm = sections.PBMConfig.model_validate({**values["pbm"], "clean_attention": "block"})
-    swd = sections.SWDConfig.model_validate(values["swd"])
+    pbm = PBMConfig.model_validate({**values["pbm"], "clean_attention": "block"})
+    swd = SWDConfig.model_validate(values["swd"])
     with pytest.raises(ValueError, match=words):
-        check_stages(pbm, swd, sections.DecodingConfig(**decoding))
-    causal = sections.PBMConfig.model_validate({**values["pbm"], "clean_attention": "causal"})
-    check_stages(causal, swd, sections.DecodingConfig(strategy="self_speculative", denoising_steps=4))
+        check_stages(pbm, swd, DecodingConfig(**decoding))
+    causal = PBMConfig.model_validate({**values["pbm"], "clean_attention": "causal"})
+    check_stages(causal, swd, DecodingConfig(strategy="self_speculative", denoising_steps=4))
 
 
 def test_knobs_that_came_later_leave_keys_as_they_were():
     before = {"name": "mask", "min_t": 0.001, "max_t": 1.0, "complementary": False}
-    assert sections.NoiseConfig().model_dump() == before and digest(sections.NoiseConfig()) == digest(before)
-    assert "lora" not in sections.TrainConfig(steps=1).model_dump()
-    assert digest(sections.NoiseConfig(schedule="cosine")) == digest({**before, "schedule": "cosine"}) != digest(before)
+    assert NoiseConfig().model_dump() == before and digest(NoiseConfig()) == digest(before)
+    assert "lora" not in TrainConfig(steps=1).model_dump()
+    assert digest(NoiseConfig(schedule="cosine")) == digest({**before, "schedule": "cosine"}) != digest(before)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "data").glob("*.yaml")), ids=lambda path: path.stem)
 def test_ready_made_data_name_subsets_licences_and_revisions(path: Path) -> None:
-    data = sections.DataConfig.model_validate({"base": path.stem, "seed": 7})
+    data = DataConfig.model_validate({"base": path.stem, "seed": 7})
     assert data.seed == 7 and data.suites == ("paper",)
     for source in data.sources:
         assert source.revision and source.license and source.on_bad_part == "drop"

@@ -2,7 +2,10 @@
 
 import pytest
 
-from bard_core.config.sections import DataConfig, LabWorldConfig, PBMMethod, SWDConfig, TrainConfig
+from bard_core.config.sections.data import DataConfig, LabWorldConfig
+from bard_core.config.sections.pbm import PBMMethod
+from bard_core.config.sections.swd import SWDConfig
+from bard_core.config.sections.train import TrainConfig
 from bard_core.store import artifacts
 from bard_core.store.refs import DatasetRef, ModelRef
 from bard_core.training.spec import pbm_spec, swd_spec

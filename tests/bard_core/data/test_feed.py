@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from bard_core.config.sections import LabModelConfig, NoiseConfig
+from bard_core.config.sections.noise import NoiseConfig
+from bard_core.config.sections.source import LabModelConfig
 from bard_core.data.batch import Batch, Supervision
 from bard_core.data.batches import BatchSpec
 from bard_core.data.examples import Positions, attach_positions

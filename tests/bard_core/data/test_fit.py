@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoProcessor, Qwen3VLConfig
 
-from bard_core.config.sections import NoiseConfig
+from bard_core.config.sections.noise import NoiseConfig
 from bard_core.data.batches import BatchSpec, collate, noisy_copies
 from bard_core.data.examples import Example, Positions
 from bard_core.data.feed import MicroBatches, Walk

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bard_core.config.sections import LabWorldConfig
+from bard_core.config.sections.data import LabWorldConfig
 from bard_core.data.images import LOOK_BYTES, check_image, open_image
 from bard_core.data.likeness import ALIKE, alike, differing
 from bard_core.data.refusal import RowRefused

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from bard_core.config.sections import DataConfig, RawSource
+from bard_core.config.sections.data import DataConfig
+from bard_core.config.sources import RawSource
 from bard_core.data import inputs
 from bard_core.data.inputs import InputError, contents, found_model, pinned, raw_inputs
 
@@ -151,14 +152,14 @@ def test_an_unreachable_hub_names_the_ways_out_and_they_work(
 
 
 def test_the_lab_needs_no_look() -> None:
-    from bard_core.config.sections import LabWorldConfig
+    from bard_core.config.sections.data import LabWorldConfig
 
     config = DataConfig(lab=LabWorldConfig())
     assert raw_inputs(config).sources == {} and pinned(config, raw_inputs(config)) == config
 
 
 def test_a_model_that_bard_wrote_is_used_as_it_stands(make_model, bard_home: Path, tmp_path: Path) -> None:
-    from bard_core.config.sections import TrackingConfig
+    from bard_core.config.sections.storage import TrackingConfig
     from bard_core.store.refs import DatasetRef
     from bard_core.tracking import register, set_alias
 

@@ -16,14 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from bard_core.config.sections import DataConfig
+from bard_core.config.sections.data import DataConfig
 from bard_core.config.sources import RawSource
 from bard_core.data.prepare import prepare
 from bard_core.store import artifacts, storage, workshop
 
 PREPARE = """
 import sys
-from bard_core.config.sections import DataConfig
+from bard_core.config.sections.data import DataConfig
 from bard_core.data.prepare import prepare
 if __name__ == "__main__":
     prepare(DataConfig.model_validate_json(sys.argv[1]), sys.argv[2], processes=int(sys.argv[3]))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bard_core.config.sections import DataConfig
+from bard_core.config.sections.data import DataConfig
 from bard_core.config.sources import RawSource
 from bard_core.data.prepare import prepare
 from bard_core.store import storage

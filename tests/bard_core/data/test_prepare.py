@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from transformers import AutoProcessor
 
-from bard_core.config.sections import DataConfig, LabWorldConfig
+from bard_core.config.sections.data import DataConfig, LabWorldConfig
 from bard_core.config.sources import RawSource
 from bard_core.data import prepare as preparing
 from bard_core.data.heldout import held_out

@@ -58,7 +58,7 @@ def test_units_are_what_the_datasets_library_maps(small):
 def test_a_laid_out_length_is_what_collate_lays_out(small):
     import torch
 
-    from bard_core.config.sections import NoiseConfig
+    from bard_core.config.sections.noise import NoiseConfig
     from bard_core.data.batches import BatchSpec, collate
 
     reader = Reader(small, "train")

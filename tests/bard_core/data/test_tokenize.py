@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bard_core.config.sections import DataConfig, LabWorldConfig
+from bard_core.config.sections.data import DataConfig, LabWorldConfig
 from bard_core.data.images import check_image, open_image
 from bard_core.data.messages import Sample
 from bard_core.data.refusal import RowRefused

@@ -13,7 +13,10 @@ import torch
 from PIL import Image
 from transformers.video_utils import read_video_pyav
 
-from bard_core.config.sections import DataConfig, LabModelConfig, LabWorldConfig, NoiseConfig, OptimizerConfig, TrainConfig
+from bard_core.config.sections.data import DataConfig, LabWorldConfig
+from bard_core.config.sections.noise import NoiseConfig
+from bard_core.config.sections.source import LabModelConfig
+from bard_core.config.sections.train import OptimizerConfig, TrainConfig
 from bard_core.config.sources import RawSource
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.examples import Example, Positions

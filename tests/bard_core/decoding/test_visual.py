@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bard_core.config.sections import LabModelConfig
+from bard_core.config.sections.source import LabModelConfig
 from bard_core.decoding import generate, generate_autoregressive
 from bard_core.diffusion.names import MASK_TOKEN
 from bard_core.lab.model import build_lab_model

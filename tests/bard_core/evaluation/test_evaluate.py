@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bard_core.config.sections import DecodingConfig, EvaluationConfig
+from bard_core.config.sections.evaluation import DecodingConfig, EvaluationConfig
 from bard_core.evaluation.benchmark import judge
 from bard_core.evaluation.compare import load_samples
 from bard_core.evaluation.evaluate import evaluate, load_result

@@ -13,7 +13,7 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.models.registry_v2 import ModelRegistryV2
 from PIL import Image
 
-from bard_core.config.sections import DecodingConfig
+from bard_core.config.sections.evaluation import DecodingConfig
 from bard_core.data.heldout import COLUMNS
 from bard_core.data.reader import Reader
 from bard_core.decoding import GenerationOutput, GenerationStats, RowStats
@@ -122,7 +122,9 @@ def test_answers_are_scored_and_the_prompts_are_those_of_training(
 
 
 def test_the_recorded_system_prompt_leads_every_prompt_as_in_training(tmp_path: Path) -> None:
-    from bard_core.config.sections import DataConfig, LabModelConfig, LabWorldConfig, TrainConfig
+    from bard_core.config.sections.data import DataConfig, LabWorldConfig
+    from bard_core.config.sections.source import LabModelConfig
+    from bard_core.config.sections.train import TrainConfig
     from bard_core.data.prepare import prepare
     from bard_core.models import bard_settings, load
     from bard_core.training.spec import StageSpec, run_of

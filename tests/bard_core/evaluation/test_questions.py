@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from bard_core.config.sections import DecodingConfig, EvaluationConfig
+from bard_core.config.sections.evaluation import DecodingConfig, EvaluationConfig
 from bard_core.evaluation import questions
 from bard_core.evaluation.evaluate import evaluate
 from bard_core.evaluation.questions import QuestionError, read_questions

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from lmms_eval.tasks import TaskManager
 
-from bard_core.config.sections import EvaluationConfig
+from bard_core.config.sections.evaluation import EvaluationConfig
 from bard_core.evaluation.suites import SuiteError, available, benchmark_digest, load_suite, prepare_task, suite_digest, suite_of
 from bard_core.store.refs import DatasetRef
 

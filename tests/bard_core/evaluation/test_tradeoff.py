@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bard_core.config.sections import DecodingConfig, EvaluationConfig
+from bard_core.config.sections.evaluation import DecodingConfig, EvaluationConfig
 from bard_core.evaluation.tradeoff import accuracy_under_parallelism, decodings, headline, points, speedup_at_parity
 from bard_core.store.refs import EvalResult, ModelRef, OperatingPoint
 

@@ -14,7 +14,7 @@ import pytest
 from tqdm import tqdm
 
 from bard_core.config.bases import CONFIGS
-from bard_core.config.sections import StorageConfig
+from bard_core.config.sections.storage import StorageConfig
 from bard_core.findings import judge as judging
 from bard_core.findings import pool, work
 from bard_core.findings.page import write_page

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from bard_core.config.sections import LabWorldConfig
+from bard_core.config.sections.data import LabWorldConfig
 from bard_core.lab import tasks, world
 from bard_core.lab.processor import build_lab_tokenizer
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from bard_core.config.sections import LabWorldConfig
+from bard_core.config.sections.data import LabWorldConfig
 from bard_core.lab import world
 
 SMALL = LabWorldConfig(train_images=20, eval_images=10)

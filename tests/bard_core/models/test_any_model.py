@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bard_core.config.sections import NoiseConfig
+from bard_core.config.sections.noise import NoiseConfig
 from bard_core.data.batch import Batch
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.examples import Example, attach_positions

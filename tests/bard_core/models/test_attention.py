@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bard_core.config.sections import NoiseConfig
+from bard_core.config.sections.noise import NoiseConfig
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.examples import Example, attach_positions
 from bard_core.models import attention

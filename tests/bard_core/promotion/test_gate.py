@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bard_core.config.sections import GateConfig
+from bard_core.config.sections.evaluation import GateConfig
 from bard_core.promotion.gate import Decision, Judged, decide
 from bard_core.store.refs import BenchmarkScore, EvalResult, ModelRef
 

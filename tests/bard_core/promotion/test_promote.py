@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from bard_core import tracking
-from bard_core.config.sections import EvaluationConfig, GateConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections.evaluation import EvaluationConfig, GateConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.promotion import comparison, reevaluate
 from bard_core.promotion import promote as promotion
 from bard_core.promotion.request import LEFT_OUT, Request

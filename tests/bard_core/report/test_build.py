@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bard_core.config.sections import GateConfig
+from bard_core.config.sections.evaluation import GateConfig
 from bard_core.evaluation.compare import ComparisonError
 from bard_core.report import build, samples, views
 from bard_core.report.verdict import verdict

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bard_core import tracking
-from bard_core.config.sections import EvaluationConfig, TrackingConfig
+from bard_core.config.sections.evaluation import EvaluationConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.report import build, leaderboard
 from bard_core.tracking import LoggedScores
 

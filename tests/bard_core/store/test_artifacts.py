@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bard_core.config.sections import NoiseConfig
+from bard_core.config.sections.noise import NoiseConfig
 from bard_core.store import artifacts, storage
 from bard_core.store.artifacts import ArtifactError, FileEntry
 from bard_core.store.refs import DatasetRef, ModelRef

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bard_core.config.sections import StorageConfig
+from bard_core.config.sections.storage import StorageConfig
 from bard_core.store import storage, workshop
 
 

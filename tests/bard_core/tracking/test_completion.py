@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from bard_core import tracking
-from bard_core.config.sections import EvaluationConfig, TrackingConfig
+from bard_core.config.sections.evaluation import EvaluationConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.evaluation.evaluate import protocol_digest
 from bard_core.store.refs import EvalResult
 from bard_core.tracking import TrackingError, models, registry

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bard_core import tracking
-from bard_core.config.sections import TrackingConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.store import storage
 from bard_core.tracking import debts, runs
 
@@ -73,7 +73,7 @@ def test_a_damaged_debt_is_set_aside_and_holds_up_nothing(config: TrackingConfig
 KILLED = """
 import os, signal
 from bard_core import tracking
-from bard_core.config.sections import TrackingConfig
+from bard_core.config.sections.storage import TrackingConfig
 config = TrackingConfig(experiment="test_runs_of_a_killed_process_are_ended_at_the_next_start")
 parent = tracking.open_pipeline(config, "killed", {})
 with tracking.stage_run(config, parent, "pbm", "killed stage", {}):

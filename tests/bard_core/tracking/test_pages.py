@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from bard_core import tracking
-from bard_core.config.sections import TrackingConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.store.refs import DatasetRef
 
 
@@ -25,7 +25,7 @@ def test_a_pipeline_shows_its_files_verdict_and_dataset(bard_home, tmp_path):
 
 
 def test_versions_say_what_they_are_and_models_which_version(bard_home, judge, capsys):
-    from bard_core.config.sections import EvaluationConfig
+    from bard_core.config.sections.evaluation import EvaluationConfig
 
     config = TrackingConfig()
     judge.register(config, EvaluationConfig(), judge.source, right=9, speedup=1.0)

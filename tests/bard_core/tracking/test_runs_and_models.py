@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bard_core import tracking
-from bard_core.config.sections import TrackingConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.store.refs import EvalResult, ModelRef
 from bard_core.tracking import runs
 
@@ -163,7 +163,7 @@ def test_threads_share_a_run(config: TrackingConfig) -> None:
 START = """
 import sys
 from bard_core import tracking
-from bard_core.config.sections import TrackingConfig
+from bard_core.config.sections.storage import TrackingConfig
 import mlflow
 print("ready", flush=True)
 sys.stdin.readline()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bard_core import tracking
-from bard_core.config.sections import TrackingConfig
+from bard_core.config.sections.storage import TrackingConfig
 
 
 def history(config: TrackingConfig, run_id: str, key: str) -> list[tuple[int, float]]:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from bard_core import tracking
-from bard_core.config.sections import EvaluationConfig, TrackingConfig
+from bard_core.config.sections.evaluation import EvaluationConfig
+from bard_core.config.sections.storage import TrackingConfig
 from bard_core.report import leaderboard
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -2,15 +2,11 @@
 
 import pytest
 
-from bard_core.config.sections import (
-    DataConfig,
-    LabModelConfig,
-    LabWorldConfig,
-    NoiseConfig,
-    OptimizerConfig,
-    SWDConfig,
-    TrainConfig,
-)
+from bard_core.config.sections.data import DataConfig, LabWorldConfig
+from bard_core.config.sections.noise import NoiseConfig
+from bard_core.config.sections.source import LabModelConfig
+from bard_core.config.sections.swd import SWDConfig
+from bard_core.config.sections.train import OptimizerConfig, TrainConfig
 from bard_core.data.prepare import prepare
 from bard_core.store import artifacts
 from bard_core.store.refs import ModelRef

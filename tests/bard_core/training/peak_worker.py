@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from bard_core.config.sections import NoiseConfig, OptimizerConfig, TrainConfig
+from bard_core.config.sections.noise import NoiseConfig
+from bard_core.config.sections.train import OptimizerConfig, TrainConfig
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.examples import Example, attach_positions
 from bard_core.training.loop import train_step

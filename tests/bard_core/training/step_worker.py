@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from bard_core.config.sections import NoiseConfig, OptimizerConfig, ParallelConfig, TrainConfig
+from bard_core.config.sections.compute import ParallelConfig
+from bard_core.config.sections.noise import NoiseConfig
+from bard_core.config.sections.train import OptimizerConfig, TrainConfig
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.training import parallel as module
 from bard_core.training.loop import train_step

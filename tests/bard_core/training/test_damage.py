@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bard_core.config.sections import CheckpointConfig, ComputeConfig, SWDConfig, TrackingConfig
+from bard_core.config.sections.compute import CheckpointConfig, ComputeConfig
+from bard_core.config.sections.storage import TrackingConfig
+from bard_core.config.sections.swd import SWDConfig
 from bard_core.store import artifacts
 from bard_core.training.checkpoints.writer import latest_complete
 from bard_core.training.curve import read_curve

@@ -9,7 +9,9 @@ from functools import partial
 import pytest
 import torch
 
-from bard_core.config.sections import NoiseConfig, PBMConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections.noise import NoiseConfig
+from bard_core.config.sections.pbm import PBMConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.diffusion.layout import NOISY
 from bard_core.store import artifacts

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from bard_core.config.sections import NoiseConfig, OptimizerConfig, SWDConfig, TrainConfig
+from bard_core.config.sections.noise import NoiseConfig
+from bard_core.config.sections.swd import SWDConfig
+from bard_core.config.sections.train import OptimizerConfig, TrainConfig
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.examples import Example, attach_positions
 from bard_core.diffusion.noise import Corruption

@@ -7,7 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bard_core.config.sections import NoiseConfig, OptimizerConfig, SWDConfig, TrainConfig
+from bard_core.config.sections.noise import NoiseConfig
+from bard_core.config.sections.swd import SWDConfig
+from bard_core.config.sections.train import OptimizerConfig, TrainConfig
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.training import loop
 from bard_core.training.objectives import Autoregressive, ProgressiveBlockMerging, StageWiseDistillation

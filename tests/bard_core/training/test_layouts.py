@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from bard_core.config.sections import ParallelConfig
+from bard_core.config.sections.compute import ParallelConfig
 from bard_core.training.parallel import shard
 
 from .conftest import stage_specs

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bard_core.config.sections import LoraConfig, TrainConfig
+from bard_core.config.sections.train import LoraConfig, TrainConfig
 from bard_core.models import adapters, load
 from bard_core.store import artifacts
 from bard_core.training.checkpoints.consolidate import consolidate

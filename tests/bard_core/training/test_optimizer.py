@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoProcessor
 
-from bard_core.config.sections import OptimizerConfig
+from bard_core.config.sections.train import OptimizerConfig
 from bard_core.lab.model import build_lab_model
 from bard_core.store import artifacts
 from bard_core.training.optimizer import build_optimizer, freeze

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Qwen3ForCausalLM
 
-from bard_core.config.sections import ComputeConfig
+from bard_core.config.sections.compute import ComputeConfig
 from bard_core.plan import peak
 
 from . import peak_worker

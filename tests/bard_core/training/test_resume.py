@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bard_core.config.sections import DataConfig
+from bard_core.config.sections.data import DataConfig
 from bard_core.config.sources import RawSource
 from bard_core.data.prepare import prepare
 from bard_core.training.checkpoints import dcp

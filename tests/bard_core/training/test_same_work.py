@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bard_core.config.sections import CheckpointConfig, StorageConfig, TrackingConfig
+from bard_core.config.sections.compute import CheckpointConfig
+from bard_core.config.sections.storage import StorageConfig, TrackingConfig
 from bard_core.store import artifacts, storage
 from bard_core.training.checkpoints import writer
 from bard_core.training.checkpoints.consolidate import consolidate

@@ -5,7 +5,9 @@ import functools
 import pytest
 import torch
 
-from bard_core.config.sections import NoiseConfig, OptimizerConfig, PBMMethod, TrainConfig
+from bard_core.config.sections.noise import NoiseConfig
+from bard_core.config.sections.pbm import PBMMethod
+from bard_core.config.sections.train import OptimizerConfig, TrainConfig
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.examples import Example, attach_positions
 from bard_core.training.loop import TrainingDiverged, _read, _Window, train_step

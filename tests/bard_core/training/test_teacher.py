@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bard_core.config.sections import NoiseConfig, SWDConfig
+from bard_core.config.sections.noise import NoiseConfig
+from bard_core.config.sections.swd import SWDConfig
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.examples import Example, attach_positions
 from bard_core.diffusion.layout import attention_mask

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bard_core.config.sections import NoiseConfig, SWDConfig, TrainConfig
+from bard_core.config.sections.noise import NoiseConfig
+from bard_core.config.sections.swd import SWDConfig
+from bard_core.config.sections.train import TrainConfig
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.examples import Example, attach_positions
 from bard_core.diffusion.tiles import block_mask

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bard_core.config.sections import CheckpointConfig, TrainConfig
+from bard_core.config.sections.compute import CheckpointConfig
+from bard_core.config.sections.train import TrainConfig
 from bard_core.diffusion.layout import attention_mask
 from bard_core.models.attention import hidden_states
 from bard_core.store import artifacts, storage
@@ -36,7 +37,7 @@ class HeldOut:
 
 
 def test_numbers_are_those_of_whole_logits():
-    from bard_core.config.sections import NoiseConfig
+    from bard_core.config.sections.noise import NoiseConfig
     from bard_core.data.batches import BatchSpec
 
     model = tiny_model()

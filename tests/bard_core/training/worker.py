@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from bard_core.config.sections import CheckpointConfig, ParallelConfig
+from bard_core.config.sections.compute import CheckpointConfig, ParallelConfig
 from bard_core.data import feed
 from bard_core.training.checkpoints.writer import Run
 from bard_core.training.interrupts import EXIT_STOPPED, Stopped

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bard_core.config.sections import CheckpointConfig, ParallelConfig
+from bard_core.config.sections.compute import CheckpointConfig, ParallelConfig
 from bard_core.training.checkpoints import dcp
 from bard_core.training.curve import read_curve
 from bard_core.training.spec import run_of

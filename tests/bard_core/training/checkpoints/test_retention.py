@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bard_core.config.sections import CheckpointConfig
+from bard_core.config.sections.compute import CheckpointConfig
 from bard_core.store import artifacts, storage
 from bard_core.training.checkpoints import retention, writer
 from bard_core.training.checkpoints.writer import Run

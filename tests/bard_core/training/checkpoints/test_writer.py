@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from bard_core.config.sections import CheckpointConfig
+from bard_core.config.sections.compute import CheckpointConfig
 from bard_core.store import artifacts, storage
 from bard_core.training.checkpoints import dcp, writer
 from bard_core.training.checkpoints.writer import CheckpointError, Run, Writer
