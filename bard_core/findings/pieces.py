@@ -19,7 +19,7 @@ from bard_core.config.sections.storage import StorageConfig
 from bard_core.config.sections.swd import SWDConfig
 from bard_core.config.versions import VERSIONS, Code
 from bard_core.diffusion.names import CleanAttention
-from bard_core.findings.spec import SOURCE, Claim, trained_models
+from bard_core.findings.spec import SOURCE, Borrowed, Claim, trained_models
 from bard_core.store import artifacts, storage
 
 
@@ -109,7 +109,7 @@ class Recipe(BaseModel):
 
 
 def recipe(claim: Claim, variant: str, seed: int) -> Recipe:
-    """The pieces of one variant with one seed, each after those it needs; a teacher from another variant with those it needs."""
+    """The pieces of one variant with one seed, each after those it needs, also those of what it borrows."""
     config = claim.pipeline(variant, seed)
     pieces: list[Any] = []
 
@@ -120,25 +120,29 @@ def recipe(claim: Claim, variant: str, seed: int) -> Recipe:
     def dataset(data: DataConfig, name: str) -> str:
         return add(Prepared(name=name, data=data, cost=20))
 
+    def borrow(other: Borrowed) -> dict[str, str]:
+        pieces.extend((theirs := recipe(claim, other.variant, seed)).pieces)
+        return theirs.trained
+
     shared = dataset(config.data, "dataset")
     trained = {SOURCE: add(_source(config, shared, seed))}
-    latest = SOURCE
+    latest, start = SOURCE, trained[SOURCE]
+    if (other := claim.parents.get(variant)) is not None:
+        latest, start = other.model, borrow(other)[other.model]
     method = config.pbm.method
     for stage in config.pbm.stages:
         own = dataset(stage.data, "dataset of a stage") if stage.data else shared
-        parent = stage.parent or latest
+        parent, begun = (stage.parent, trained[stage.parent]) if stage.parent else (latest, start)
         bare = stage.model_copy(update={"parent": None, "data": None})  # said by the keys of what it needs
-        needs = (own, trained[parent])
+        needs = (own, begun)
         steps = stage.train.steps
         name = f"{pbm_stage(*stage.sizes)}, seed {seed}"
         done = add(BlockTraining(name=name, needs=needs, method=method, stage=bare, parent=parent, cost=steps))
         trained |= {pbm_stage(size): done for size in stage.sizes}
-        latest = pbm_stage(stage.sizes[-1])
+        latest, start = pbm_stage(stage.sizes[-1]), done
     teacher, taught_by = config.swd.teacher, trained
     if (other := claim.teachers.get(variant)) is not None:
-        theirs = recipe(claim, other.variant, seed)
-        pieces += theirs.pieces
-        teacher, taught_by = other.model, theirs.trained
+        teacher, taught_by = other.model, borrow(other)
     on = dataset(config.swd.data, "dataset of swd") if config.swd.data and config.swd.students else shared
     for student in config.swd.students:
         swd = Distillation(

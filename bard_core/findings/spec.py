@@ -51,7 +51,7 @@ class Comparison(StrictModel):
     margin: float = Field(0.0, description="The difference must exceed it; below 0: how much may be lost")
 
 
-class Teacher(StrictModel):
+class Borrowed(StrictModel):
     """A model that another variant of the claim trains."""
 
     variant: str
@@ -67,7 +67,8 @@ class Claim(StrictModel):
     configuration: Name = Field("lab", description="A file of configs/")
     settings: dict[str, Any] = Field({}, description="Dotted keys of that file, the same for all variants")
     variants: dict[Name, dict[str, Any]] = Field(min_length=1, description="Name -> dotted keys over those")
-    teachers: dict[Name, Teacher] = Field({}, description="Variant -> whom it distils from, in place of its own swd.teacher")
+    parents: dict[Name, Borrowed] = Field({}, description="Variant -> what its first stage starts from, in place of the source")
+    teachers: dict[Name, Borrowed] = Field({}, description="Variant -> whom it distils from, in place of its own swd.teacher")
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     thresholds: tuple[float, ...] = Field((0.7, 0.9, 0.98), min_length=1)
     held_out: Literal["evaluation", "validation"] = Field(
@@ -82,13 +83,14 @@ class Claim(StrictModel):
 
     @model_validator(mode="after")
     def _comparable(self) -> "Claim":
-        for variant, teacher in self.teachers.items():
-            if lost := {variant, teacher.variant} - {*self.variants}:
-                raise ValueError(f"teachers: variant {sorted(lost)[0]!r} is none of {list(self.variants)}")
-            if teacher.variant in self.teachers:
-                raise ValueError(
-                    f"teachers: {teacher.variant} is a teacher of {variant} and has one itself; give one that has none"
-                )
+        for key, borrowed in (("parents", self.parents), ("teachers", self.teachers)):
+            for variant, model in borrowed.items():
+                if lost := {variant, model.variant} - {*self.variants}:
+                    raise ValueError(f"{key}: variant {sorted(lost)[0]!r} is none of {list(self.variants)}")
+                if model.variant in {*self.parents, *self.teachers}:
+                    raise ValueError(
+                        f"{key}: {variant} borrows from {model.variant}, which borrows itself; give one that does not"
+                    )
         for comparison in self.comparisons:
             for side in (comparison.candidate, comparison.baseline):
                 if problem := self._lack(side):
@@ -154,7 +156,8 @@ def read_claim(path: Path) -> Claim:
         raise ClaimError(f"{path}: {error}") from error
     for variant in claim.variants:
         made = trained_models(claim.pipeline(variant, claim.seeds[0]))
-        wanted = [side.model for c in claim.comparisons for side in (c.candidate, c.baseline) if side.variant == variant]
+        named = [side for comparison in claim.comparisons for side in (comparison.candidate, comparison.baseline)]
+        wanted = [one.model for one in (*named, *claim.parents.values(), *claim.teachers.values()) if one.variant == variant]
         if lost := sorted({*wanted} - {SOURCE, *made}):
             raise ClaimError(f"{path}: variant {variant} trains {', '.join(made)}, not {lost[0]}")
     return claim

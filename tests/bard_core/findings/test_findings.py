@@ -107,6 +107,35 @@ def test_what_variants_share_is_one_piece_and_seeds_share_the_data_alone() -> No
     assert distinct([recipe(renamed, "four", 0)]).keys() == distinct([four]).keys()
 
 
+def test_a_stage_on_another_variants_model_is_that_variants_own_next_stage() -> None:
+    def stages(*sizes: int) -> dict[str, Any]:
+        return {"pbm.stages": [{"block_size": size, "train": BLOCKS} for size in sizes]}
+
+    noisier = {**stages(8), "pbm.noise.min_t": 0.1}
+    variants = {"whole": stages(4, 8), "last": stages(8), "noisier": noisier}
+    start = {"variant": "whole", "model": "pbm-b4"}
+    claim = tiny_claim(variants=variants, parents={"last": start, "noisier": start}, comparisons=[])
+    whole, last, other = (recipe(claim, variant, 0) for variant in variants)
+    assert last.trained["pbm-b8"] == whole.trained["pbm-b8"] != other.trained["pbm-b8"]
+    assert last.judged["pbm-b8"] == whole.judged["pbm-b8"] and "pbm-b4" not in last.trained
+    assert distinct([last, whole]).keys() == distinct([whole]).keys()
+    trainings = [piece for piece in distinct([whole, other]).values() if type(piece).__name__ == "BlockTraining"]
+    assert len(trainings) == 3, "blocks of 4 once"
+
+
+@pytest.mark.parametrize("key", ["parents", "teachers"])
+@pytest.mark.parametrize(
+    ("borrowed", "words"),
+    [
+        ({"four": {"variant": "five", "model": "pbm-b4"}}, "variant 'five' is none of"),
+        ({"four": {"variant": "both", "model": "pbm-b4"}, "both": {"variant": "four", "model": "pbm-b4"}}, "borrows itself"),
+    ],
+)
+def test_a_model_is_borrowed_of_a_variant_that_borrows_none(key: str, borrowed: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        tiny_claim(**{key: borrowed})
+
+
 def test_a_second_run_computes_nothing(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "_make", lambda *_: pytest.fail("a piece was done again"))
     assert pool.run_all(distinct(recipes([tiny_claim()], seeds=[0])), processes=1) == {}
@@ -252,6 +281,10 @@ def test_a_file_s_faults_name_it(tmp_path: Path) -> None:
     with pytest.raises(ClaimError, match=r"variant four: .*did you mean 'noise'"):
         read_claim(path)
     body["variants"]["four"] = {"pbm.stages": [{"block_size": 16, "train": BLOCKS}]}
+    path.write_text(json.dumps(body))
+    with pytest.raises(ClaimError, match="variant four trains pbm-b16, not pbm-b4"):
+        read_claim(path)
+    body["comparisons"], body["parents"] = [], {"both": {"variant": "four", "model": "pbm-b4"}}
     path.write_text(json.dumps(body))
     with pytest.raises(ClaimError, match="variant four trains pbm-b16, not pbm-b4"):
         read_claim(path)
