@@ -156,8 +156,9 @@ def read_claim(path: Path) -> Claim:
         raise ClaimError(f"{path}: {error}") from error
     for variant in claim.variants:
         made = trained_models(claim.pipeline(variant, claim.seeds[0]))
-        named = [side for comparison in claim.comparisons for side in (comparison.candidate, comparison.baseline)]
-        wanted = [one.model for one in (*named, *claim.parents.values(), *claim.teachers.values()) if one.variant == variant]
+        named: list[Side | Borrowed] = [*claim.parents.values(), *claim.teachers.values()]
+        named += [side for comparison in claim.comparisons for side in (comparison.candidate, comparison.baseline)]
+        wanted = [one.model for one in named if one.variant == variant]
         if lost := sorted({*wanted} - {SOURCE, *made}):
             raise ClaimError(f"{path}: variant {variant} trains {', '.join(made)}, not {lost[0]}")
     return claim
