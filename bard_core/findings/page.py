@@ -94,7 +94,7 @@ def _claim(body: Body, has_picture: bool) -> Iterator[str]:
     yield from _table(body)
     yield from parity.table(body)
     if lost := {name: variant["missing"] for name, variant in body["variants"].items() if variant["missing"]}:
-        yield "Not run: " + "; ".join(f"{name}: {', '.join(pieces)}" for name, pieces in lost.items()) + ".\n"
+        yield "Not run whole: " + ", ".join(f"{name} ({_seeds_of(pieces)})" for name, pieces in lost.items()) + ".\n"
     machine = body["machine"]
     of_it = f"{machine['cpu']}, {machine['cores']} cores" + (f", {machine['gpu']}" if machine["gpu"] else "")
     digests = ", ".join(f"{name} `{variant['config_digest'][:12]}`" for name, variant in body["variants"].items())
@@ -102,6 +102,12 @@ def _claim(body: Body, has_picture: bool) -> Iterator[str]:
     judged = f"{body['images'] or 'no'} {body['held_out']} images"
     yield f"`configs/{body['configuration']}.yaml`, seeds {seeds}, {judged}, commit `{body['commit'][:12]}`, {of_it},"
     yield f"torch {machine['torch']}. Configurations: {digests}.\n"
+
+
+def _seeds_of(pieces: Sequence[str]) -> str:
+    """The seeds that lack pieces, whose names end in their seed where they have one."""
+    seeds = sorted({int(piece.rpartition(", seed ")[2]) for piece in pieces if ", seed " in piece})
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}" if seeds else "no data"
 
 
 def _comparisons(body: Body) -> Iterator[str]:
