@@ -81,6 +81,7 @@ def score(chat: BardChat, benchmark: Benchmark, task: Any, results_folder: Path)
     found = simple_evaluate(
         model=chat,
         tasks=[task],
+        task_manager=TaskManager(verbosity="ERROR", include_defaults=False),  # theirs would read all 1,600 task files first
         limit=benchmark.max_samples,
         bootstrap_iters=0,
         verbosity="ERROR",

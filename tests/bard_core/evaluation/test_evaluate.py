@@ -96,6 +96,18 @@ def test_new_weights_at_an_old_path_are_asked_anew_and_the_same_weights_are_not(
     assert first.score.dataset_fingerprint == second.score.dataset_fingerprint
 
 
+def test_judging_our_own_task_reads_none_of_lmms_evals_task_files(
+    make_model: Callable[..., ModelRef], dataset: DatasetRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmms_eval.tasks import TaskManager
+
+    read: list[str] = []
+    index = TaskManager._get_task_and_group
+    monkeypatch.setattr(TaskManager, "_get_task_and_group", lambda self, folder: read.append(folder) or index(self, folder))
+    judge(make_model(tmp_path / "b4", 4), dataset, BENCHMARK, CONFIG, str(tmp_path / "score"), str(tmp_path / "answers"))
+    assert read and not [folder for folder in read if "lmms_eval" in folder], "they are 1,600, and take 5 seconds"
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_scores_of_one(
     make_model: Callable[..., ModelRef], dataset: DatasetRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
