@@ -44,6 +44,7 @@ def write_page(place: Path, folder: Path, claims: Sequence[Claim] = (), grown: S
     rows = {(body["number"], body["claim"]): _verdict(body) for body in results}
     not_run = [claim for claim in claims if claim.name not in {body["claim"] for body in results}]
     rows |= {(claim.number, claim.name): f"| {claim.number} | {claim.question} | not run | – |" for claim in not_run}
+    rows |= {(parity.NUMBER, parity.NAME): parity.verdict(results)} if results else {}
     rows |= {(growth.NUMBER, growth.NAME): growth.verdict(grown)} if grown else {}
     table = ["| | claim | verdict | number |\n| ---: | --- | --- | --- |", *(rows[number] for number in sorted(rows)), ""]
     parts = [HEAD, *table]

@@ -1,12 +1,13 @@
 """Speed at parity: of a variant's models and points of decoding, the fastest that keeps a share of the source's accuracy."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from bard_core.findings.judge import AUTOREGRESSIVE
 from bard_core.findings.spec import SOURCE
 
+NUMBER, NAME = 4, "parity"
 LEVELS = (1.0, 0.999, 0.988, 0.975)  # of the source's accuracy, by the same seed
 Body = Mapping[str, Any]
 
@@ -24,12 +25,31 @@ def fastest(judged: Body, level: float) -> tuple[float, float] | None:
     return max(fit, default=None)
 
 
+def verdict(results: Sequence[Body]) -> str:
+    """The row of the table of verdicts: of all claims' variants the fastest, in the mean, that keeps all with every seed."""
+    question = f"| {NUMBER} | How fast is a model that keeps the source's accuracy? A table in every claim | measured | "
+    reached = []
+    for body in results:
+        for name, variant in body["variants"].items():
+            found = [fastest(seed, LEVELS[0]) for seed in _seeds(variant)]
+            if len(found) == len(body["seeds"]) > 1 and None not in found:
+                reached.append((_cell(found), f"{name} of claim {body['number']}", fmean(one[0] for one in found if one)))
+    if not reached:
+        return question + "none with every seed |"
+    cell, name, _ = max(reached, key=lambda one: one[2])
+    return question + f"{cell} with all of it, every seed: {name} |"
+
+
+def _seeds(variant: Body) -> list[Body]:
+    """What was judged with each seed, where the source was too."""
+    return [seed["judged"] for seed in variant["seeds"].values() if len(seed["judged"]) > 1 and SOURCE in seed["judged"]]
+
+
 def table(body: Body) -> Iterator[str]:
     """Markdown: a row a variant; means over the seeds that keep the level, with how many do where not all."""
     rows = []
     for name, variant in body["variants"].items():
-        seeds = [seed["judged"] for seed in variant["seeds"].values() if len(seed["judged"]) > 1 and SOURCE in seed["judged"]]
-        if seeds:
+        if seeds := _seeds(variant):
             rows.append(f"| {name} | " + " | ".join(_cell([fastest(seed, level) for seed in seeds]) for level in LEVELS) + " |")
     if rows:
         yield "Speed-up at a share of the source's accuracy, with prefill in brackets:\n"

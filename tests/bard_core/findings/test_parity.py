@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bard_core.findings.parity import fastest, table
+from bard_core.findings.parity import fastest, table, verdict
 
 
 def judged(source: float, *points: tuple[float, float]) -> dict[str, Any]:
@@ -24,3 +24,18 @@ def test_the_table_says_how_many_seeds_keep_a_level() -> None:
         lines[3] == "| stages | 3.0x (1.5x), 1 of 2 seeds | 3.0x (1.5x), 1 of 2 seeds | 3.0x (1.5x), 1 of 2 seeds | 4.0x (2.0x) |"
     )
     assert len(lines) == 5 and list(table({"variants": {}})) == []
+
+
+def test_the_verdict_is_of_the_fastest_variant_that_keeps_all_with_every_seed() -> None:
+    def variant(*speeds: float | None) -> dict[str, Any]:
+        return {"seeds": {str(n): {"judged": judged(0.9, (0.9, s) if s else (0.8, 99.0))} for n, s in enumerate(speeds)}}
+
+    def claim(number: int, **variants: dict[str, Any]) -> dict[str, Any]:
+        return {"number": number, "seeds": [0, 1], "variants": variants}
+
+    results = [
+        claim(1, sure=variant(3.0, 5.0), lucky=variant(50.0, None)),
+        claim(5, faster=variant(6.0, 8.0), half=variant(70.0)),
+    ]
+    assert verdict(results).endswith("| measured | 7.0x (3.5x) with all of it, every seed: faster of claim 5 |")
+    assert verdict([claim(1, lucky=variant(50.0, None))]).endswith("| measured | none with every seed |")
