@@ -40,7 +40,7 @@ def run_all(pieces: Mapping[str, Any], processes: int, at: StorageConfig = Stora
         before = signal.signal(signal.SIGTERM, _leave)
         with ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(threads,)) as pool:
             try:
-                return _spread(pieces, waiting, at, bar, pool)
+                return _spread(pieces, waiting, at, bar, pool, processes)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for child in active_children():  # a training keeps what it has; nothing goes on without us
@@ -75,8 +75,10 @@ def _one_by_one(pieces: Mapping[str, Any], waiting: dict[str, Any], at: StorageC
     return failed
 
 
-def _spread(pieces: Mapping[str, Any], waiting: dict[str, Any], at: StorageConfig, bar: Any, pool: Executor) -> dict[str, str]:
-    """Hand out what is ready, until nothing is left that could be."""
+def _spread(
+    pieces: Mapping[str, Any], waiting: dict[str, Any], at: StorageConfig, bar: Any, pool: Executor, at_once: int
+) -> dict[str, str]:
+    """Hand out what is ready, until nothing is left that could be; never more than can be begun, so that ending them ends all."""
     failed: dict[str, str] = {}
     lost: set[str] = set()
     running: dict[Future[Any], str] = {}
@@ -86,7 +88,7 @@ def _spread(pieces: Mapping[str, Any], waiting: dict[str, Any], at: StorageConfi
                 lost.add(key)
                 del waiting[key]
                 bar.update(piece.cost)
-            elif not any(need in waiting or need in running.values() for need in piece.needs):
+            elif len(running) < at_once and not any(need in waiting or need in running.values() for need in piece.needs):
                 needed = {need: pieces[need] for need in piece.needs}
                 running[pool.submit(run, piece, needed, at)] = key
                 del waiting[key]

@@ -201,7 +201,7 @@ def test_what_is_ready_is_handed_out_and_nothing_before_what_it_needs(monkeypatc
     monkeypatch.setattr(pool, "run", run)
     bar = tqdm(disable=True)
     with ThreadPoolExecutor(2) as threads:
-        failed = pool._spread(pieces, dict(pieces), AT, bar, threads)
+        failed = pool._spread(pieces, dict(pieces), AT, bar, threads, 2)
     assert failed == {f"source, seed 1 ({lost[:8]})": "RuntimeError: no luck"}
     assert {key for key in pieces if key not in order} == {lost, *(k for k, p in pieces.items() if "seed 1" in p.name)}
     assert len(order) == len({*order})
@@ -222,15 +222,15 @@ from test_findings import tiny_claim
 from bard_core.findings import pool
 from bard_core.findings.pieces import distinct, recipes
 
-claim = tiny_claim()
-settings = {**claim.settings, "source.train.steps": 10**6}
-pool.run_all(distinct(recipes([claim.model_copy(update={"settings": settings})], seeds=[0, 1])), processes=2)
+claim = tiny_claim(seeds=[0, 1, 2, 3])
+claim = claim.model_copy(update={"settings": {**claim.settings, "source.train.steps": 10**6}})
+pool.run_all(distinct(recipes([claim])), processes=2)
 """
 
 
 @pytest.mark.faults
 def test_no_process_outlives_the_one_that_was_ended(bard_home: Path) -> None:
-    """SIGTERM, as a scheduler sends it, in the middle of two trainings without end."""
+    """SIGTERM, as a scheduler sends it, in the middle of two trainings without end, while others wait for their turn."""
     running = subprocess.Popen([sys.executable, "-c", FOREVER], cwd=Path(__file__).parent)
     us = psutil.Process(running.pid)
     until = time.monotonic() + 120
