@@ -37,7 +37,7 @@ def verdict(results: Sequence[Body]) -> str:
     if not reached:
         return question + "none with every seed |"
     cell, name, _ = max(reached, key=lambda one: one[2])
-    return question + f"{cell} with all of it, every seed: {name} |"
+    return question + f"{cell.replace(')', ' with prefill)')} with all of it, every seed: {name} |"
 
 
 def _seeds(variant: Body) -> list[Body]:

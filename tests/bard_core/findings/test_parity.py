@@ -37,5 +37,5 @@ def test_the_verdict_is_of_the_fastest_variant_that_keeps_all_with_every_seed() 
         claim(1, sure=variant(3.0, 5.0), lucky=variant(50.0, None)),
         claim(5, faster=variant(6.0, 8.0), half=variant(70.0)),
     ]
-    assert verdict(results).endswith("| measured | 7.0x (3.5x) with all of it, every seed: faster of claim 5 |")
+    assert verdict(results).endswith("| measured | 7.0x (3.5x with prefill) with all of it, every seed: faster of claim 5 |")
     assert verdict([claim(1, lucky=variant(50.0, None))]).endswith("| measured | none with every seed |")
