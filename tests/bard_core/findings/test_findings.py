@@ -1,80 +1,18 @@
 """A claim from its file to the page: pieces shared and done once, judged as the pipeline judges, told with what lacks."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from tqdm import tqdm
 
-from bard_core.config.bases import CONFIGS
-from bard_core.config.sections.storage import StorageConfig
 from bard_core.findings import judge as judging
 from bard_core.findings import pool, work
 from bard_core.findings.page import write_page
 from bard_core.findings.pieces import distinct, recipe, recipes
 from bard_core.findings.results import write_results
-from bard_core.findings.spec import Claim, ClaimError, read_claim, read_claims
-from bard_core.store import storage
 
-AT = StorageConfig()
-SHORT = {"steps": 2, "batch_size": 2, "checkpoint_every": 2, "log_every": 1}
-BLOCKS = {"base": "lab-blocks", **SHORT}
-
-
-def tiny_claim(**changes: Any) -> Claim:
-    """Two variants that share source and data, on the smallest lab there is."""
-    body: dict[str, Any] = {
-        "name": "tiny",
-        "number": 1,
-        "question": "Does four beat eight?",
-        "settings": {
-            "data.lab.train_images": 16,
-            "data.lab.eval_images": 4,
-            "source.lab_model": {
-                "hidden_size": 32,
-                "layers": 1,
-                "heads": 2,
-                "kv_heads": 1,
-                "head_dim": 16,
-                "intermediate_size": 32,
-            },
-            **{f"source.train.{name}": value for name, value in SHORT.items()},
-            **{f"swd.train.{name}": value for name, value in SHORT.items()},
-            "evaluation.speed_samples": 1,
-            "evaluation.decoding.max_new_tokens": 16,
-            "swd.students": [],
-        },
-        "variants": {
-            "four": {"pbm.stages": [{"block_size": 4, "train": BLOCKS}]},
-            "both": {
-                "pbm.stages": [{"block_sizes": [4, 8], "draw": "growing", "train": BLOCKS}],
-                "swd.students": ["pbm-b8"],
-            },
-        },
-        "seeds": [0, 1],
-        "thresholds": [0.9],
-        "comparisons": [
-            {
-                "question": "four against elastic",
-                "candidate": {"variant": "four", "model": "pbm-b4"},
-                "baseline": {"variant": "both", "model": "pbm-b4"},
-            },
-            {
-                "question": "distilled against not",
-                "candidate": {"variant": "both", "model": "swd-b8"},
-                "baseline": {"variant": "both", "model": "pbm-b8"},
-                "decides": False,
-            },
-        ],
-    }
-    return Claim.model_validate({**body, **changes})
+from .tiny import AT, BLOCKS, tiny_claim
 
 
 @pytest.fixture(scope="module")
@@ -186,111 +124,6 @@ def test_results_and_page_tell_numbers_and_what_was_not_run(there: Path, tmp_pat
     assert "| 1 | [Does four beat eight?](#1-tiny) | **inconclusive** (of 2 variants 2 not run whole)" in page
     assert "not comparable: 4 steps against 2" in page and "Not run whole: four (seed 1), both (seed 1)." in page
     assert (tmp_path / "findings" / "tiny.png").read_bytes()[1:4] == b"PNG"
-
-
-def test_what_is_ready_is_handed_out_and_nothing_before_what_it_needs(monkeypatch: pytest.MonkeyPatch, bard_home: Path) -> None:
-    pieces, order = distinct(recipes([tiny_claim()])), list[str]()
-    lost = next(key for key, piece in pieces.items() if piece.name == "source, seed 1")
-
-    def run(piece: Any, needed: dict[str, Any], at: StorageConfig) -> None:
-        assert {*piece.needs} == {*needed} and {*piece.needs} <= {*order}
-        if piece.key == lost:
-            raise RuntimeError("no luck")
-        order.append(piece.key)
-
-    monkeypatch.setattr(pool, "run", run)
-    bar = tqdm(disable=True)
-    with ThreadPoolExecutor(2) as threads:
-        failed = pool._spread(pieces, dict(pieces), AT, bar, threads, 2)
-    assert failed == {f"source, seed 1 ({lost[:8]})": "RuntimeError: no luck"}
-    assert {key for key in pieces if key not in order} == {lost, *(k for k, p in pieces.items() if "seed 1" in p.name)}
-    assert len(order) == len({*order})
-
-
-@pytest.mark.faults
-def test_processes_share_the_work(bard_home: Path) -> None:
-    """Real processes, on the quickest pieces there are; the suite has not the time to start them."""
-    pieces = distinct([recipe(tiny_claim(), "four", 0)])
-    datasets = {key: piece for key, piece in pieces.items() if type(piece).__name__ == "Prepared"}
-    assert pool.run_all(datasets, processes=2) == {}
-    assert all(work.found(piece, AT) for piece in datasets.values())
-    assert (storage.home() / "findings.log").is_file()
-
-
-FOREVER = """
-from test_findings import tiny_claim
-from bard_core.findings import pool
-from bard_core.findings.pieces import distinct, recipes
-
-claim = tiny_claim(seeds=[0, 1, 2, 3])
-claim = claim.model_copy(update={"settings": {**claim.settings, "source.train.steps": 10**6}})
-pool.run_all(distinct(recipes([claim])), processes=2)
-"""
-
-
-@pytest.mark.faults
-def test_no_process_outlives_the_one_that_was_ended(bard_home: Path) -> None:
-    """SIGTERM, as a scheduler sends it, in the middle of two trainings without end, while others wait for their turn."""
-    running = subprocess.Popen([sys.executable, "-c", FOREVER], cwd=Path(__file__).parent)
-    us = psutil.Process(running.pid)
-    until = time.monotonic() + 120
-    while len(list(bard_home.glob("checkpoints/*/curve.jsonl"))) < 2:
-        assert running.poll() is None and time.monotonic() < until
-        time.sleep(0.2)
-    family = us.children(recursive=True)
-    assert len(family) >= 3, "the fork server and its two"
-    running.terminate()
-    outlived = psutil.wait_procs(family, timeout=60)[1]
-    for process in [*outlived, us] if outlived else []:
-        process.kill()
-    assert (running.wait(60), outlived) == (128 + signal.SIGTERM, [])
-
-
-def test_every_claim_of_ours_can_be_run() -> None:
-    claims = read_claims()
-    assert {"progressive", "elastic"} <= {claim.name for claim in claims}
-    assert all(len(claim.seeds) >= 3 and claim.held_out == "validation" for claim in claims if claim.comparisons)
-    long = [piece.name for piece in distinct(recipes(claims)).values() if piece.cost > 3000]
-    assert long == [], "a piece is a quarter of an hour at most"
-
-
-def asked(**side: Any) -> list[dict[str, Any]]:
-    return [{"question": "?", "candidate": {"model": "pbm-b4", **side}, "baseline": {"variant": "four", "model": "pbm-b4"}}]
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"comparisons": asked(variant="five")}, "variant 'five' is none of"),
-        ({"comparisons": asked(variant="four", threshold=0.5)}, "threshold 0.5 is none of"),
-        ({"models": ["swd-b8"]}, "pbm-b4 is not among models"),
-        ({"comparisons": [{**asked(variant="four")[0], "equal": "forwards", "metric": "speedup"}]}, "at equal forwards accuracy"),
-        ({"variant": {}}, "did you mean 'variants'"),
-    ],
-)
-def test_a_claim_that_cannot_be_answered_is_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        tiny_claim(**changes)
-
-
-def test_a_file_s_faults_name_it(tmp_path: Path) -> None:
-    body = tiny_claim().model_dump(mode="json", exclude={"name"})
-    body["variants"]["four"]["pbm.noize.min_t"] = 0.2
-    path = tmp_path / "broken.yaml"
-    path.write_text(json.dumps(body))
-    with pytest.raises(ClaimError, match=r"variant four: .*did you mean 'noise'"):
-        read_claim(path)
-    body["variants"]["four"] = {"pbm.stages": [{"block_size": 16, "train": BLOCKS}]}
-    path.write_text(json.dumps(body))
-    with pytest.raises(ClaimError, match="variant four trains pbm-b16, not pbm-b4"):
-        read_claim(path)
-    body["comparisons"], body["parents"] = [], {"both": {"variant": "four", "model": "pbm-b4"}}
-    path.write_text(json.dumps(body))
-    with pytest.raises(ClaimError, match="variant four trains pbm-b16, not pbm-b4"):
-        read_claim(path)
-    with pytest.raises(ClaimError, match="no claim 'nothing'"):
-        read_claims(["nothing"])
-    assert (CONFIGS / "findings").is_dir()
 
 
 def test_points_are_named_by_threshold() -> None:
