@@ -13,9 +13,8 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from bard_core.data.sources import Shard, list_shards
 from bard_core.data.tokenize import load_processor
 from bard_core.data.units import lacking, units_uri
 from bard_core.lab import world
+from bard_core.processes import process_pool
 from bard_core.store import artifacts, storage, workshop
 from bard_core.store.refs import DatasetRef, UnitRef, UnitsRef
 
@@ -126,6 +126,7 @@ def plan_jobs(config: DataConfig, output_uri: str, scratch: Path) -> list[Job]:
                 processor_digest=digest,
                 max_tokens=config.max_tokens,
                 max_answer_tokens=config.max_answer_tokens,
+                learned=config.learned,
                 seed=config.seed,
                 system_prompt=config.system_prompt,
                 drawn=limit,
@@ -171,11 +172,9 @@ def _all(jobs: Sequence[Job], processes: int) -> Iterator[tuple[int, UnitRef]]:
         for number, job in enumerate(jobs):
             yield number, make_unit(job)
         return
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["bard_core.data.shard"])
     left = dict(enumerate(jobs))
     while True:
-        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        with process_pool(processes, "bard_core.data.shard") as pool:
             try:
                 futures = {pool.submit(make_unit, job): number for number, job in left.items()}
                 for future in as_completed(futures):

@@ -4,13 +4,14 @@ import logging
 import os
 import signal
 from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from multiprocessing import active_children, get_context
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from multiprocessing import active_children
 from typing import Any
 
 from bard_core.config.sections.storage import StorageConfig
 from bard_core.findings.pieces import Work
 from bard_core.findings.work import found, run
+from bard_core.processes import process_pool
 from bard_core.progress import Bar
 from bard_core.store import storage
 
@@ -34,11 +35,9 @@ def run_all(pieces: Mapping[str, Any], processes: int, at: StorageConfig = Stora
     with Bar(total=total, initial=total - _cost(waiting), desc="findings", unit="step") as bar:
         if processes == 1:
             return _one_by_one(pieces, waiting, at, bar)
-        context = get_context("forkserver")
-        context.set_forkserver_preload(["bard_core.findings.work"])
         threads = max(1, len(os.sched_getaffinity(0)) // processes)
         before = signal.signal(signal.SIGTERM, _leave)
-        with ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(threads,)) as pool:
+        with process_pool(processes, "bard_core.findings.work", initializer=_start, initargs=(threads,)) as pool:
             try:
                 return _spread(pieces, waiting, at, bar, pool, processes)
             except BaseException:

@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 from transformers import AutoProcessor
 
+from bard_core import processes
 from bard_core.config.sections.data import DataConfig, LabWorldConfig
 from bard_core.config.sources import RawSource
-from bard_core.data import prepare as preparing
 from bard_core.data.heldout import held_out
 from bard_core.data.index import Index
 from bard_core.data.prepare import PrepareError, make_units, plan_jobs, prepare
+from bard_core.data.reader import Reader
 from bard_core.store import artifacts, storage, workshop
 from bard_core.store.refs import UnitsRef
 
@@ -120,6 +121,19 @@ def test_the_lab_becomes_a_verified_dataset(tmp_path: Path) -> None:
     assert "lab-train-finevision" in (folder / "card.html").read_text() and card["examples"][0]["pictures"]
 
 
+def test_of_a_conversation_the_last_answer_alone_may_be_learned(tmp_path: Path) -> None:
+    talks = DataConfig(lab=LabWorldConfig(train_images=9, eval_images=3, turns_per_image=3))
+    every, last = (prepare(talks.model_copy(update={"learned": how}), str(tmp_path / how)) for how in ("all", "last"))
+    assert len({every.key, last.key}) == 2
+    for one, other in zip(Reader(every, "train"), Reader(last, "train"), strict=True):
+        assert (one.id, one.turns, one.context) == (other.id, other.turns, 0) and other.context == len(other.turns) - 1
+    assert {example.context for example in Reader(last, "train")} == {0, 2}
+    counted = [json.loads((tmp_path / how / "card.json").read_text())["lengths"]["train"] for how in ("all", "last")]
+    assert counted[0]["tokens"] == counted[1]["tokens"]
+    ends = [example.turns[-1] for example in Reader(every, "train")]
+    assert counted[1]["supervised_tokens"]["total"] == sum(end - start for start, end in ends)
+
+
 def test_held_out_samples_come_whole_and_by_id(tmp_path: Path) -> None:
     ref = prepare(LAB, str(tmp_path / "out"))
     rows = list(held_out(ref))
@@ -182,7 +196,7 @@ def test_a_pool_that_is_killed_goes_on_with_fewer_processes(
             full = self._max_workers > room_for
             return super().submit(signal.raise_signal, signal.SIGKILL) if full else super().submit(*args, **kwargs)
 
-    monkeypatch.setattr(preparing, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", Pool)
     if room_for:
         assert prepare(config, str(tmp_path / "out"), processes=3).epoch_samples == 12
     else:
@@ -206,7 +220,7 @@ def test_a_pool_that_breaks_while_shards_are_handed_out_goes_on_too(tmp_path: Pa
             killed.exception()  # waits: the next finds the pool broken
             return killed
 
-    monkeypatch.setattr(preparing, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", Pool)
     assert prepare(config, str(tmp_path / "out"), processes=3).epoch_samples == 12
 
 
