@@ -1,6 +1,9 @@
 """consolidate: a training checkpoint to a model anyone can load."""
 
+from typing import cast
+
 from bard_core.config.sections.storage import StorageConfig, TrackingConfig
+from bard_core.diffusion.names import TrainedAttention
 from bard_core.store import artifacts, claims, places
 from bard_core.tracking import log_model, stage_run
 from bard_core.training.checkpoints.delivery import deliver
@@ -27,7 +30,7 @@ def consolidate(
         claims.exclusive(f"{uri}.claim"),  # of two pipelines at once, one writes the model and the other finds it
         stage_run(tracking, parent_run, "consolidate", f"consolidate {name}", {"step": checkpoint.step}) as run,
     ):
-        manifest = artifacts.standing(uri) or deliver(checkpoint, clean_attention, uri)
+        manifest = artifacts.standing(uri) or deliver(checkpoint, cast(TrainedAttention, clean_attention), uri)
         ref = checkpoint.model(uri, manifest.digest)
         log_model(tracking, run.run_id, ref)
     return ref

@@ -8,6 +8,7 @@ tokens, R noisy tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -107,7 +108,7 @@ def collate(
     order = [i for row in rows for i in row]  # images follow the tokens' order
     offsets = [row * length + start for row, start in placed]
     shape = tuple(
-        (where, start, len(pick.input_ids_N), tuple(pick.turns), own.block_size)
+        (where, start, len(pick.input_ids_N), tuple(pick.turns), pick.context, own.block_size)
         for (pick, _), (where, start), own in zip(examples, placed, drawn, strict=True)
     )
     key = (length, spec.noise.complementary, shape)
@@ -160,7 +161,8 @@ def _assemble(example: Example, epoch: int, spec: BatchSpec, known: Corruption |
     positions_CN = example.position_ids_CN
     if positions_CN is None:
         raise ValueError(f"{example.id}: positions were not computed; call attach_positions(examples, model) first")
-    layout = sample_layout(clean_len, example.turns, spec.block_size or clean_len)
+    laid_out = partial(sample_layout, clean_len, example.turns, context=example.context)
+    layout = laid_out(spec.block_size or clean_len)
     target_R = ids_N[layout.source_R.clamp(max=clean_len - 1)].where(~layout.tail_R, torch.tensor(spec.end_token_id))
     streams = [] if spec.block_size is None else _noisy_streams(example, epoch, spec, known, target_R, layout.block_R)
     copies, counted = len(streams), spec.sample_length == "supervised"
@@ -172,11 +174,12 @@ def _assemble(example: Example, epoch: int, spec: BatchSpec, known: Corruption |
         at = noise.loss_mask_R.nonzero().squeeze(-1)
         supervisions.append(_supervision(start + at, target_R[at], noise.noisy_R[at], noise.t_R[at], weight_R[at]))
     noisy = _join(supervisions, [0] * len(supervisions))
-    taught = torch.cat([torch.arange(start, end) for start, end in example.turns]) if example.turns else torch.empty(0).long()
+    learned = example.turns[example.context :]
+    taught = torch.cat([torch.empty(0).long(), *(torch.arange(start, end) for start, end in learned)])
     weight = _weights(spec, torch.zeros_like(taught, dtype=torch.bool), taught.numel())
     clean = _supervision(taught - 1, ids_N[taught], ids_N[taught], torch.ones(taught.shape), weight)
     noisy_positions = _positions_of(layout, example.turns, positions_CN).repeat(1, copies)
-    teacher = sample_layout(clean_len, example.turns, spec.teacher_block_size) if spec.teacher_block_size else None
+    teacher = laid_out(spec.teacher_block_size) if spec.teacher_block_size else None
     taught_R = _teacher_blocks(layout, teacher)
     return _Piece(
         ids=torch.cat([ids_N, *(noise.noisy_R for noise in streams)]),

@@ -16,7 +16,10 @@ SHAPES_KEPT = 256
 
 @dataclass
 class Example:
-    """One prepared conversation. ``turns`` are assistant spans [start, end) with their end token."""
+    """One prepared conversation. ``turns`` are assistant spans [start, end) with their end token.
+
+    ``context``: how many of the first turns are read only; the others carry a loss.
+    """
 
     id: str
     input_ids_N: Tensor
@@ -24,6 +27,7 @@ class Example:
     images: list[bytes]
     grid_thw: list[list[int]]
     position_ids_CN: Tensor | None = field(default=None, repr=False)
+    context: int = 0
 
 
 def attach_positions(examples: Sequence[Example], model: Any) -> None:

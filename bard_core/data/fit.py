@@ -24,18 +24,19 @@ class RowsTooShortError(ValueError):
 
 
 def laid_out_length(length: int, turns: Turns, block_size: int | None, copies: int) -> int:
-    """Tokens of a row that a sample takes; ``block_size`` None: no noisy stream."""
+    """Tokens of a row that a sample takes with noisy copies of ``turns``; ``block_size`` None: no noisy stream."""
     return length + copies * sum(math.ceil((end - start) / (block_size or 1)) * (block_size or 1) for start, end in turns)
 
 
-def turns_that_fit(length: int, turns: Turns, block_size: int | None, copies: int, limit: int) -> int:
-    """How many of a sample's turns stay; its clean tokens then end with the last of them. All, when it fits as it is."""
-    if laid_out_length(length, turns, block_size, copies) <= limit:
+def turns_that_fit(length: int, turns: Turns, block_size: int | None, copies: int, limit: int, context: int = 0) -> int:
+    """How many of a sample's turns stay; its clean tokens then end with the last of them. All, when it fits as it is.
+
+    The first ``context`` turns carry no loss, except the last that stays.
+    """
+    if laid_out_length(length, turns[context:], block_size, copies) <= limit:
         return len(turns)
-    kept = 0
-    while kept < len(turns) and laid_out_length(turns[kept][1], turns[: kept + 1], block_size, copies) <= limit:
-        kept += 1
-    return kept
+    shorter = ((n, turns[n - 1][1], turns[min(context, n - 1) : n]) for n in range(len(turns), 0, -1))
+    return next((n for n, end, learned in shorter if laid_out_length(end, learned, block_size, copies) <= limit), 0)
 
 
 class Fitted:
@@ -54,7 +55,7 @@ class Fitted:
         self._state = (reader, block_size, copies, limit, image_token_id, merge_size)
         self._reader, self._image_token_id, self._merged = reader, image_token_id, merge_size**2
         long = _too_long(reader, block_size, copies, limit)
-        kept = {i: turns_that_fit(limit + 1, _turns(reader, i), block_size, copies, limit) for i in long}
+        kept = {i: _fitting(reader, i, block_size, copies, limit) for i in long}
         self._chosen = np.setdiff1d(np.arange(len(reader)), [i for i, turns in kept.items() if not turns])
         self._kept = {i: turns for i, turns in kept.items() if turns}
         if not len(self._chosen):
@@ -91,7 +92,8 @@ class Fitted:
             visual -= math.prod(example.grid_thw[shown]) // self._merged
             shown += 1
         images, grids = example.images[:shown], example.grid_thw[:shown]
-        return replace(example, input_ids_N=ids, turns=example.turns[:kept], images=images, grid_thw=grids)
+        context = min(example.context, kept - 1)
+        return replace(example, input_ids_N=ids, turns=example.turns[:kept], images=images, grid_thw=grids, context=context)
 
 
 def check_rows(reader: Reader, block_size: int | None, copies: int, limit: int) -> None:
@@ -101,9 +103,7 @@ def check_rows(reader: Reader, block_size: int | None, copies: int, limit: int) 
         RowsTooShortError: see ``Fitted``.
     """
     long = _too_long(reader, block_size, copies, limit)
-    if len(long) == len(reader) and not any(
-        turns_that_fit(limit + 1, _turns(reader, i), block_size, copies, limit) for i in long
-    ):
+    if len(long) == len(reader) and not any(_fitting(reader, i, block_size, copies, limit) for i in long):
         raise _too_short(reader, block_size, copies, limit)
 
 
@@ -111,6 +111,13 @@ def _too_long(reader: Reader, block_size: int | None, copies: int, limit: int) -
     """Numbers of the samples that take more than a row, by the index alone."""
     found: list[int] = np.flatnonzero(reader.index.laid_out(block_size, copies)[reader.samples] > limit).tolist()
     return found
+
+
+def _fitting(reader: Reader, i: int, block_size: int | None, copies: int, limit: int) -> int:
+    """Turns that stay of a sample that is too long as it is."""
+    turns = _turns(reader, i)
+    context = len(turns) - reader.index.learned(int(reader.samples[i]))
+    return turns_that_fit(limit + 1, turns, block_size, copies, limit, context)
 
 
 def _turns(reader: Reader, i: int) -> list[tuple[int, int]]:

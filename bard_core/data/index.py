@@ -23,7 +23,8 @@ def schema() -> Any:
     """The index's Arrow schema. Rows stand in the order of ``units.json``, and in a unit's own order.
 
     ``unit``: place in ``units.json``. ``split``: ``TRAIN`` or ``EVAL``. ``reason``: why ``keep`` is false, else "". ``tokens``:
-    clean tokens. ``image_hashes``: blake2b of each image's bytes. ``repeat``: places in an epoch, as the mixing weights have it.
+    clean tokens. ``turn_lengths``: tokens of each answer that carries a loss. ``image_hashes``: blake2b of each image's bytes.
+    ``repeat``: places in an epoch, as the mixing weights have it.
     """
     import pyarrow as pa
 
@@ -138,8 +139,12 @@ class Index:
     def _kept(self, split: int) -> Any:
         return np.flatnonzero((self.column("split") == split) & self.column("keep")).astype(np.int64)
 
+    def learned(self, i: int) -> int:
+        """How many answers of the row carry a loss: its last ones."""
+        return len(self.table.column("turn_lengths")[i])
+
     def laid_out(self, block_size: int | None, copies: int) -> Any:
-        """Tokens (int32) of each row's layout: its N clean ones and ``copies`` of its turns, each padded to whole blocks.
+        """Tokens (int32) of each row's layout: its N clean ones and ``copies`` of its learned turns, each padded to whole blocks.
 
         ``block_size`` None: an autoregressive layout, which has the clean tokens only.
         """

@@ -59,7 +59,8 @@ class Reader:
         images = row["images"].as_py() or []
         self._give_back(sum(map(len, images)) + 4 * len(ids))
         turns = [(start, end) for start, end in row["turns"].as_py()]
-        return Example(row["id"].as_py(), ids, turns, images, row["image_grid_thw"].as_py() or [])
+        context = len(turns) - self.index.learned(int(self.samples[i]))
+        return Example(row["id"].as_py(), ids, turns, images, row["image_grid_thw"].as_py() or [], context=context)
 
     def row(self, i: int, columns: tuple[str, ...]) -> dict[str, Any]:
         """Arrow values of a sample."""

@@ -65,7 +65,7 @@ def row_of(result: Tokenized) -> dict[str, Any]:
         "turns": result.turns,
         "image_grid_thw": result.image_grid_thw,
         "num_visual_tokens": result.num_visual_tokens,
-        "num_supervised_tokens": result.num_supervised_tokens,
+        "num_supervised_tokens": sum(result.learned_lengths),
         "answer": sample.messages[-1]["content"][0]["text"],
     }
 
@@ -78,7 +78,7 @@ def entry_of(result: Tokenized) -> dict[str, Any]:
         "id": sample.id,
         "tokens": len(result.input_ids),
         "visual_tokens": result.num_visual_tokens,
-        "turn_lengths": [end - start for start, end in result.turns],
+        "turn_lengths": result.learned_lengths,
         "image_hashes": _hashes(sample),
         "looks": [look or None for look in sample.looks],
         "text": _hash(text.encode()),

@@ -34,6 +34,7 @@ from bard_core.data.sources import Shard
 from bard_core.data.tokenize import SampleTokenizer, Tokenized
 from bard_core.data.units import ROWS
 from bard_core.data.videos import VideoReader
+from bard_core.diffusion.names import Learned
 from bard_core.store import artifacts, storage, workshop
 from bard_core.store.refs import UnitRef
 
@@ -52,6 +53,7 @@ class Job:
     processor_digest: str
     max_tokens: int
     max_answer_tokens: int | None
+    learned: Learned
     seed: int
     system_prompt: str | None = None
     drawn: float | None = None
@@ -107,17 +109,18 @@ def _key(job: Job, sha256: str, media: str) -> str:
             "processor": job.processor_digest,
             "system_prompt": job.system_prompt,
             "limits": [job.max_tokens, job.max_answer_tokens],
+            **({} if job.learned == "all" else {"learned": job.learned}),
             "drawn": [job.seed, job.drawn] if job.drawn is not None else None,
         }
     )
 
 
 @lru_cache(maxsize=2)
-def _tokenizer(folder: str, max_tokens: int, max_answer_tokens: int | None) -> SampleTokenizer:
+def _tokenizer(folder: str, max_tokens: int, max_answer_tokens: int | None, learned: Learned) -> SampleTokenizer:
     from transformers import AutoProcessor
 
     read: Callable[[str], Any] = AutoProcessor.from_pretrained
-    return SampleTokenizer(read(folder), max_tokens, max_answer_tokens)
+    return SampleTokenizer(read(folder), max_tokens, max_answer_tokens, learned)
 
 
 def _write(job: Job, path: Path, media: Media, sha256: str, staging: Path) -> dict[str, Any]:
@@ -127,7 +130,7 @@ def _write(job: Job, path: Path, media: Media, sha256: str, staging: Path) -> di
     dropped: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     damaged, examples = "", list[dict[str, Any]]()
-    tokenizer = _tokenizer(job.processor, job.max_tokens, job.max_answer_tokens)
+    tokenizer = _tokenizer(job.processor, job.max_tokens, job.max_answer_tokens, job.learned)
     with (
         (staging / QUARANTINE).open("w", encoding="utf-8") as quarantine,
         Writer(staging / ROWS, rows_schema()) as rows,

@@ -18,7 +18,7 @@ from bard_core.config.sections.data import DataConfig
 from bard_core.data.messages import Sample
 from bard_core.data.refusal import RowRefused
 from bard_core.data.videos import VideoReader
-from bard_core.diffusion.names import MASK_TOKEN
+from bard_core.diffusion.names import MASK_TOKEN, Learned
 from bard_core.lab.processor import TOKEN_PX, build_lab_processor
 from bard_core.models.turns import find_turns, turn_markers
 from bard_core.models.vlm import known_mask_token
@@ -32,6 +32,7 @@ class Tokenized:
 
     ``input_ids``: the whole conversation, N tokens. ``turns``: [start, end) of each assistant turn, its end token included
     and its header excluded. ``image_grid_thw``: (1, height, width) in patches for each image. ``was_cut``: turns were lost.
+    ``context``: how many of the first turns carry no loss.
     """
 
     sample: Sample
@@ -40,11 +41,12 @@ class Tokenized:
     image_grid_thw: list[tuple[int, int, int]]
     num_visual_tokens: int
     was_cut: bool
+    context: int = 0
 
     @property
-    def num_supervised_tokens(self) -> int:
-        """Tokens that carry loss: all assistant turns with their end tokens."""
-        return sum(end - start for start, end in self.turns)
+    def learned_lengths(self) -> list[int]:
+        """Tokens of each assistant turn that carries a loss, its end token included."""
+        return [end - start for start, end in self.turns[self.context :]]
 
 
 def load_processor(config: DataConfig) -> Any:
@@ -100,13 +102,17 @@ def image_grid(image_processor: Any, height: int, width: int) -> tuple[int, int,
 
 
 class SampleTokenizer:
-    """Tokenises samples for one processor and its length limits in tokens: of a sample, and of one answer (None: the same)."""
+    """Tokenises samples for one processor and its length limits in tokens: of a sample, and of one answer (None: the same).
 
-    def __init__(self, processor: Any, max_tokens: int, max_answer_tokens: int | None = None) -> None:
+    ``learned``: whether all answers of a conversation carry a loss, or its last one.
+    """
+
+    def __init__(self, processor: Any, max_tokens: int, max_answer_tokens: int | None = None, learned: Learned = "all") -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_tokens = max_tokens
         self.max_answer_tokens = max_answer_tokens or max_tokens
+        self.learned = learned
         self.image_token_id = int(processor.image_token_id)
         self.see = VideoReader(processor)
         self.markers = turn_markers(processor)
@@ -201,7 +207,8 @@ class SampleTokenizer:
             raise RowRefused("chat template loses turns", f"found {len(turns)} assistant turns of {expected}")
         if len(input_ids) > self.max_tokens or any(end - start > self.max_answer_tokens for start, end in turns):
             return self._cut(sample, len(input_ids), turns)
-        return Tokenized(sample, input_ids, turns, grids, sum(visual), was_cut=False)
+        context = len(turns) - 1 if self.learned == "last" else 0
+        return Tokenized(sample, input_ids, turns, grids, sum(visual), was_cut=False, context=context)
 
     def _expand(self, ids: list[int], visual: list[int]) -> list[int]:
         """Repeat the i-th image placeholder ``visual[i]`` times."""

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bard_core.diffusion.names import CleanAttention
+from bard_core.diffusion.names import TrainedAttention
 
 CLEAN, NOISY, PADDING = 0, 1, -1
 FIELDS = ("sample", "position", "block", "role")
@@ -64,10 +64,11 @@ class SampleLayout:
     tail_R: Tensor
 
 
-def sample_layout(length: int, turns: Sequence[tuple[int, int]], block_size: int) -> SampleLayout:
+def sample_layout(length: int, turns: Sequence[tuple[int, int]], block_size: int, context: int = 0) -> SampleLayout:
     """Lay out one conversation of ``length`` clean tokens whose assistant turns are the spans ``[start, end)``.
 
     Blocks count from position 0, and start afresh where a turn starts and where it ends, so blocks before a turn may be short.
+    The first ``context`` turns have no noisy copy.
 
     Raises:
         ValueError: a turn is empty, out of range, or overlaps the one before; or ``block_size`` < 1.
@@ -81,7 +82,7 @@ def sample_layout(length: int, turns: Sequence[tuple[int, int]], block_size: int
         if not cursor <= start < end <= length:
             raise ValueError(f"turn {index} is [{start}, {end}) in a conversation of {length} tokens, after position {cursor}")
         next_block = _fill_blocks(clean_block, cursor, start, next_block, block_size)
-        padded = -(-(end - start) // block_size) * block_size
+        padded = 0 if index < context else -(-(end - start) // block_size) * block_size
         offsets = torch.arange(padded)
         source.append(start + offsets)
         block.append(next_block + offsets // block_size)
@@ -107,13 +108,14 @@ def _fill_blocks(block_N: Tensor, start: int, end: int, first_block: int, block_
     return first_block + -(-(end - start) // block_size)
 
 
-def clean_to_clean(query: TokenTable, key: TokenTable, clean_attention: CleanAttention) -> Tensor:
-    """Sub-rule: the clean stream on itself."""
+def clean_to_all(query: TokenTable, key: TokenTable, clean_attention: TrainedAttention) -> Tensor:
+    """Sub-rule: the clean stream on itself; as released, on the noisy copies of its own and earlier blocks too."""
     if clean_attention == "causal":
         order = key.position <= query.position
     else:
         order = key.block <= query.block
-    return order & (query.role == CLEAN) & (key.role == CLEAN)
+    seen = key.role >= CLEAN if clean_attention == "released" else key.role == CLEAN
+    return order & (query.role == CLEAN) & seen
 
 
 def noisy_to_clean(query: TokenTable, key: TokenTable) -> Tensor:
@@ -126,15 +128,15 @@ def noisy_to_noisy(query: TokenTable, key: TokenTable) -> Tensor:
     return (key.block == query.block) & (key.role == query.role) & (query.role >= NOISY)
 
 
-def visible(query: TokenTable, key: TokenTable, clean_attention: CleanAttention) -> Tensor:
+def visible(query: TokenTable, key: TokenTable, clean_attention: TrainedAttention) -> Tensor:
     """The whole rule, for tables that broadcast against each other: True where the query may look at the key.
 
     The dense mask calls it on all pairs at once, the sparse one inside the attention kernel on one pair at a time.
     """
-    seen = clean_to_clean(query, key, clean_attention) | noisy_to_clean(query, key) | noisy_to_noisy(query, key)
+    seen = clean_to_all(query, key, clean_attention) | noisy_to_clean(query, key) | noisy_to_noisy(query, key)
     return seen & (key.sample == query.sample)
 
 
-def attention_mask(query: TokenTable, key: TokenTable, clean_attention: CleanAttention = "block") -> Tensor:
+def attention_mask(query: TokenTable, key: TokenTable, clean_attention: TrainedAttention = "block") -> Tensor:
     """The rule evaluated densely: boolean [..., Lq, Lk]."""
     return visible(query[..., :, None], key[..., None, :], clean_attention)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from bard_core.diffusion.layout import CLEAN, FIELDS, NOISY, TokenTable, visible
-from bard_core.diffusion.names import CleanAttention
+from bard_core.diffusion.names import TrainedAttention
 
 TILE = 128
 CACHED_MASKS = 64
@@ -36,7 +36,7 @@ class Span:
     copy_BT: tuple[Tensor, Tensor]
 
 
-def tile_map(table_BL: TokenTable, clean_attention: CleanAttention, tile: int = TILE) -> tuple[Tensor, Tensor]:
+def tile_map(table_BL: TokenTable, clean_attention: TrainedAttention, tile: int = TILE) -> tuple[Tensor, Tensor]:
     """Two booleans [B, T, T], T = ceil(L / tile), rows are query tiles: tiles to look into, and those of them that are full.
 
     Every tile with a visible pair is among the first; a full tile has nothing but visible pairs.
@@ -44,12 +44,15 @@ def tile_map(table_BL: TokenTable, clean_attention: CleanAttention, tile: int = 
     clean, noisy = _span(table_BL, table_BL.role == CLEAN, tile), _span(table_BL, table_BL.role >= NOISY, tile)
     order = (clean.position_BT, clean.position_BT) if clean_attention == "causal" else (clean.block_BT, clean.block_BT)
     some, full = _before(clean, clean, *order, strict=False)
-    for more in (_before(noisy, clean, noisy.block_BT, clean.block_BT, strict=True), _same_block(noisy)):
+    others = [_before(noisy, clean, noisy.block_BT, clean.block_BT, strict=True), _same_block(noisy)]
+    if clean_attention == "released":
+        others.append(_before(clean, noisy, clean.block_BT, noisy.block_BT, strict=False))
+    for more in others:
         some, full = some | more[0], full | more[1]
     return some, full
 
 
-def block_mask(table_BL: TokenTable, clean_attention: CleanAttention) -> BlockMask:
+def block_mask(table_BL: TokenTable, clean_attention: TrainedAttention) -> BlockMask:
     """The rule as ``flex_attention`` takes it, on the table's device; kept for the next batch with a table of the same key."""
     name = (table_BL.key, clean_attention, table_BL.role.device)
     if table_BL.key is None:
@@ -66,7 +69,7 @@ def block_mask(table_BL: TokenTable, clean_attention: CleanAttention) -> BlockMa
 _cache: OrderedDict[Hashable, BlockMask] = OrderedDict()
 
 
-def _block_mask(table_BL: TokenTable, clean_attention: CleanAttention) -> BlockMask:
+def _block_mask(table_BL: TokenTable, clean_attention: TrainedAttention) -> BlockMask:
     some, full = tile_map(table_BL, clean_attention)
     length = table_BL.role.shape[-1]
     small_BL = TokenTable(*(getattr(table_BL, name).int() for name in FIELDS))  # the kernel reads these for every pair

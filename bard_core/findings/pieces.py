@@ -18,7 +18,7 @@ from bard_core.config.sections.source import SourceConfig
 from bard_core.config.sections.storage import StorageConfig
 from bard_core.config.sections.swd import SWDConfig
 from bard_core.config.versions import VERSIONS, Code
-from bard_core.diffusion.names import CleanAttention
+from bard_core.diffusion.names import TrainedAttention
 from bard_core.findings.spec import SOURCE, Borrowed, Claim, trained_models
 from bard_core.store import artifacts, storage
 
@@ -71,7 +71,7 @@ class Distillation(Work):
 
     kind: Literal["swd"] = "swd"
     swd: SWDConfig
-    clean_attention: CleanAttention
+    clean_attention: TrainedAttention
     student: str
     teacher: str
 

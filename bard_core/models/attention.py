@@ -15,7 +15,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from bard_core.diffusion.layout import TokenTable, attention_mask
-from bard_core.diffusion.names import CleanAttention
+from bard_core.diffusion.names import TrainedAttention
 from bard_core.diffusion.tiles import block_mask
 from bard_core.models.block_attention import block_attention
 from bard_core.models.unwaited import grid_inputs, last_hidden_states, takes_places
@@ -50,14 +50,14 @@ class Patches:
     grid_thw: Tensor
 
 
-def dense_mask(table_BL: TokenTable, clean_attention: CleanAttention) -> Tensor:
+def dense_mask(table_BL: TokenTable, clean_attention: TrainedAttention) -> Tensor:
     """Boolean [B, 1, L, L] for SDPA. Padding sees itself, so that no row of the softmax is empty."""
     mask = attention_mask(table_BL, table_BL, clean_attention)
     mask.diagonal(dim1=-2, dim2=-1).fill_(True)
     return mask[:, None]
 
 
-def training_attention(table_BL: TokenTable, clean_attention: CleanAttention) -> Tensor | BlockMask:
+def training_attention(table_BL: TokenTable, clean_attention: TrainedAttention) -> Tensor | BlockMask:
     """The mask in the form that trains on the table's device: sparse on CUDA, dense elsewhere (flex has no backward on CPU)."""
     if table_BL.role.is_cuda:
         return block_mask(table_BL, clean_attention)

@@ -23,7 +23,7 @@ from bard_core.diffusion.losses import (
     teacher_entropy_tokens,
     topk_distillation_tokens,
 )
-from bard_core.diffusion.names import CleanAttention, NoiseName, NoiseSchedule
+from bard_core.diffusion.names import NoiseName, NoiseSchedule, TrainedAttention
 from bard_core.models.attention import ImageFeatures, Patches, hidden_states, training_attention
 from bard_core.models.vlm import vision_parameters
 from bard_core.training.head import chunk_rows, head_loss
@@ -56,10 +56,10 @@ class Objective(nn.Module):
         shares: how much of each part the loss takes, by name; 0: the part is only logged.
     """
 
-    def __init__(self, model: Any, clean_attention: CleanAttention, shares: dict[str, float]) -> None:
+    def __init__(self, model: Any, clean_attention: TrainedAttention, shares: dict[str, float]) -> None:
         super().__init__()
         self.model = model
-        self.clean_attention: CleanAttention = clean_attention
+        self.clean_attention: TrainedAttention = clean_attention
         self.shares = shares
 
     def body(self, batch: Batch, images: Images) -> Tensor:
@@ -144,7 +144,7 @@ class ProgressiveBlockMerging(Objective):
     def __init__(
         self,
         model: Any,
-        clean_attention: CleanAttention,
+        clean_attention: TrainedAttention,
         noise: NoiseName,
         ar_weight: float,
         schedule: NoiseSchedule = "linear",
@@ -168,7 +168,7 @@ class StageWiseDistillation(Objective):
     """
 
     def __init__(
-        self, model: Any, clean_attention: CleanAttention, teacher: Teacher | None, config: SWDConfig, ar_weight: float
+        self, model: Any, clean_attention: TrainedAttention, teacher: Teacher | None, config: SWDConfig, ar_weight: float
     ) -> None:
         shares = {"ce": config.ce_weight, "kl": config.kl_weight, "teacher_entropy": 0.0}
         super().__init__(model, clean_attention, _beside_ar(shares, ar_weight))

@@ -13,7 +13,7 @@ from bard_core.config.sections.swd import SWDConfig
 from bard_core.config.sections.train import TrainConfig
 from bard_core.config.strict import StrictModel, later
 from bard_core.config.versions import VERSIONS
-from bard_core.diffusion.names import CleanAttention, Reduction, SizeDraw
+from bard_core.diffusion.names import Reduction, SizeDraw, TrainedAttention
 from bard_core.store import artifacts, storage
 from bard_core.store.refs import CheckpointRef, DatasetRef, ModelRef
 from bard_core.training.checkpoints import retention
@@ -32,7 +32,7 @@ class StageSpec(StrictModel):
     block_size: int = 1
     block_sizes: tuple[int, ...] = ()
     draw: SizeDraw = later("uniform")
-    clean_attention: CleanAttention = "block"
+    clean_attention: TrainedAttention = "block"
     noise: NoiseConfig = NoiseConfig()
     ar_weight: float = 0.0
     reduction: Reduction = "token_mean"
@@ -119,7 +119,7 @@ def pbm_spec(
 
 
 def swd_spec(
-    config: SWDConfig, clean_attention: CleanAttention, dataset: DatasetRef, student: ModelRef, teacher: ModelRef
+    config: SWDConfig, clean_attention: TrainedAttention, dataset: DatasetRef, student: ModelRef, teacher: ModelRef
 ) -> StageSpec:
     """``student`` is distilled at its own block size from the frozen ``teacher``, which may be an autoregressive model.
 

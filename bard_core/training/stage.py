@@ -21,7 +21,7 @@ from bard_core.data.feed import MicroBatches, Walk
 from bard_core.data.fit import Fitted
 from bard_core.data.reader import Reader
 from bard_core.data.units import CACHE_BYTES
-from bard_core.diffusion.names import MASK_TOKEN, CleanAttention
+from bard_core.diffusion.names import MASK_TOKEN, TrainedAttention, decoded
 from bard_core.diffusion.noise import replacement_tokens
 from bard_core.lab.model import build_lab_model
 from bard_core.models import BardSettings, adapters, bard_settings, load, record_settings
@@ -108,7 +108,7 @@ def run_stage(
     mask_id = settings.mask_token_id
     if mask_id is None:
         mask_id = int(tokenizer.convert_tokens_to_ids(MASK_TOKEN))
-    if spec.stage == "swd" and settings.block_size > 1 and settings.clean_attention != spec.clean_attention:
+    if spec.stage == "swd" and settings.block_size > 1 and settings.clean_attention != decoded(spec.clean_attention):
         raise ValueError(
             f"{spec.name}: the student's clean stream is {settings.clean_attention!r}; set pbm.clean_attention to that"
         )
@@ -216,7 +216,7 @@ def _teacher(
         own = bard_settings(model)
         mask_id = batch_spec.mask_token_id if own.mask_token_id is None else own.mask_token_id
         masks = None if mask_id == batch_spec.mask_token_id else (batch_spec.mask_token_id, mask_id)
-        seen: CleanAttention = own.clean_attention if own.block_size > 1 else spec.clean_attention
+        seen: TrainedAttention = own.clean_attention if own.block_size > 1 else spec.clean_attention
         autoregressive = ref.block_size == 1
         if autoregressive:
             seen, masks = "causal", None

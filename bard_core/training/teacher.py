@@ -20,7 +20,7 @@ from bard_core.data.batch import Batch
 from bard_core.data.batches import BatchSpec, collate
 from bard_core.data.examples import Example
 from bard_core.diffusion.layout import CLEAN
-from bard_core.diffusion.names import CleanAttention
+from bard_core.diffusion.names import TrainedAttention
 from bard_core.models.attention import hidden_states, training_attention
 from bard_core.store import artifacts, storage, workshop
 from bard_core.training.head import chunk_rows
@@ -52,7 +52,7 @@ class OnlineTeacher:
     def __init__(
         self,
         model: Any,
-        clean_attention: CleanAttention,
+        clean_attention: TrainedAttention,
         top_k: int,
         encoder: ImageEncoder,
         masks: tuple[int, int] | None = None,

@@ -27,7 +27,7 @@ ROWS_SCHEMA = pa.schema(
 
 
 def row(name, tokens, turns, images=(), grids=(), **more):
-    """One row of a unit; its index entry may be told more: split, keep, repeat."""
+    """One row of a unit; its index entry may be told more: split, keep, repeat, context (first turns without a loss)."""
     ids = [1 + (7 * i + len(name)) % 400 for i in range(tokens)]
     values = {"id": name, "source": "s", "messages": "[]", "images": list(images), "input_ids": ids, "turns": turns}
     values |= {"image_grid_thw": list(grids), "num_visual_tokens": 0, "num_supervised_tokens": 0, "answer": ""}
@@ -64,7 +64,7 @@ def columns_of(units):
         "reason": ["" for _ in rows],
         "tokens": [len(values["input_ids"]) for *_, values in rows],
         "visual_tokens": [values["num_visual_tokens"] for *_, values in rows],
-        "turn_lengths": [[end - start for start, end in values["turns"]] for *_, values in rows],
+        "turn_lengths": [[end - start for start, end in values["turns"][values.get("context", 0) :]] for *_, values in rows],
         "image_hashes": hashes,
         "repeat": [values.get("repeat", 1) for *_, values in rows],
     }

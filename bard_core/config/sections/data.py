@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from bard_core.config.bases import Based
 from bard_core.config.sources import RawSource
 from bard_core.config.strict import StrictModel, later
+from bard_core.diffusion.names import Learned
 
 LabTask = Literal["read", "count", "yesno", "sort", "add", "chart", "list"]
 
@@ -30,6 +31,13 @@ class LabWorldConfig(StrictModel):
         description="Harder questions, of which each image's last one goes around; turns_per_image is then the most, in held-out "
         "samples too. None: list some cells, then derive a sum, a maximum and a minimum",
     )
+    practice: float = later(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="With tasks: share of the training images that are asked about as without any. Those answers name many "
+        "cells, which teaches to find one",
+    )
     held_out: Literal["evaluation", "validation"] = later(
         "evaluation",
         description="validation: other held-out images, as many, to tune by; evaluation images are then left alone",
@@ -43,6 +51,8 @@ class LabWorldConfig(StrictModel):
             )
         if not self.min_cells <= self.max_cells <= self.rows * self.columns:
             raise ValueError("needs min_cells <= max_cells <= rows x columns")
+        if self.practice and not self.tasks:
+            raise ValueError("practice needs tasks: without any, all images are asked about so")
         if "chart" in self.tasks and self.rows < 2:
             raise ValueError("the task chart needs rows >= 2: bars, and letters below them")
         return self
@@ -64,6 +74,10 @@ class DataConfig(Based):
     processor_revision: str | None = Field(None, description="Of a hub processor: branch, tag or commit; None: main as it is now")
     max_tokens: int = Field(8192, ge=16, le=2**20, description="Samples longer than this are cut at a turn boundary or refused")
     max_answer_tokens: int | None = Field(None, ge=1, description="Likewise for one answer; None: max_tokens alone bounds it")
+    learned: Learned = later(
+        "all",
+        description="Answers of a conversation that carry a loss. last (as released): its last one; those before are context",
+    )
     min_pixels: int = Field(256 * 256, ge=256)
     max_pixels: int = Field(2048 * 2048, ge=256)
     video_fps: float = Field(2.0, gt=0.0, le=60.0, description="Frames a second that are seen of a video")

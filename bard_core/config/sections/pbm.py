@@ -11,7 +11,7 @@ from bard_core.config.sections.data import DataConfig
 from bard_core.config.sections.noise import NoiseConfig
 from bard_core.config.sections.train import TrainConfig
 from bard_core.config.strict import StrictModel, later
-from bard_core.diffusion.names import CleanAttention, Reduction, SizeDraw
+from bard_core.diffusion.names import Reduction, SizeDraw, TrainedAttention
 
 
 class PBMStage(StrictModel):
@@ -63,7 +63,7 @@ AR_WEIGHT = Field(
 TAIL_WEIGHT = "Weight of the end tokens that fill an answer's last block; they count in full where a mean is divided"
 
 
-def ar_share(ar_weight: float | None, clean_attention: CleanAttention) -> float:
+def ar_share(ar_weight: float | None, clean_attention: TrainedAttention) -> float:
     """``ar_weight`` with its default: 0.5 + 0.5 as in Fast-dVLM where the clean stream is causal."""
     default = 0.5 if clean_attention == "causal" else 0.0
     return default if ar_weight is None else ar_weight
@@ -75,7 +75,11 @@ class PBMMethod(Based):
     FOLDER: ClassVar[str] = "pbm"
 
     noise: NoiseConfig = NoiseConfig()
-    clean_attention: CleanAttention = "block"
+    clean_attention: TrainedAttention = Field(
+        "block",
+        description="What the clean stream sees: whole blocks (the paper), or tokens before its own. released: whole blocks and "
+        "their noisy copies, as the released code trains; decoding has none, and is by whole blocks",
+    )
     ar_weight: float | None = AR_WEIGHT
     reduction: Reduction = Field(
         "token_mean",

@@ -2,6 +2,7 @@
 
 import torch
 
+from bard_core.diffusion.names import TrainedAttention, decoded
 from bard_core.store import artifacts, provenance, storage, workshop
 from bard_core.store.artifacts import Manifest
 from bard_core.store.refs import CheckpointRef
@@ -10,7 +11,7 @@ from bard_core.training.checkpoints.consolidate import consolidate
 from bard_core.training.curve import lasting
 
 
-def deliver(checkpoint: CheckpointRef, clean_attention: str, uri: str) -> Manifest:
+def deliver(checkpoint: CheckpointRef, clean_attention: TrainedAttention, uri: str) -> Manifest:
     """Write the checkpoint's Hugging Face folder to ``uri``, in the precision of its training, and make it an artifact.
 
     It records the checkpoint's block size, by which it will decode.
@@ -25,7 +26,7 @@ def deliver(checkpoint: CheckpointRef, clean_attention: str, uri: str) -> Manife
             staging,
             artifacts.fetch(checkpoint.base_uri),
             dtype=torch.bfloat16 if checkpoint.precision == "bfloat16" else None,
-            bard={"block_size": checkpoint.block_size, "clean_attention": clean_attention},
+            bard={"block_size": checkpoint.block_size, "clean_attention": decoded(clean_attention)},
         )
         (staging / "training_curve.jsonl").write_bytes(lasting(storage.read_bytes(checkpoint.curve_uri)))
         provenance.add(staging, provenance.of_run(checkpoint.curve_uri))

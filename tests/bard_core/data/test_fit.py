@@ -19,6 +19,8 @@ from bard_core.data.feed import MicroBatches, Walk
 from bard_core.data.fit import Fitted, RowsTooShortError, check_rows, laid_out_length, turns_that_fit
 from bard_core.data.reader import Reader
 
+from ..written import row, write_dataset
+
 
 @pytest.fixture(scope="module")
 def reader(lab_dataset: Any) -> Reader:
@@ -57,17 +59,25 @@ def test_the_length_is_that_of_the_layout(examples: list[Example], block_size: i
     st.sampled_from([None, 1, 4, 32]),
     st.integers(0, 2),
     st.integers(16, 1500),
+    st.booleans(),
 )
-def test_as_many_turns_stay_as_fit(gaps: list[tuple[int, int]], block_size: int | None, copies: int, limit: int) -> None:
+def test_as_many_turns_stay_as_fit(
+    gaps: list[tuple[int, int]], block_size: int | None, copies: int, limit: int, last: bool
+) -> None:
     turns, at = [], 0
     for asked, answered in gaps:
         turns.append((at + asked, at + asked + answered))
         at += asked + answered
-    kept = turns_that_fit(at + 1, turns, block_size, copies, limit)
+    context = len(turns) - 1 if last else 0
+
+    def length(kept: int, end: int) -> int:
+        return laid_out_length(end, turns[kept - 1 if last else 0 : kept], block_size, copies)
+
+    kept = turns_that_fit(at + 1, turns, block_size, copies, limit, context)
     if kept < len(turns):
-        assert laid_out_length(at + 1, turns, block_size, copies) > limit
-        assert kept == 0 or laid_out_length(turns[kept - 1][1], turns[:kept], block_size, copies) <= limit
-        assert laid_out_length(turns[kept][1], turns[: kept + 1], block_size, copies) > limit
+        assert length(len(turns), at + 1) > limit
+        assert kept == 0 or length(kept, turns[kept - 1][1]) <= limit
+        assert all(length(n, turns[n - 1][1]) > limit for n in range(kept + 1, len(turns) + 1))
 
 
 def fit(reader: Reader, processor: Any, block_size: int, limit: int) -> Fitted:
@@ -95,6 +105,14 @@ def test_every_row_keeps_the_limit_and_images_stay_with_their_tokens(
     assert torch.equal(again[0].input_ids_N, left[0].input_ids_N) and len(again) == len(fitted)
     batch = collate([placed(example) for example in left], spec(8, False, limit))
     assert batch.input_ids_BL.shape[1] <= limit
+
+
+def test_the_last_turn_that_stays_is_learned(tmp_path: Path, processor: Any) -> None:
+    turns = [[4, 10], [14, 20], [24, 30]]
+    data = write_dataset(tmp_path / "data", [[row("a", 40, turns, context=2), row("b", 12, turns[:1])]])
+    cut, whole = fit(Reader(data, "train"), processor, 4, 30)
+    assert (cut.turns, cut.context, len(cut.input_ids_N)) == ([(4, 10), (14, 20)], 1, 20)
+    assert (whole.turns, whole.context) == ([(4, 10)], 0)
 
 
 def test_steps_keep_the_limit_too(reader: Reader, examples: list[Example], processor: Any) -> None:

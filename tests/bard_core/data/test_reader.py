@@ -26,7 +26,7 @@ def some_units():
             row(f"a{i}", 20 + i, [[5, 9], [12, 20]], [image[i:]], [[1, 4, 4]], split=int(i % 4 == 3), keep=i != 5)
             for i in range(9)
         ],
-        [row("b0", 30, [[3, 30]], repeat=2), row("b1", 10, [])],
+        [row("b0", 30, [[3, 30]], repeat=2), row("b1", 10, []), row("b2", 40, [[2, 9], [12, 20], [30, 35]], context=2)],
     ]
 
 
@@ -38,11 +38,11 @@ def small(tmp_path, bard_home):
 def test_what_was_written_comes_back(small):
     reader = Reader(small, "train")
     wanted = [values for unit in some_units() for values in unit if values.get("keep", True) and not values.get("split")]
-    assert len(reader) == len(wanted) == 8
+    assert len(reader) == len(wanted) == 9
     for copy in (reader, pickle.loads(pickle.dumps(reader))):
         for example, values in zip(copy, wanted, strict=True):
             assert example.id == values["id"] and example.input_ids_N.tolist() == values["input_ids"]
-            assert example.turns == [tuple(turn) for turn in values["turns"]]
+            assert example.turns == [tuple(turn) for turn in values["turns"]] and example.context == values.get("context", 0)
             assert example.images == values["images"] and example.grid_thw == values["image_grid_thw"]
     assert [example.id for example in Reader(small, "eval")] == ["a3", "a7"]
     assert reader[0].input_ids_N.is_contiguous() and reader[7].id == "b1"
@@ -67,7 +67,13 @@ def test_a_laid_out_length_is_what_collate_lays_out(small):
         lengths = reader.index.laid_out(block, spec.copies)[reader.samples]
         for i, example in enumerate(reader):
             example.position_ids_CN = torch.arange(len(example.input_ids_N))[None]
-            assert collate([(example, 0)], spec).input_ids_BL.numel() == lengths[i]
+            batch = collate([(example, 0)], spec)
+            assert batch.input_ids_BL.numel() == lengths[i]
+            learned = [at for start, end in example.turns[example.context :] for at in range(start, end)]
+            assert batch.clean.index_P.tolist() == [at - 1 for at in learned]
+            copies = batch.table_BL.position[batch.table_BL.role > 0]
+            assert set(copies[copies < len(example.input_ids_N)].tolist()) >= set(learned) or block is None
+            assert not set(copies.tolist()) & {at for start, end in example.turns[: example.context] for at in range(start, end)}
 
 
 def test_a_changed_unit_is_refused_by_name(small, bard_home):

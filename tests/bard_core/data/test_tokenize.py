@@ -82,7 +82,10 @@ def test_ids_grids_and_lengths_equal_the_processors(name: str, request: pytest.F
     assert result.num_visual_tokens == (expected["input_ids"] == processor.image_token_id).sum()
     spans = [processor.tokenizer.decode(result.input_ids[start:end]) for start, end in result.turns]
     assert spans == ["K=7 B=2; sum=09<|im_end|>", "<think>x</think>y<|im_end|>", "1<|im_end|>"]
-    assert result.num_supervised_tokens == sum(end - start for start, end in result.turns)
+    assert result.learned_lengths == [end - start for start, end in result.turns]
+    (last,) = SampleTokenizer(processor, 8192, learned="last")([sample])
+    assert isinstance(last, Tokenized) and (last.input_ids, last.turns, last.context) == (result.input_ids, result.turns, 2)
+    assert last.learned_lengths == result.learned_lengths[2:]
 
 
 def test_turns_start_where_a_generation_prompt_ends(lab: Any) -> None:

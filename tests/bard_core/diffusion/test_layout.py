@@ -28,6 +28,9 @@ def test_noisy_tokens_cover_every_turn_in_whole_blocks(case):
         mine = layout.turn_R == index
         assert int(mine.sum()) % size == 0
         assert layout.source_R[mine & ~layout.tail_R].tolist() == list(range(start, end))
+        later = sample_layout(length, turns, size, context=index)
+        assert torch.equal(later.clean_block_N, layout.clean_block_N)
+        assert torch.equal(later.block_R, layout.block_R[layout.turn_R >= index])
     counts = torch.bincount(layout.block_R)
     assert set(counts[counts > 0].tolist()) == {size}
     assert (layout.clean_block_N.diff() >= 0).all()
@@ -37,7 +40,7 @@ def test_noisy_tokens_cover_every_turn_in_whole_blocks(case):
 
 
 @settings(max_examples=40, deadline=None)
-@given(conversations(), st.sampled_from(["block", "causal"]))
+@given(conversations(), st.sampled_from(["block", "causal", "released"]))
 def test_rule_token_by_token(case, clean_attention):
     length, turns, size = case
     layout = sample_layout(length, turns, size)
@@ -54,7 +57,8 @@ def test_rule_token_by_token(case, clean_attention):
             q_noisy, k_noisy = q >= length, k >= length
             qb, kb = int(table.block[q]), int(table.block[k])
             if not q_noisy:
-                seen = not k_noisy and (kb <= qb if clean_attention == "block" else k <= q)
+                before = k <= q if clean_attention == "causal" else kb <= qb
+                seen = before and (clean_attention == "released" or not k_noisy)
             else:
                 seen = kb == qb if k_noisy else kb < qb
             assert bool(mask[q, k]) == seen

@@ -54,7 +54,7 @@ def dense_tiles(table, clean_attention, tile):
 
 
 @settings(max_examples=150, deadline=None)
-@given(rows(), st.sampled_from(["block", "causal"]))
+@given(rows(), st.sampled_from(["block", "causal", "released"]))
 def test_no_visible_pair_is_skipped_and_no_hidden_one_taken_for_granted(table, clean_attention):
     some, full = tile_map(table, clean_attention, tile=16)
     seen, everything = dense_tiles(table, clean_attention, tile=16)
@@ -63,7 +63,7 @@ def test_no_visible_pair_is_skipped_and_no_hidden_one_taken_for_granted(table, c
     assert not (full & ~some).any()
 
 
-@pytest.mark.parametrize("clean_attention", ["block", "causal"])
+@pytest.mark.parametrize("clean_attention", ["block", "causal", "released"])
 def test_one_long_sample_visits_just_what_it_must(clean_attention):
     table = row_of([(1536, [(1024, 1536)])], 32, 1, 0)
     some, full = tile_map(table, clean_attention)
@@ -72,7 +72,7 @@ def test_one_long_sample_visits_just_what_it_must(clean_attention):
     assert float(some.float().mean()) < 0.55
 
 
-@pytest.mark.parametrize("clean_attention", ["block", "causal"])
+@pytest.mark.parametrize("clean_attention", ["block", "causal", "released"])
 def test_block_mask_holds_the_tiles_and_the_rule(clean_attention):
     table = row_of([(300, [(40, 90), (120, 290)]), (200, [(100, 180)])], 8, 2, 11)
     made, length = block_mask(table, clean_attention), table.role.shape[-1]
