@@ -3,7 +3,7 @@
 An image is a grid of cells, each showing one letter and one digit. A question names a few letters; the answer first
 lists their digits (any order of decoding works) and then derives a total, a maximum and a minimum (which need the list):
 long enough, and partly parallel, partly sequential, so that decoding several tokens at once is possible but not free. With
-``tasks``, questions are those of ``lab.tasks`` instead.
+``tasks``, questions are those of ``lab.tasks`` instead, all but a share for ``practice``.
 
 The world is written as raw Parquet shards in the exact public schemas of FineVision, LLaVA-OneVision-1.5 and
 MMFineReason, so that the converters of real data read it. The same seed gives the same bytes (for one version of
@@ -89,11 +89,16 @@ def _raw_row(schema: RawSchema, name: str, png: bytes, turns: list[tuple[str, st
     }
 
 
-def _schema_counts(world: LabWorldConfig, total: int) -> dict[RawSchema, int]:
-    """Split ``total`` images over the three schemas in the shares above; the first takes the rounding, and all of the tasks."""
+def _schema_counts(world: LabWorldConfig, stream: Stream) -> dict[RawSchema, int]:
+    """Split a stream's images over the three schemas in the shares above; the first takes the rounding, and all of the tasks.
+
+    With tasks, ``practice`` of the training images are left to the other two, and no held-out one.
+    """
+    total = world.train_images if stream == "train" else world.eval_images
+    scale = 1.0
     if world.tasks:
-        return {"finevision": total}
-    counts = {schema: round(total * share) for schema, share in SHARES.items()}
+        scale = world.practice / (1 - SHARES["finevision"]) if stream == "train" else 0.0
+    counts = {schema: round(total * share * scale) for schema, share in SHARES.items()}
     counts["finevision"] = total - counts["llava_onevision"] - counts["mmfinereason"]
     return counts
 
@@ -111,11 +116,11 @@ def generate(
         ValueError: the world is too small to hold enough images outside ``avoid``.
     """
     index = 0
-    for schema, count in _schema_counts(world, world.train_images if stream == "train" else world.eval_images).items():
+    for schema, count in _schema_counts(world, stream).items():
         for _ in range(count):
             for attempt in range(_MAX_REDRAWS):
                 rng = random.Random(f"bard-lab/{world.seed}/{stream}/{index}/{attempt}")
-                if world.tasks:
+                if world.tasks and schema == "finevision":
                     png, turns = tasks.conversation(world, index, rng)
                 else:
                     png, digits = _draw(world, rng)
@@ -129,7 +134,7 @@ def generate(
                 )
             drawn.add(sha256)
             name = f"{stream}-{index:06d}"
-            if world.tasks:
+            if world.tasks and schema == "finevision":
                 yield schema, tasks.row(name, png, turns)
             else:
                 yield schema, _raw_row(schema, name, png, _turns(world, schema, stream, digits, rng))

@@ -70,6 +70,15 @@ def test_conversations_have_one_or_two_turns_and_answers_of_one_token_to_two_hun
     assert sides == {(96, 96)}, "charts are as large as grids, so that tokens do not tell them apart"
 
 
+def test_a_share_of_the_training_images_is_for_practice() -> None:
+    some = HARD.model_copy(update={"practice": 0.3, "train_images": 20})
+    drawn = [schema for schema, _ in world.generate(some, "train", set(), set())]
+    assert {schema: drawn.count(schema) for schema in drawn} == {"finevision": 14, "llava_onevision": 4, "mmfinereason": 2}
+    assert {schema for schema, _ in world.generate(some, "eval", set(), set())} == {"finevision"}
+    with pytest.raises(ValueError, match="practice needs tasks"):
+        LabWorldConfig(practice=0.3)
+
+
 def test_a_hard_world_is_written_as_finevision_and_held_out_questions_go_around_the_tasks(tmp_path: Path) -> None:
     sources = world.write_raw(HARD, tmp_path)
     assert [source.schema_name for source in sources["eval"]] == ["finevision"]
