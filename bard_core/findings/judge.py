@@ -40,9 +40,10 @@ class Questions:
         self.batches = [self._encode(chats[start : start + config.batch_size]) for start in starts]
         self._chats = chats
 
-    def some(self, count: int) -> list[dict[str, Any]]:
-        """Up to ``count`` prompts, one a batch, spread over all."""
-        return [self._encode([chat]) for chat in self._chats[:: max(1, len(self._chats) // count)][:count]]
+    def some(self, count: int) -> dict[int, dict[str, Any]]:
+        """Up to ``count`` prompts by number, one a batch, spread over all."""
+        numbers = range(0, len(self._chats), max(1, len(self._chats) // count))[:count]
+        return {number: self._encode([self._chats[number]]) for number in numbers}
 
     def _encode(self, chats: Sequence[Any]) -> dict[str, Any]:
         padding = {"padding": True, "padding_side": "left"}
@@ -76,7 +77,8 @@ def _chat(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def judge(model: ModelRef, source: ModelRef, dataset: DatasetRef, config: EvaluationConfig) -> dict[str, Any]:
-    """A model at every threshold of ``config``: {"points": threshold -> numbers, "answers": tokens of each right answer}.
+    """A model at every threshold of ``config``: {"points": threshold -> numbers, "answers": tokens of each right answer, "timed":
+    numbers of the questions that were timed}.
 
     Accuracy is the share of answers that are right as a whole. Speed is on ``config.speed_samples`` prompts, one by one, all
     decoders in turn with the source's own autoregression.
@@ -96,13 +98,15 @@ def judge(model: ModelRef, source: ModelRef, dataset: DatasetRef, config: Evalua
     questions = Questions(dataset, folder, settings.system_prompt, config)
     mine = [name for name in decoders if (name == AUTOREGRESSIVE) == (model.stage == "source")]
     points = {name: questions.answer(decoders[name]) for name in mine}
-    timings = take_turns(questions.some(config.speed_samples), decoders)
+    prompts = questions.some(config.speed_samples)
+    timings = take_turns([*prompts.values()], decoders)
     for name, point in points.items():
         speed = asdict(compare(timings[name], timings[AUTOREGRESSIVE]))
-        point["speed"] = {key: value for key, value in speed.items() if key not in ("peak_bytes", "ar_peak_bytes", "ratios")}
+        point["speed"] = {key: value for key, value in speed.items() if key not in ("peak_bytes", "ar_peak_bytes")}
         point["speedup"] = speed["speedup"]
     ids = questions.processor.tokenizer([row["answer"] for row in questions.rows])["input_ids"]
-    return {"block_size": settings.block_size, "points": points, "answers": [len(answer) + 1 for answer in ids]}
+    answers = [len(answer) + 1 for answer in ids]
+    return {"block_size": settings.block_size, "points": points, "answers": answers, "timed": [*prompts]}
 
 
 def point_of(threshold: float | str | None) -> str:

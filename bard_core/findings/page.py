@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from bard_core.evaluation.compare import standard_error
-from bard_core.findings import growth, parity
+from bard_core.findings import growth, lengths, parity
 from bard_core.findings.spec import SELF_SPECULATION, Claim
 from bard_core.report.pictures import series_png
 
@@ -94,6 +94,7 @@ def _claim(body: Body, has_picture: bool) -> Iterator[str]:
         yield f"![accuracy over tokens a forward](findings/{body['claim']}.png)\n"
     yield from _table(body)
     yield from parity.table(body)
+    yield from lengths.table(body)
     if lost := {name: variant["missing"] for name, variant in body["variants"].items() if variant["missing"]}:
         yield "Not run whole: " + ", ".join(f"{name} ({_seeds_of(pieces)})" for name, pieces in lost.items()) + ".\n"
     machine = body["machine"]

@@ -10,6 +10,7 @@ from bard_core.config.file import shown
 from bard_core.config.sections.storage import StorageConfig
 from bard_core.findings.forwards import at_forwards
 from bard_core.findings.judge import AUTOREGRESSIVE, point_of
+from bard_core.findings.lengths import by_length
 from bard_core.findings.pieces import BlockTraining, Distillation, Recipe, recipe
 from bard_core.findings.spec import SOURCE, Claim, Comparison, Side
 from bard_core.findings.verdict import Outcome, Verdict, judged, sample_error, together
@@ -40,6 +41,7 @@ def results_of(claim: Claim, at: StorageConfig = StorageConfig()) -> Body:
             seeds[str(seed)] = {
                 "trained": {model: _spent(one, done, key) for model, key in one.trained.items() if key in done},
                 "judged": {model: _points(body) for model, body in here.items()},
+                "lengths": {model: by_length(body) for model, body in here.items()},
             }
         config = claim.pipeline(variant, claim.seeds[0])
         sections = {name: getattr(config, name) for name in ("data", "source", "pbm", "swd", "evaluation")}
