@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the ground up: a room imports only from floors below its own. models stand under data, whose positions they compute.
 FLOORS = (
-    {"diffusion", "known_warnings", "progress"},
+    {"diffusion", "known_warnings", "processes", "progress"},
     {"config"},
     {"store", "lab"},
     {"models", "tracking"},

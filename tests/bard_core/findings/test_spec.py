@@ -17,8 +17,9 @@ def test_every_claim_of_ours_can_be_run() -> None:
     claims = read_claims()
     assert {"progressive", "elastic"} <= {claim.name for claim in claims}
     assert all(len(claim.seeds) >= 3 and claim.held_out == "validation" for claim in claims if claim.comparisons)
-    long = [piece.name for piece in distinct(recipes(claims)).values() if piece.cost > 3000]
-    assert long == [], "a piece is a quarter of an hour at most"
+    long = [piece for piece in distinct(recipes(claims)).values() if piece.cost > 3000]
+    assert {piece.name.partition(",")[0] for piece in long} <= {"source"}, "a piece is a quarter of an hour at most"
+    assert all(piece.source.train.checkpoint_every <= 500 for piece in long), "or goes on from a few minutes before"
 
 
 def asked(**side: Any) -> list[dict[str, Any]]:
