@@ -14,6 +14,7 @@ from bard_core.findings.work import found, run
 from bard_core.processes import process_pool
 from bard_core.progress import Bar
 from bard_core.store import storage
+from bard_core.training.interrupts import EXIT_STOPPED, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def run_all(pieces: Mapping[str, Any], processes: int, at: StorageConfig = Stora
         processes: at once, the cores shared between them; 1: in this process.
 
     Raises:
-        SystemExit: SIGTERM came; the processes were ended, and what they had trained is kept.
+        SystemExit: SIGTERM came, or Ctrl-C in this process; what was trained is kept.
     """
     waiting = {key: piece for key, piece in pieces.items() if found(piece, at) is None}
     total = sum(piece.cost for piece in pieces.values())
@@ -67,6 +68,9 @@ def _one_by_one(pieces: Mapping[str, Any], waiting: dict[str, Any], at: StorageC
             continue
         try:
             run(piece, dict(pieces), at)
+        except Stopped as stopped:
+            log.warning("%s: %s", _called(piece), stopped)
+            raise SystemExit(EXIT_STOPPED) from stopped
         except Exception as error:  # noqa: BLE001 - one piece must not lose the others
             failed[_called(piece)] = _said(error)
             lost.add(key)

@@ -16,6 +16,7 @@ from bard_core.config.sections.storage import StorageConfig
 from bard_core.findings import pool, work
 from bard_core.findings.pieces import distinct, recipe, recipes
 from bard_core.store import storage
+from bard_core.training.interrupts import EXIT_STOPPED, Stopped
 
 from .tiny import AT, tiny_claim
 
@@ -37,6 +38,20 @@ def test_what_is_ready_is_handed_out_and_nothing_before_what_it_needs(monkeypatc
     assert failed == {f"source, seed 1 ({lost[:8]})": "RuntimeError: no luck"}
     assert {key for key in pieces if key not in order} == {lost, *(k for k, p in pieces.items() if "seed 1" in p.name)}
     assert len(order) == len({*order})
+
+
+def test_a_training_that_was_told_to_stop_ends_the_run(monkeypatch: pytest.MonkeyPatch, bard_home: Path) -> None:
+    pieces, begun = distinct([recipe(tiny_claim(), "four", 0)]), list[str]()
+
+    def run(piece: Any, needed: dict[str, Any], at: StorageConfig) -> None:
+        begun.append(piece.kind)
+        if piece.kind == "source":
+            raise Stopped(7)
+
+    monkeypatch.setattr(pool, "run", run)
+    with pytest.raises(SystemExit) as left:
+        pool.run_all(pieces, 1)
+    assert (left.value.code, begun) == (EXIT_STOPPED, ["dataset", "source"]), "nothing is begun after it"
 
 
 @pytest.mark.faults
