@@ -160,8 +160,9 @@ def _table(body: Body) -> Iterator[str]:
             steps, flops = (fmean(run[f"total_{kind}"] for run in spent) if spent else 0.0 for kind in ("steps", "flops"))
             accuracy, error = (100 * value for value in (fmean(numbers["accuracy"]), standard_error(numbers["accuracy"])))
             cost = f"{steps:.0f} | {flops / 1e12:.1f}" if steps else "– | –"
+            spread = f" ± {error:.1f}" if len(numbers["accuracy"]) > 1 else ""
             yield (
-                f"| {'all' if model == 'source' else name} | {model} | {point} | {accuracy:.1f} ± {error:.1f} % "
+                f"| {'all' if model == 'source' else name} | {model} | {point} | {accuracy:.1f}{spread} % "
                 f"| {fmean(numbers['tokens_per_forward']):.2f} | {fmean(numbers['speedup']):.2f}x | {cost} |"
             )
     yield ""
