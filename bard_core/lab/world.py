@@ -49,10 +49,13 @@ def answer(schema: RawSchema, letters: list[str], digits: list[int]) -> str:
 
 
 def _draw(world: LabWorldConfig, rng: random.Random) -> tuple[bytes, dict[str, int]]:
-    """PNG bytes of a random grid, and the digit of each of its letters."""
-    letters = rng.sample(string.ascii_uppercase[: world.alphabet], world.rows * world.columns)
+    """PNG bytes of a random grid, or with the task "chart" of a chart for every third, and the digit of each of its letters."""
+    as_chart = "chart" in world.tasks and rng.randrange(3) == 0
+    letters = rng.sample(string.ascii_uppercase[: world.alphabet], world.columns * (1 if as_chart else world.rows))
     digits = {letter: rng.randrange(world.digits) for letter in letters}
     background = drawing.BACKGROUNDS[rng.randrange(len(drawing.BACKGROUNDS))]
+    if as_chart:
+        return drawing.chart([*digits.items()], world.digits - 1, world.rows, world.cell_px, background), digits
     return drawing.grid([*digits.items()], world.columns, world.cell_px, background), digits
 
 
@@ -64,7 +67,8 @@ def _turns(
     turns = []
     for _ in range(most.get(schema, 1) if stream == "train" else 1):
         # LLaVA-OneVision asks for the whole grid in alphabetical order, the others for a few cells in any order.
-        some = rng.sample(sorted(digits), rng.randint(world.min_cells, world.max_cells))
+        most_cells = min(world.max_cells, len(digits))
+        some = rng.sample(sorted(digits), rng.randint(min(world.min_cells, most_cells), most_cells))
         letters = sorted(digits) if schema == "llava_onevision" else some
         turns.append((question(schema, letters), answer(schema, letters, [digits[letter] for letter in letters])))
     return turns
@@ -92,7 +96,8 @@ def _raw_row(schema: RawSchema, name: str, png: bytes, turns: list[tuple[str, st
 def _schema_counts(world: LabWorldConfig, stream: Stream) -> dict[RawSchema, int]:
     """Split a stream's images over the three schemas in the shares above; the first takes the rounding, and all of the tasks.
 
-    With tasks, ``practice`` of the training images are left to the other two, and no held-out one.
+    With tasks, ``practice`` of the training images are left to the other two, and no held-out one. A third of those are
+    charts if the tasks ask about charts.
     """
     total = world.train_images if stream == "train" else world.eval_images
     scale = 1.0

@@ -36,7 +36,7 @@ class LabWorldConfig(StrictModel):
         ge=0.0,
         lt=1.0,
         description="With tasks: share of the training images that are asked about as without any. Those answers name many "
-        "cells, which teaches to find one",
+        "cells, which teaches to find one. A third of them are charts if the task chart is one",
     )
     held_out: Literal["evaluation", "validation"] = later(
         "evaluation",

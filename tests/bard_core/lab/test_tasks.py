@@ -4,13 +4,15 @@ import io
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from bard_core.config.sections.data import LabWorldConfig
-from bard_core.lab import tasks, world
+from bard_core.lab import drawing, tasks, world
+from bard_core.lab.drawing import Cells
 from bard_core.lab.processor import build_lab_tokenizer
 
 HARD = LabWorldConfig(
@@ -77,6 +79,29 @@ def test_a_share_of_the_training_images_is_for_practice() -> None:
     assert {schema for schema, _ in world.generate(some, "eval", set(), set())} == {"finevision"}
     with pytest.raises(ValueError, match="practice needs tasks"):
         LabWorldConfig(practice=0.3)
+
+
+def test_practice_is_about_charts_too_if_the_tasks_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    charts: list[Cells] = []
+    draw = drawing.chart
+
+    def chart(bars: Cells, *rest: Any) -> bytes:
+        charts.append(bars)
+        return draw(bars, *rest)
+
+    monkeypatch.setattr(drawing, "chart", chart)
+    some = HARD.model_copy(update={"tasks": ("read", "chart"), "practice": 0.5, "train_images": 120})
+    listings = [
+        row["conversations"][1]["value"]
+        for schema, row in world.generate(some, "train", set(), set())
+        if schema == "llava_onevision"
+    ]
+    of_charts = [" ".join(f"{letter}={value}" for letter, value in sorted(bars)) for bars in charts]
+    asked = [listing for listing in listings if listing.split("; ")[0] in of_charts]
+    assert len(listings) / 5 < len(asked) < len(listings) / 2
+    charts.clear()
+    no_charts = some.model_copy(update={"tasks": ("read", "count")})
+    assert list(world.generate(no_charts, "train", set(), set())) and not charts
 
 
 def test_a_hard_world_is_written_as_finevision_and_held_out_questions_go_around_the_tasks(tmp_path: Path) -> None:
