@@ -6,7 +6,7 @@ from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
 
-from bard_core.findings.spec import SOURCE
+from bard_core.findings.sharing import told_once
 
 BOUNDS = (4, 16, 64)  # most tokens of a class, the end token included; the last class has no bound
 NAMES = (f"1 to {BOUNDS[0]}", *(f"{low + 1} to {high}" for low, high in pairwise(BOUNDS)), f"{BOUNDS[-1] + 1} and more")
@@ -44,13 +44,15 @@ def _numbers(samples: Body, mine: Sequence[int], ratios: Mapping[int, float]) ->
 
 
 def table(body: Body) -> Iterator[str]:
-    """Markdown: a row a variant, model and point, a column a class; means over seeds."""
+    """Markdown: a row a model and point, a column a class; means over seeds. A model that variants share is told once."""
     rows: dict[tuple[str, str, str], list[Body]] = {}
+    names = told_once(body["variants"])
     for name, variant in body["variants"].items():
         for seed in variant["seeds"].values():
             for model, points in seed.get("lengths", {}).items():
                 for point, classes in points.items():
-                    rows.setdefault(("all" if model == SOURCE else name, model, point), []).append(classes)
+                    if (name, model) in names:
+                        rows.setdefault((names[name, model], model, point), []).append(classes)
     if not rows:
         return
     there = [name for name in NAMES if any(name in classes for seeds in rows.values() for classes in seeds)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from bard_core.evaluation.compare import standard_error
 from bard_core.findings import growth, lengths, parity
+from bard_core.findings.sharing import told_once
 from bard_core.findings.spec import SELF_SPECULATION, Claim
 from bard_core.report.pictures import series_png
 
@@ -74,7 +75,7 @@ def _anchor(body: Body) -> str:
 
 def _some_missing(body: Body) -> str:
     lacking = sum(bool(variant["missing"]) for variant in body["variants"].values())
-    return f" (of {len(body['variants'])} variants {lacking} not run whole)" if lacking else ""
+    return f" ({lacking} of {len(body['variants'])} variants not run whole)" if lacking else ""
 
 
 def _difference(one: Body) -> str:
@@ -147,22 +148,21 @@ def _means(variant: Body) -> dict[tuple[str, str], dict[str, list[float]]]:
 
 
 def _table(body: Body) -> Iterator[str]:
-    """A row a variant, model and point, source models once."""
+    """A row a model and point; a model that variants share is told once."""
     yield "| variant | model | at | accuracy | TPF | speed-up | steps | TFLOP |"
     yield "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
-    told = False
+    names = told_once(body["variants"])
     for name, variant in body["variants"].items():
         for (model, point), numbers in _means(variant).items():
-            if model == "source" and told:
+            if (name, model) not in names:
                 continue
-            told = told or model == "source"
             spent = [seed["trained"][model] for seed in variant["seeds"].values() if model in seed["trained"]]
             steps, flops = (fmean(run[f"total_{kind}"] for run in spent) if spent else 0.0 for kind in ("steps", "flops"))
             accuracy, error = (100 * value for value in (fmean(numbers["accuracy"]), standard_error(numbers["accuracy"])))
             cost = f"{steps:.0f} | {flops / 1e12:.1f}" if steps else "– | –"
             spread = f" ± {error:.1f}" if len(numbers["accuracy"]) > 1 else ""
             yield (
-                f"| {'all' if model == 'source' else name} | {model} | {point} | {accuracy:.1f}{spread} % "
+                f"| {names[name, model]} | {model} | {point} | {accuracy:.1f}{spread} % "
                 f"| {fmean(numbers['tokens_per_forward']):.2f} | {fmean(numbers['speedup']):.2f}x | {cost} |"
             )
     yield ""

@@ -5,7 +5,8 @@ import os
 import signal
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from multiprocessing import active_children
+from functools import partial
+from multiprocessing import active_children, get_context
 from typing import Any
 
 from bard_core.config.sections.storage import StorageConfig
@@ -17,6 +18,9 @@ from bard_core.store import storage
 from bard_core.training.interrupts import EXIT_STOPPED, Stopped
 
 log = logging.getLogger(__name__)
+
+LOOK_S = 1.0  # between two looks at what the processes have done
+_steps: Any  # in a process of the pool: the counter that all share
 
 
 def run_all(pieces: Mapping[str, Any], processes: int, at: StorageConfig = StorageConfig()) -> dict[str, str]:
@@ -37,10 +41,11 @@ def run_all(pieces: Mapping[str, Any], processes: int, at: StorageConfig = Stora
         if processes == 1:
             return _one_by_one(pieces, waiting, at, bar)
         threads = max(1, len(os.sched_getaffinity(0)) // processes)
+        steps = get_context("forkserver").Value("q")
         before = signal.signal(signal.SIGTERM, _leave)
-        with process_pool(processes, "bard_core.findings.work", initializer=_start, initargs=(threads,)) as pool:
+        with process_pool(processes, "bard_core.findings.work", initializer=_start, initargs=(threads, steps)) as pool:
             try:
-                return _spread(pieces, waiting, at, bar, pool, processes)
+                return _spread(pieces, waiting, at, bar, pool, processes, steps)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for child in active_children():  # a training keeps what it has; nothing goes on without us
@@ -62,50 +67,74 @@ def _one_by_one(pieces: Mapping[str, Any], waiting: dict[str, Any], at: StorageC
     failed: dict[str, str] = {}
     lost: set[str] = set()
     for key, piece in waiting.items():
-        bar.set_postfix_str(piece.name)
+        bar.set_postfix_str(piece.name, refresh=False)
         if lost & {*piece.needs}:
             lost.add(key)
             continue
+        gone = partial(_move, bar, bar.n)
         try:
-            run(piece, dict(pieces), at)
+            run(piece, dict(pieces), at, gone)
         except Stopped as stopped:
             log.warning("%s: %s", _called(piece), stopped)
             raise SystemExit(EXIT_STOPPED) from stopped
         except Exception as error:  # noqa: BLE001 - one piece must not lose the others
             failed[_called(piece)] = _said(error)
             lost.add(key)
-        bar.update(piece.cost)
+        gone(piece.cost)
     return failed
 
 
+def _move(bar: Any, begun: int, steps: int) -> None:
+    bar.update(max(0, begun + steps - bar.n))
+
+
 def _spread(
-    pieces: Mapping[str, Any], waiting: dict[str, Any], at: StorageConfig, bar: Any, pool: Executor, at_once: int
+    pieces: Mapping[str, Any], waiting: dict[str, Any], at: StorageConfig, bar: Any, pool: Executor, at_once: int, steps: Any
 ) -> dict[str, str]:
     """Hand out what is ready, until nothing is left that could be; never more than can be begun, so that ending them ends all."""
     failed: dict[str, str] = {}
     lost: set[str] = set()
     running: dict[Future[Any], str] = {}
+    ended = bar.n
     while waiting or running:
         for key, piece in [*waiting.items()]:
             if lost & {*piece.needs}:
                 lost.add(key)
                 del waiting[key]
-                bar.update(piece.cost)
+                ended += piece.cost
             elif len(running) < at_once and not any(need in waiting or need in running.values() for need in piece.needs):
                 needed = {need: pieces[need] for need in piece.needs}
-                running[pool.submit(run, piece, needed, at)] = key
+                running[pool.submit(_run, piece, needed, at)] = key
                 del waiting[key]
         if not running:
             break
-        bar.set_postfix_str(", ".join(pieces[key].name for key in [*running.values()][:4]))
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
+        bar.set_postfix_str(", ".join(pieces[key].name for key in [*running.values()][:4]), refresh=False)
+        for future in wait(running, timeout=LOOK_S, return_when=FIRST_COMPLETED).done:
             key = running.pop(future)
-            bar.update(pieces[key].cost)
+            ended += pieces[key].cost
             if (error := future.exception()) is not None:
                 failed[_called(pieces[key])] = _said(error)
                 log.error("%s: %s", _called(pieces[key]), _said(error))
                 lost.add(key)
+        _move(bar, ended, steps.value)
+    _move(bar, ended, 0)
     return failed
+
+
+def _run(piece: Work, needed: dict[str, Any], at: StorageConfig) -> None:
+    """As ``run``, in a process of the pool: while it trains, its steps are among those that the bar shows."""
+    gone = 0
+
+    def count(step: int) -> None:
+        nonlocal gone
+        with _steps.get_lock():
+            _steps.value += step - gone
+        gone = step
+
+    try:
+        run(piece, needed, at, count)
+    finally:
+        count(0)
 
 
 def _called(piece: Work) -> str:
@@ -117,12 +146,14 @@ def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _start(threads: int) -> None:
-    """A process's share of the cores. What it says goes to a file: the bar is another's."""
+def _start(threads: int, steps: Any) -> None:
+    """A process's share of the cores, and where it counts its steps. What it says goes to a file: the bar is another's."""
     import torch
 
     from bard_core import known_warnings
 
+    global _steps
+    _steps = steps
     with (storage.home() / "findings.log").open("a") as words:
         for stream in (1, 2):
             os.dup2(words.fileno(), stream)

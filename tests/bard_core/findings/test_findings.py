@@ -121,8 +121,10 @@ def test_results_and_page_tell_numbers_and_what_was_not_run(there: Path, tmp_pat
     assert spent["swd-b8"]["flops"] > spent["pbm-b8"]["flops"], "the teacher's forwards count"
     assert "judge pbm-b4, seed 1" in body["variants"]["four"]["missing"]
     page = write_page(tmp_path / "results", tmp_path).read_text()
-    assert "| 1 | [Does four beat eight?](#1-tiny) | **inconclusive** (of 2 variants 2 not run whole)" in page
+    assert "| 1 | [Does four beat eight?](#1-tiny) | **inconclusive** (2 of 2 variants not run whole)" in page
     assert "not comparable: 4 steps against 2" in page and "Not run whole: four (seed 1), both (seed 1)." in page
+    rows = [line for line in page.splitlines() if "| source | ar |" in line]
+    assert len(rows) == 1 and rows[0].startswith("| all | source |"), "both variants' source is one model"
     assert (tmp_path / "findings" / "tiny.png").read_bytes()[1:4] == b"PNG"
 
 

@@ -27,7 +27,8 @@ def test_answers_of_one_class_are_not_divided() -> None:
 
 def test_the_table_has_means_over_seeds_and_says_what_was_not_timed() -> None:
     seeds = [by_length(judgement([2, 30, 31], [1], [ratio])) for ratio in (2.0, 4.0)]
-    body = {"variants": {"elastic": {"seeds": {str(i): {"lengths": {"pbm-b4": one}} for i, one in enumerate(seeds)}}}}
+    judged = {"judged": {"pbm-b4": {}}}
+    body = {"variants": {"elastic": {"seeds": {str(i): {**judged, "lengths": {"pbm-b4": one}} for i, one in enumerate(seeds)}}}}
     *_, row, _ = table(body)
     assert row == "| elastic | pbm-b4 | 0.9 | 0.0 %, 2.00 | 50.0 %, 3.81, 3.00x |"
-    assert not [*table({"variants": {"elastic": {"seeds": {"0": {"lengths": {"pbm-b4": {}}}}}}})]
+    assert not [*table({"variants": {"elastic": {"seeds": {"0": {**judged, "lengths": {"pbm-b4": {}}}}}}})]

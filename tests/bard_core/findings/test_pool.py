@@ -4,7 +4,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import Value
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +23,68 @@ from bard_core.training.interrupts import EXIT_STOPPED, Stopped
 from .tiny import AT, tiny_claim
 
 
+class SimpleBar:
+    """What a bar counts, without its picture."""
+
+    n = 0
+
+    def update(self, by: int) -> None:
+        self.n += by
+
+    def set_postfix_str(self, *_: Any, **__: Any) -> None:
+        pass
+
+
 def test_what_is_ready_is_handed_out_and_nothing_before_what_it_needs(monkeypatch: pytest.MonkeyPatch, bard_home: Path) -> None:
     pieces, order = distinct(recipes([tiny_claim()])), list[str]()
     lost = next(key for key, piece in pieces.items() if piece.name == "source, seed 1")
 
-    def run(piece: Any, needed: dict[str, Any], at: StorageConfig) -> None:
+    def run(piece: Any, needed: dict[str, Any], at: StorageConfig, on_step: Callable[[int], None]) -> None:
         assert {*piece.needs} == {*needed} and {*piece.needs} <= {*order}
         if piece.key == lost:
             raise RuntimeError("no luck")
         order.append(piece.key)
 
     monkeypatch.setattr(pool, "run", run)
-    bar = tqdm(disable=True)
+    steps = Value("q")
+    monkeypatch.setattr(pool, "_steps", steps, raising=False)
     with ThreadPoolExecutor(2) as threads:
-        failed = pool._spread(pieces, dict(pieces), AT, bar, threads, 2)
+        failed = pool._spread(pieces, dict(pieces), AT, tqdm(disable=True), threads, 2, steps)
     assert failed == {f"source, seed 1 ({lost[:8]})": "RuntimeError: no luck"}
     assert {key for key in pieces if key not in order} == {lost, *(k for k, p in pieces.items() if "seed 1" in p.name)}
     assert len(order) == len({*order})
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_bar_moves_while_a_training_goes_on(monkeypatch: pytest.MonkeyPatch, bard_home: Path, processes: int) -> None:
+    sources = [piece for piece in distinct(recipes([tiny_claim()])).values() if piece.kind == "source"]
+    pieces = {piece.key: piece.model_copy(update={"needs": ()}) for piece in sources}
+    bar, steps, costs = SimpleBar(), Value("q"), [piece.cost for piece in pieces.values()]
+    seen = []
+
+    def run(piece: Any, needed: Any, at: StorageConfig, on_step: Callable[[int], None]) -> None:
+        on_step(1)
+        until = time.monotonic() + 10
+        while bar.n % 2 == 0 and time.monotonic() < until:  # every piece is of two steps
+            time.sleep(0.01)
+        seen.append(bar.n)
+
+    assert costs == [2, 2]
+    monkeypatch.setattr(pool, "run", run)
+    monkeypatch.setattr(pool, "_steps", steps, raising=False)
+    monkeypatch.setattr(pool, "LOOK_S", 0.01)
+    if processes == 1:
+        assert pool._one_by_one(pieces, pieces, AT, bar) == {}
+    else:
+        with ThreadPoolExecutor(1) as threads:
+            assert pool._spread(pieces, dict(pieces), AT, bar, threads, 1, steps) == {}
+    assert (seen, bar.n) == ([1, 3], 4)
+
+
 def test_a_training_that_was_told_to_stop_ends_the_run(monkeypatch: pytest.MonkeyPatch, bard_home: Path) -> None:
     pieces, begun = distinct([recipe(tiny_claim(), "four", 0)]), list[str]()
 
-    def run(piece: Any, needed: dict[str, Any], at: StorageConfig) -> None:
+    def run(piece: Any, *_: Any) -> None:
         begun.append(piece.kind)
         if piece.kind == "source":
             raise Stopped(7)
