@@ -91,6 +91,15 @@ def test_a_model_that_is_gone_is_made_again(there: Path) -> None:
     assert again["models"] == done["models"], "the same bytes: its checkpoint was there"
 
 
+def test_models_trained_with_the_leak_say_that_they_decode_without(there: Path) -> None:
+    one = recipe(tiny_claim(), "both", 0)
+    for name in ("pbm-b8", "swd-b8"):
+        done = work.found(distinct([one])[one.trained[name]], AT)
+        assert done is not None
+        bard = json.loads((Path(done["models"][name]["uri"]) / "config.json").read_text())["bard"]
+        assert (bard["block_size"], bard["clean_attention"]) == (8, "block")
+
+
 def test_a_failed_piece_takes_only_what_needs_it_along(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = work._make
 

@@ -36,6 +36,7 @@ def tiny_claim(**changes: Any) -> Claim:
         "variants": {
             "four": {"pbm.stages": [{"block_size": 4, "train": BLOCKS}]},
             "both": {
+                "pbm.clean_attention": "released",
                 "pbm.stages": [{"block_sizes": [4, 8], "draw": "growing", "train": BLOCKS}],
                 "swd.students": ["pbm-b8"],
             },
