@@ -169,16 +169,19 @@ def _table(body: Body) -> Iterator[str]:
 
 
 def _series(body: Body) -> dict[str, list[tuple[float, float, float]]]:
-    """Of every variant, the points of its last model: (TPF, accuracy in per cent, its error)."""
+    """Of every variant, the points of its last model, of a lone one those of each: (TPF, accuracy in per cent, its error)."""
     drawn = {}
     for name, variant in body["variants"].items():
         means = _means(variant)
-        models = [model for model, _ in means if model != "source"]
-        points = [
-            (fmean(numbers["tokens_per_forward"]), 100 * fmean(numbers["accuracy"]), 100 * standard_error(numbers["accuracy"]))
-            for (model, _), numbers in means.items()
-            if models and model == models[-1]
-        ]
-        if points:
-            drawn[f"{name}, {models[-1]}"] = points
+        models = list(dict.fromkeys(model for model, _ in means if model != "source"))
+        for model in models if len(body["variants"]) == 1 else models[-1:]:
+            drawn[f"{name}, {model}"] = [
+                (
+                    fmean(numbers["tokens_per_forward"]),
+                    100 * fmean(numbers["accuracy"]),
+                    100 * standard_error(numbers["accuracy"]),
+                )
+                for (one, _), numbers in means.items()
+                if one == model
+            ]
     return drawn
