@@ -6,6 +6,18 @@ from bard_core.decoding import generate
 from bard_core.serving.batching import Batcher, BusyError, Ended, Request, joined
 
 
+class Log(list):
+    """What a request is told; ``told`` is called with the log after each."""
+
+    def __init__(self, told=lambda log: None):
+        super().__init__()
+        self.told = told
+
+    def append(self, said):
+        super().append(said)
+        self.told(self)
+
+
 def listened(chat, text, longest, log, **options):
     return Request(dict(chat.inputs([{"role": "user", "content": text}])), options, longest, lambda said: log.append(said))
 
@@ -17,44 +29,31 @@ def ended(*logs):
         time.sleep(0.005)
 
 
-def test_newcomers_do_not_wait_for_a_long_answer(chat):
-    batcher, order = Batcher(chat, max_rows=4), []
-
-    class Log(list):
-        def append(self, said):
-            super().append(said)
-            order.append((id(self), said))
-
-    long, short = Log(), Log()
+def answered(batcher, early, late, *logs):
+    """Submit the request ``early`` and, once it was told something, ``late``; both are answered whole."""
     try:
-        batcher.submit(listened(chat, "Read A.", 200, long, factor=1.0))
-        while not long:
+        batcher.submit(early)
+        while not logs[0]:
             time.sleep(0.001)
-        batcher.submit(listened(chat, "Read B.", 4, short))
-        ended(long, short)
+        batcher.submit(late)
+        ended(*logs)
     finally:
         batcher.close()
-    assert order[-1][0] == id(long) and sum(len(said) for said in long[:-1]) > 4
+
+
+def test_newcomers_do_not_wait_for_a_long_answer(chat):
+    order = []
+    long, short = Log(order.append), Log(order.append)
+    early, late = listened(chat, "Read A.", 200, long, factor=1.0), listened(chat, "Read B.", 4, short)
+    answered(Batcher(chat, max_rows=4), early, late, long, short)
+    assert order[-1] is long and sum(len(said) for said in long[:-1]) > 4
 
 
 def test_a_newcomer_joins_the_running_batch_and_both_say_what_they_say_alone(chat):
     """They share one batch from the newcomer's second block on, whose answers are those of lone decodes."""
     batcher, groups = Batcher(chat, max_rows=4), []
-
-    class Watched(list):
-        def append(self, said):
-            super().append(said)
-            groups.append((len(batcher.groups), batcher.rows))
-
-    early, late = Watched(), Watched()
-    try:
-        batcher.submit(listened(chat, "Read A.", 120, early))
-        while not early:
-            time.sleep(0.001)
-        batcher.submit(listened(chat, "Read B C.", 40, late))
-        ended(early, late)
-    finally:
-        batcher.close()
+    early, late = (Log(lambda _: groups.append((len(batcher.groups), batcher.rows))) for _ in range(2))
+    answered(batcher, listened(chat, "Read A.", 120, early), listened(chat, "Read B C.", 40, late), early, late)
     assert (1, 2) in groups, "two requests in one group"
     for text, cap, log in (("Read A.", 120, early), ("Read B C.", 40, late)):
         inputs = chat.inputs([{"role": "user", "content": [{"type": "text", "text": text}]}])
